@@ -1,0 +1,369 @@
+"""The one home of every name that leaves the process: metrics, labels, label values, detectors, kinds and grades.
+
+Units are base units (seconds, bytes, ratios 0-1) except in the six public recorded series, whose names and units
+are fixed by the people who already query them. Every label has a closed set of values, or a cap with the overflow
+value `other`. Metric names are OpenTelemetry names under `UnderscoreEscapingWithSuffixes`, so a dashboard works
+whether the numbers came by scrape or by OTLP. Label sets and bucket ladders come from the catalogue that
+`docs/metrics.md` prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+OTHER: Final = "other"
+"""Value of a label whose cap is reached; each overflow counts in `isolation_monitor_dropped_total{reason="label_cap"}`."""
+
+UNMATCHED: Final = "unmatched"
+"""Route label of every request whose path matched no route template."""
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+VERDICTS: Final = ("isolated", "violated", "unverified")
+GRADES: Final = ("crossed", "reachable", "hygiene")
+TRANSPORTS: Final = ("http", "websocket")
+ARMS: Final = ("on", "off", "none")
+BOOLEANS: Final = ("false", "true")
+CHECK_RESULTS: Final = ("pass", "violation", "error", "skipped")
+
+# Detectors: one class of check each, one file each.
+INHERITED_CONTEXT: Final = "inherited_context"
+INSTANCE_REUSE: Final = "instance_reuse"
+WRONG_SOCKET: Final = "wrong_socket"
+FOREIGN_IDENTITY: Final = "foreign_identity"
+SESSION_LEAK: Final = "session_leak"
+SLOW_CREATION: Final = "slow_creation"
+INCOMPLETE_RUN: Final = "incomplete_run"
+
+DETECTORS: Final = (
+    INHERITED_CONTEXT,
+    INSTANCE_REUSE,
+    WRONG_SOCKET,
+    FOREIGN_IDENTITY,
+    SESSION_LEAK,
+    SLOW_CREATION,
+    INCOMPLETE_RUN,
+)
+
+KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
+    # Context of an earlier request of another principal was there at entry.
+    INHERITED_CONTEXT: ("reachable", "crossed"),
+    # A factory declared to give a fresh instance gave one that another request had. Of the same principal: hygiene.
+    INSTANCE_REUSE: ("hygiene", "reachable", "crossed"),
+    # An event of one principal's run was sent on another principal's connection.
+    WRONG_SOCKET: ("crossed",),
+    # A declared identity field in an answer names another principal.
+    FOREIGN_IDENTITY: ("crossed",),
+    # A database connection was still out after its request and the grace time.
+    SESSION_LEAK: ("hygiene",),
+    # A factory took longer than its budget (10 ms, requirement R3).
+    SLOW_CREATION: ("hygiene",),
+    # A run ended, or its task died, without the events it owed.
+    INCOMPLETE_RUN: ("hygiene",),
+}
+"""Kinds of violation and the grades each can have. A violation whose grade rises counts once in each grade it reached."""
+
+RUN_EVENTS: Final = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "agent_error", "agent_cancelled")
+"""Default names of a run's events; a service can configure its own (at most 12)."""
+
+EVENT_ANOMALIES: Final = ("missing", "out_of_order", "duplicate", "wrong_owner", "after_end")
+RUN_OUTCOMES: Final = ("complete", "incomplete", "failed", "cancelled", "abandoned")
+HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
+
+DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
+HOOKS: Final = ("middleware", "factory", "run", "sqlalchemy", "housekeeper", "exporter", "render", "principal")
+RECORD_STATES: Final = ("queued", "sent", "failed")
+
+# --- bucket ladders (upper bounds, seconds) ---------------------------------------------------------------------------
+
+FAST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""The buckets that OpenTelemetry's semantic conventions advise for `http.server.request.duration`."""
+POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""The semantic conventions' database ladder plus 2 ms, the acquisition budget of requirement R6."""
+HELD_BUCKETS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
+RUN_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One exposed metric family.
+
+    `name` is the exposed sample name (counters end in `_total`, histograms are the base name). `labels` maps each
+    label to its closed set of values, or to an `int`: the cap on values learned at run time, above which `other`
+    stands. `service` is on every series and therefore not listed. `endpoint` says which page carries it: `isolation`
+    is small and scraped each second, `main` is the rest.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: dict[str, tuple[str, ...] | int]
+    endpoint: Literal["isolation", "main"] = "main"
+    buckets: tuple[float, ...] = ()
+    unit: str = ""
+
+
+REQUESTS = Metric(
+    "isolation_requests_total",
+    "counter",
+    "Requests judged, by verdict. Exposed means the request overlapped, or reused something of, another principal.",
+    {"transport": TRANSPORTS, "verdict": VERDICTS, "exposed": BOOLEANS, "arm": ARMS},
+    "isolation",
+    unit="{request}",
+)
+RECLASSIFIED = Metric(
+    "isolation_requests_reclassified_total",
+    "counter",
+    "Requests first counted isolated whose violation was found after they had ended; they count again as violated.",
+    {"exposed": BOOLEANS, "arm": ARMS},
+    "isolation",
+    unit="{request}",
+)
+VIOLATIONS = Metric(
+    "isolation_violations_total",
+    "counter",
+    "Proven violations of isolation. crossed: foreign data left; reachable: shared state that could cross; hygiene: leaks.",
+    {"kind": tuple(KIND_GRADES), "grade": GRADES, "arm": ARMS, "synthetic": BOOLEANS},
+    "isolation",
+    unit="{violation}",
+)
+CHECKS = Metric(
+    "isolation_checks_total",
+    "counter",
+    "Checks done, by detector and result. A detector whose checks stand still is blind.",
+    {"detector": DETECTORS, "result": CHECK_RESULTS},
+    "isolation",
+    unit="{check}",
+)
+SESSION_LEAKS = Metric(
+    "isolation_session_leaks_total",
+    "counter",
+    "Database connections still out after their request and the grace time.",
+    {"arm": ARMS},
+    "isolation",
+    unit="{leak}",
+)
+SESSION_LEAKS_RETRACTED = Metric(
+    "isolation_session_leaks_retracted_total",
+    "counter",
+    "Database connections counted as leaked that came back later.",
+    {"arm": ARMS},
+    "isolation",
+    unit="{leak}",
+)
+FAILURES = Metric(
+    "isolation_failures_total",
+    "counter",
+    "Requests and runs that failed on the server's side. contained: no other principal was touched by the failure.",
+    {"outcome": ("contained", "escaped"), "arm": ARMS},
+    "isolation",
+    unit="{failure}",
+)
+EVENT_DELIVERIES = Metric(
+    "isolation_event_deliveries_total",
+    "counter",
+    "Events owed to users, settled when their run ends: delivered means sent on the user's own connection.",
+    {"result": ("delivered", "lost"), "arm": ARMS},
+    "isolation",
+    unit="{event}",
+)
+RUNS = Metric(
+    "isolation_runs_total",
+    "counter",
+    "Runs that ended, by outcome. incomplete: an owed event never left; abandoned: the user's connection had closed.",
+    {"outcome": RUN_OUTCOMES, "arm": ARMS},
+    "isolation",
+    unit="{run}",
+)
+RUN_ACTIVE = Metric("isolation_run_active", "gauge", "Runs started and not ended.", {}, "isolation", unit="{run}")
+INSTANCE_CREATE = Metric(
+    "isolation_instance_create_duration_seconds",
+    "histogram",
+    "Time a declared factory took to create an instance.",
+    {"component": 20},
+    "isolation",
+    FAST_BUCKETS,
+    unit="s",
+)
+INSTANCE_RESET = Metric(
+    "isolation_instance_reset_duration_seconds",
+    "histogram",
+    "Time a declared factory's reset took to clear an instance's state.",
+    {"component": 20},
+    "isolation",
+    FAST_BUCKETS,
+    unit="s",
+)
+INSTANCE_SHARED = Metric(
+    "isolation_instance_shared_total",
+    "counter",
+    "Instances declared fresh per request that a second request received.",
+    {"component": 20},
+    "isolation",
+    unit="{instance}",
+)
+MONITOR_INFO = Metric("isolation_monitor_info", "gauge", "Always 1; version and mode of the monitor.", {"version": 4, "mode": ("off", "monitor", "block")}, "isolation")
+MONITOR_ERRORS = Metric(
+    "isolation_monitor_errors_total",
+    "counter",
+    "Errors inside the monitor itself, swallowed so that the application never sees them.",
+    {"hook": HOOKS},
+    "isolation",
+    unit="{error}",
+)
+MONITOR_DROPPED = Metric(
+    "isolation_monitor_dropped_total",
+    "counter",
+    "Records, series and labels dropped by the monitor's own limits.",
+    {"reason": DROP_REASONS},
+    "isolation",
+    unit="{item}",
+)
+MONITOR_LAST_CHECK = Metric(
+    "isolation_monitor_last_check_timestamp_seconds",
+    "gauge",
+    "Unix time at which the last request was judged; the newest of all workers.",
+    {},
+    "isolation",
+    unit="s",
+)
+HTTP_DURATION = Metric(
+    "http_server_request_duration_seconds",
+    "histogram",
+    "Duration of HTTP server requests.",
+    {"http_route": 60, "http_request_method": HTTP_METHODS, "http_response_status_code": 20},
+    "main",
+    HTTP_BUCKETS,
+    unit="s",
+)
+WEBSOCKET_ACTIVE = Metric("isolation_websocket_connection_active", "gauge", "WebSocket connections open now.", {}, unit="{connection}")
+WEBSOCKET_CONNECTIONS = Metric(
+    "isolation_websocket_connections_total",
+    "counter",
+    "WebSocket handshakes, by outcome.",
+    {"outcome": ("accepted", "refused", "error")},
+    unit="{connection}",
+)
+WEBSOCKET_MESSAGES = Metric(
+    "isolation_websocket_messages_total",
+    "counter",
+    "WebSocket messages, by direction.",
+    {"direction": ("received", "sent")},
+    unit="{message}",
+)
+EVENTS = Metric(
+    "isolation_events_total",
+    "counter",
+    "Events of runs, by rung of delivery: emitted by the application, sent on a connection.",
+    {"event": 12, "stage": ("emitted", "sent")},
+    unit="{event}",
+)
+EVENT_ANOMALIES_TOTAL = Metric(
+    "isolation_event_anomalies_total",
+    "counter",
+    "Events of runs that were missing, out of order, duplicated, after the end, or of another owner.",
+    {"anomaly": EVENT_ANOMALIES},
+    unit="{event}",
+)
+RUN_DURATION = Metric("isolation_run_duration_seconds", "histogram", "Time from a run's start to its end.", {}, "main", RUN_BUCKETS, unit="s")
+DB_CONNECTION_COUNT = Metric(
+    "db_client_connection_count",
+    "gauge",
+    "Connections of the pool now, by state.",
+    {"db_client_connection_pool_name": 8, "db_client_connection_state": ("idle", "used")},
+    unit="{connection}",
+)
+DB_CONNECTION_MAX = Metric(
+    "db_client_connection_max",
+    "gauge",
+    "Connections that the pools of all workers may open together.",
+    {"db_client_connection_pool_name": 8},
+    unit="{connection}",
+)
+DB_CONNECTION_WAIT = Metric(
+    "db_client_connection_wait_time_seconds",
+    "histogram",
+    "Time to get a connection from the pool.",
+    {"db_client_connection_pool_name": 8},
+    "main",
+    POOL_WAIT_BUCKETS,
+    unit="s",
+)
+DB_CONNECTION_USE = Metric(
+    "db_client_connection_use_time_seconds",
+    "histogram",
+    "Time between taking a connection from the pool and giving it back.",
+    {"db_client_connection_pool_name": 8},
+    "main",
+    HELD_BUCKETS,
+    unit="s",
+)
+RECORDS = Metric(
+    "isolation_records_total",
+    "counter",
+    "Records for the collector. queued: accepted for sending; sent: acknowledged; failed: a sending attempt that failed.",
+    {"state": RECORD_STATES},
+    unit="{record}",
+)
+RECORD_QUEUE_DEPTH = Metric("isolation_record_queue_depth", "gauge", "Records waiting to be sent.", {}, unit="{record}")
+MONITOR_SERIES = Metric("isolation_monitor_series", "gauge", "Series that this monitor keeps in all workers.", {}, unit="{series}")
+
+CATALOGUE: Final[tuple[Metric, ...]] = (
+    REQUESTS,
+    RECLASSIFIED,
+    VIOLATIONS,
+    CHECKS,
+    SESSION_LEAKS,
+    SESSION_LEAKS_RETRACTED,
+    FAILURES,
+    EVENT_DELIVERIES,
+    RUNS,
+    RUN_ACTIVE,
+    INSTANCE_CREATE,
+    INSTANCE_RESET,
+    INSTANCE_SHARED,
+    MONITOR_INFO,
+    MONITOR_ERRORS,
+    MONITOR_DROPPED,
+    MONITOR_LAST_CHECK,
+    HTTP_DURATION,
+    WEBSOCKET_ACTIVE,
+    WEBSOCKET_CONNECTIONS,
+    WEBSOCKET_MESSAGES,
+    EVENTS,
+    EVENT_ANOMALIES_TOTAL,
+    RUN_DURATION,
+    DB_CONNECTION_COUNT,
+    DB_CONNECTION_MAX,
+    DB_CONNECTION_WAIT,
+    DB_CONNECTION_USE,
+    RECORDS,
+    RECORD_QUEUE_DEPTH,
+    MONITOR_SERIES,
+)
+
+# --- recorded by the Prometheus rules, never exposed by the service ---------------------------------------------------
+
+ISOLATION_SCORE: Final = "isolation_score"
+ISOLATION_SCORE_STATE: Final = "isolation_score_state"
+SCORE_STATES: Final = ("measured", "not_measurable", "blind")
+FAILURE_CONTAINMENT_RATE: Final = "failure_containment_rate"
+INSTANCE_CREATION_TIME_MS: Final = "instance_creation_time_ms"
+EVENT_DELIVERY_RATE: Final = "event_delivery_rate"
+WEBSOCKET_ISOLATION_VIOLATIONS: Final = "websocket_isolation_violations"
+SESSION_LEAK_COUNT: Final = "session_leak_count"
+
+PUBLIC_SERIES: Final[dict[str, str]] = {
+    ISOLATION_SCORE: "Share of exposed requests of the last minute that were isolated, 0-100; no sample when not measurable.",
+    FAILURE_CONTAINMENT_RATE: "Share of failures of the last 5 minutes that touched no other principal, 0-100.",
+    INSTANCE_CREATION_TIME_MS: "95th percentile of instance creation over the last minute, in milliseconds.",
+    EVENT_DELIVERY_RATE: "Share of owed events of the last minute that were delivered, 0-100.",
+    WEBSOCKET_ISOLATION_VIOLATIONS: "Events of one user that reached another user's WebSocket, cumulative.",
+    SESSION_LEAK_COUNT: "Database sessions leaked and not given back later, cumulative.",
+}
+"""The six names that this product's users already query, recorded by `service`."""
