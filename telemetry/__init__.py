@@ -1,1 +1,24 @@
-"""telemetry"""
+"""Telemetry: watches a multi-user async service from inside and proves that one request never touches another's.
+
+>>> from isolation_monitor.telemetry import IsolationMonitor
+"""
+
+from isolation_monitor.telemetry.delivery.automaton import EventNames
+from isolation_monitor.telemetry.delivery.run import Run
+from isolation_monitor.telemetry.errors import IsolationMonitorError, SettingsError
+from isolation_monitor.telemetry.monitor import IsolationMonitor, current_request
+from isolation_monitor.telemetry.settings import Settings
+from isolation_monitor.telemetry.violations import Resource, Side, Violation
+
+__all__ = [
+    "EventNames",
+    "IsolationMonitor",
+    "IsolationMonitorError",
+    "Resource",
+    "Run",
+    "Settings",
+    "SettingsError",
+    "Side",
+    "Violation",
+    "current_request",
+]

@@ -64,7 +64,15 @@ KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Kinds of violation and the grades each can have. A violation whose grade rises counts once in each grade it reached."""
 
-RUN_EVENTS: Final = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "agent_error", "agent_cancelled")
+RUN_EVENTS: Final = (
+    "agent_started",
+    "agent_thinking",
+    "tool_executing",
+    "tool_completed",
+    "agent_completed",
+    "agent_error",
+    "agent_cancelled",
+)
 """Default names of a run's events; a service can configure its own (at most 12)."""
 
 EVENT_ANOMALIES: Final = ("missing", "out_of_order", "duplicate", "wrong_owner", "after_end")
@@ -207,7 +215,13 @@ INSTANCE_SHARED = Metric(
     "isolation",
     unit="{instance}",
 )
-MONITOR_INFO = Metric("isolation_monitor_info", "gauge", "Always 1; version and mode of the monitor.", {"version": 4, "mode": ("off", "monitor", "block")}, "isolation")
+MONITOR_INFO = Metric(
+    "isolation_monitor_info",
+    "gauge",
+    "Always 1; version and mode of the monitor.",
+    {"version": 4, "mode": ("off", "monitor", "block")},
+    "isolation",
+)
 MONITOR_ERRORS = Metric(
     "isolation_monitor_errors_total",
     "counter",
@@ -270,7 +284,9 @@ EVENT_ANOMALIES_TOTAL = Metric(
     {"anomaly": EVENT_ANOMALIES},
     unit="{event}",
 )
-RUN_DURATION = Metric("isolation_run_duration_seconds", "histogram", "Time from a run's start to its end.", {}, "main", RUN_BUCKETS, unit="s")
+RUN_DURATION = Metric(
+    "isolation_run_duration_seconds", "histogram", "Time from a run's start to its end.", {}, "main", RUN_BUCKETS, unit="s"
+)
 DB_CONNECTION_COUNT = Metric(
     "db_client_connection_count",
     "gauge",

@@ -1,0 +1,172 @@
+"""The request being judged: one object per HTTP request or WebSocket message, found through a ContextVar and in `scope`.
+
+The principal is taken at entry and set, never inherited. The variable is deliberately not reset at exit: what a later
+request finds in it is the proof that contexts leak between requests (`detectors/inherited_context.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from isolation_monitor.telemetry import names, stacks
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.principals import Principal, Scope
+    from isolation_monitor.telemetry.stacks import RawStack
+    from isolation_monitor.telemetry.violations import Violation
+
+SCOPE_KEY: Final = "isolation_monitor.request"
+
+_serials = itertools.count(1)
+
+
+class Connection:
+    """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
+
+    __slots__ = ("closed", "principal", "scope", "serial")
+
+    def __init__(self, principal: Principal | None, scope: Scope) -> None:
+        self.serial = next(_serials)
+        self.principal = principal
+        self.scope = scope
+        self.closed = False
+
+
+class RequestContext:
+    """One request under judgement. `serial` rises with time within the process; `started` is `time.perf_counter()`."""
+
+    __slots__ = (
+        "arm",
+        "baseline",
+        "checkouts",
+        "connection",
+        "endpoint",
+        "entered",
+        "exposed",
+        "failed",
+        "finished",
+        "method",
+        "open_runs",
+        "pending",
+        "principal",
+        "responded",
+        "route_object",
+        "scope",
+        "serial",
+        "started",
+        "status",
+        "transport",
+        "unverifiable",
+        "violated",
+        "violations",
+    )
+
+    def __init__(self, transport: str, principal: Principal | None, scope: Scope, connection: Connection | None = None) -> None:
+        self.serial = next(_serials)
+        self.transport = transport
+        self.principal = principal
+        self.scope: Scope | None = scope
+        self.route_object: Any = None
+        self.endpoint: Any = None
+        self.method = ""
+        self.connection = connection
+        self.started = time.perf_counter()
+        self.status = 0
+        self.arm = "none"
+        self.entered = 0
+        """Sequence number of this request's entry in the exposure ledger."""
+        self.exposed = False
+        self.violated = False
+        self.unverifiable = False
+        """A required check could not run on this request: it is never counted as isolated."""
+        self.failed = False
+        self.responded = False
+        """The last byte of the answer was handed to the server."""
+        self.finished = False
+        self.baseline: Context | None = None
+        """Context at entry, or the one of the request it was inherited from: what was there before anybody's request."""
+        self.checkouts: dict[int, Any] | None = None
+        """Database connections out for this request, by key; None until the first."""
+        self.open_runs = 0
+        self.pending: list[Any] | None = None
+        """Findings that wait for the route to be known."""
+        self.violations: list[Violation] | None = None
+
+    def seal(self) -> None:
+        """Keep what evidence may need of the scope, and let the scope go: a finished request must not hold the host's objects."""
+        scope = self.scope
+        if scope is not None:
+            # Read after the response: the router sets these while handling the request.
+            self.route_object = scope.get("route")
+            self.endpoint = scope.get("endpoint")
+            self.method = scope.get("method") or "WS"
+            self.scope = None
+
+    @property
+    def route(self) -> str:
+        """`METHOD /template` when the router has run, else `METHOD unmatched`. Never the raw path: ids live in it."""
+        scope = self.scope
+        template = getattr(self.route_object if scope is None else scope.get("route"), "path", None)
+        method = self.method if scope is None else scope.get("method") or "WS"
+        return f"{method} {template if isinstance(template, str) else names.UNMATCHED}"
+
+    @property
+    def endpoint_stack(self) -> RawStack:
+        """Where the endpoint that serves this request is defined; empty before routing."""
+        return stacks.of_function(self.endpoint if self.scope is None else self.scope.get("endpoint"))
+
+
+CURRENT: ContextVar[RequestContext | None] = ContextVar("isolation_monitor_request", default=None)
+
+
+class Exposure:
+    """Tells which requests overlapped a request of another principal, in a few integer operations each.
+
+    A request is exposed when, between its entry and its end, a request of another principal was live in this process or
+    a connection of another principal was open: an event could have gone there. Written by one event loop; a second loop
+    in the same process may miss an overlap, never invent one.
+    """
+
+    __slots__ = ("_latest", "_latest_other", "_latest_principal", "_live", "_sequence")
+
+    def __init__(self) -> None:
+        self._live: dict[Principal | None, int] = {}
+        self._sequence = 0
+        self._latest_principal: Principal | None = None
+        self._latest = 0
+        self._latest_other = 0
+
+    def enter(self, request: RequestContext) -> None:
+        principal = request.principal
+        live = self._live
+        if live:
+            request.exposed = len(live) > 1 or principal not in live
+        request.entered = self.hold(principal)
+
+    def hold(self, principal: Principal | None) -> int:
+        """Count a principal as live (a request, or an open connection) until `release`; return the sequence number."""
+        live = self._live
+        self._sequence = sequence = self._sequence + 1
+        live[principal] = live.get(principal, 0) + 1
+        if principal is not self._latest_principal:
+            self._latest_other = self._latest
+            self._latest_principal = principal
+        self._latest = sequence
+        return sequence
+
+    def leave(self, request: RequestContext) -> None:
+        principal = request.principal
+        if not request.exposed:
+            other = self._latest if principal is not self._latest_principal else self._latest_other
+            request.exposed = other > request.entered
+        self.release(principal)
+
+    def release(self, principal: Principal | None) -> None:
+        count = self._live.get(principal, 0)
+        if count > 1:
+            self._live[principal] = count - 1
+        else:
+            self._live.pop(principal, None)

@@ -1,0 +1,90 @@
+"""The order of a run's events: one start, tools in pairs, one end. Plain Python, no clock.
+
+`started (thinking | tool_executing(id) … tool_completed(id))* (completed | error | cancelled)`. Parallel tools may
+interleave; they are matched by call id where given, else counted. A run without tools owes no tool events.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from isolation_monitor.telemetry import names
+
+
+@dataclass(frozen=True, slots=True)
+class EventNames:
+    """Which event names play which part; the defaults are `names.RUN_EVENTS`."""
+
+    started: str = "agent_started"
+    tool_started: str = "tool_executing"
+    tool_ended: str = "tool_completed"
+    completed: str = "agent_completed"
+    failed: str = "agent_error"
+    cancelled: str = "agent_cancelled"
+    others: tuple[str, ...] = ("agent_thinking",)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (self.started, *self.others, self.tool_started, self.tool_ended, self.completed, self.failed, self.cancelled)
+
+
+class RunOrder:
+    """Feeds on event names as the application emits them; `anomalies` counts what is wrong so far."""
+
+    __slots__ = ("_events", "_open_tools", "_started", "anomalies", "ended")
+
+    def __init__(self, events: EventNames) -> None:
+        self._events = events
+        self._started = False
+        self.ended: str | None = None
+        self._open_tools: Counter[str] = Counter()
+        self.anomalies: Counter[str] = Counter()
+
+    def feed(self, event: str, call_id: str = "") -> str | None:
+        """Take one event; return the anomaly that it is, or None."""
+        anomaly = self._judge(event, call_id)
+        if anomaly is not None:
+            self.anomalies[anomaly] += 1
+        return anomaly
+
+    def _judge(self, event: str, call_id: str) -> str | None:
+        events = self._events
+        if self.ended is not None:
+            return "duplicate" if event == self.ended else "after_end"
+        if event == events.started:
+            if self._started:
+                return "duplicate"
+            self._started = True
+            return None
+        late_start = not self._started
+        # One anomaly per defect: the events after a missing start are not each out of order.
+        self._started = True
+        if event == events.tool_started:
+            self._open_tools[call_id] += 1
+        elif event == events.tool_ended:
+            if self._open_tools[call_id] <= 0:
+                return "out_of_order"
+            self._open_tools[call_id] -= 1
+        elif event in (events.completed, events.failed, events.cancelled):
+            self.ended = event
+        return "out_of_order" if late_start else None
+
+    def close(self) -> list[str]:
+        """Return the names of the events that the run still owed when it ended, and count them as missing."""
+        missing = []
+        if not self._started and self.ended is None:
+            missing.append(self._events.started)
+        if self.ended in (None, self._events.completed):
+            missing += [self._events.tool_ended] * sum(n for n in self._open_tools.values() if n > 0)
+        if self.ended is None:
+            missing.append(self._events.completed)
+        self.anomalies["missing"] += len(missing)
+        return missing
+
+    @property
+    def outcome(self) -> str:
+        """One of `names.RUN_OUTCOMES` less `abandoned`, as the events alone tell it."""
+        if self.ended is None or self.anomalies["missing"]:
+            return names.RUN_OUTCOMES[1]
+        return {self._events.completed: "complete", self._events.failed: "failed", self._events.cancelled: "cancelled"}[self.ended]

@@ -1,0 +1,228 @@
+"""One run of an agent: who owns it, what it emitted, what was sent, and the judgement at its end.
+
+`emit` says that the application hands an event over; the send wrapper of the WebSocket says that it was sent. A run is
+judged when its block ends or its task is over: at once when an owed event was never emitted, else after the settle time,
+so that a writer task may still send what was emitted last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from isolation_monitor.telemetry import names, stacks
+from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
+from isolation_monitor.telemetry.delivery.automaton import EventNames, RunOrder
+from isolation_monitor.telemetry.violations import Resource, Violation, iso_time, side_of, uuid7
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.housekeeper import Housekeeper
+    from isolation_monitor.telemetry.ledger import Ledger
+    from isolation_monitor.telemetry.principals import Principal
+
+REMEMBERED_RUNS: Final = 10_000
+"""Ended runs are remembered, so that a late event on somebody else's socket is still recognised."""
+
+
+class Run:
+    """One run; made by `monitor.run(...)`, used as a `with` or `async with` block."""
+
+    def __init__(self, runs: Runs, id: str, owner: Principal | None, request: RequestContext | None) -> None:
+        self._runs = runs
+        self.id = id
+        self.owner = owner
+        self.request = request
+        self.connection: Connection | None = request.connection if request else None
+        self.stack = stacks.capture(4)
+        self.order = RunOrder(runs.events)
+        self.emitted: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.started = time.perf_counter()
+        self.started_at = time.time()
+        self.ended = False
+        self.error: str | None = None
+        self.task = _task_reference()
+
+    def emit(self, event: str, call_id: str = "") -> None:
+        """Say that `event` is being handed to the user's connection; call it just before sending.
+
+        Args:
+            event: name of the event, one of the configured run events; others count under `other`.
+            call_id: for tool events, the id that pairs start and end.
+        """
+        self._runs.emitted(self, event, call_id)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.error = kind.__qualname__
+        self._runs.ended(self)
+
+    async def __aenter__(self) -> Run:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.__exit__(kind, error, trace)
+
+
+def _task_reference() -> Callable[[], Any]:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return weakref.ref(task) if task is not None else lambda: None
+
+
+class Runs:
+    """The runs of this process: open ones, and the last ended ones."""
+
+    def __init__(self, ledger: Ledger, housekeeper: Housekeeper, events: EventNames, settle_s: float) -> None:
+        self.events = events
+        self.known: OrderedDict[str, Run] = OrderedDict()
+        self.open: dict[str, Run] = {}
+        self._ledger = ledger
+        self._housekeeper = housekeeper
+        self._settle_s = settle_s
+        self._registry = ledger.registry
+        self.configure(events)
+        housekeeper.every_second(self._sweep)
+
+    def configure(self, events: EventNames) -> None:
+        """Set the event names and make their series exist at 0."""
+        self.events = events
+        for event in (*events.all, names.OTHER):
+            for stage in ("emitted", "sent"):
+                self._registry.counter(names.EVENTS, event=event, stage=stage)
+
+    def start(self, id: str, owner: Principal | None) -> Run:
+        """Begin a run for `owner`, by default the principal of the current request."""
+        request = CURRENT.get()
+        run = Run(self, id, owner or (request.principal if request else None), request)
+        self.open[id] = run
+        self.known[id] = run
+        while len(self.known) > REMEMBERED_RUNS:
+            self.known.popitem(last=False)
+        if request is not None:
+            request.open_runs += 1
+        return run
+
+    def emitted(self, run: Run, event: str, call_id: str) -> None:
+        try:
+            anomaly = run.order.feed(event, call_id)
+            if anomaly is not None:
+                self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly=anomaly).inc()
+            run.emitted[event] += 1
+            self._count(event, "emitted")
+            if run.connection is None:
+                # No socket carries this run's events: the answer itself does, and handing over is all there is.
+                self.sent(run, event)
+        except Exception as error:
+            self._ledger.internal_error("run", error)
+
+    def sent(self, run: Run, event: str) -> None:
+        """Note that the server's send took a frame of this run without an error."""
+        run.sent[event] += 1
+        self._count(event, "sent")
+
+    def ended(self, run: Run) -> None:
+        """The run's block is over, or its task is."""
+        try:
+            if run.ended:
+                return
+            run.ended = True
+            self.open.pop(run.id, None)
+            missing = run.order.close()
+            duration_s = time.perf_counter() - run.started
+            unsent = [event for event, n in run.emitted.items() if run.sent[event] < n]
+            if (unsent if not missing else run.error is not None) and not _is_gone(run):
+                # A writer task may still send what is queued; a cancelled run may be one whose user just left.
+                self._housekeeper.after(self._settle_s, lambda: self._judge(run, missing, duration_s))
+            else:
+                self._judge(run, missing, duration_s)
+        except Exception as error:
+            self._ledger.internal_error("run", error)
+        finally:
+            if run.request is not None:
+                run.request.open_runs -= 1
+
+    def _judge(self, run: Run, missing: list[str], duration_s: float) -> None:
+        registry = self._registry
+        arm = run.request.arm if run.request else "none"
+        lost = Counter(missing)
+        for event, n in run.emitted.items():
+            if run.sent[event] < n:
+                lost[event] += n - run.sent[event]
+        outcome = run.order.outcome
+        if _is_gone(run) and lost:
+            # Nobody was there to receive: reported as its own outcome, and no event of it was owed any more.
+            outcome, lost = "abandoned", Counter()
+        elif lost and outcome == "complete":
+            outcome = "incomplete"
+        registry.counter(names.RUNS, outcome=outcome, arm=arm).inc()
+        registry.histogram(names.RUN_DURATION).observe(duration_s)
+        registry.counter(names.EVENT_DELIVERIES, result="delivered", arm=arm).inc(float(sum(run.sent.values())))
+        if lost:
+            registry.counter(names.EVENT_DELIVERIES, result="lost", arm=arm).inc(float(sum(lost.values())))
+            registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly="missing").inc(float(sum(lost.values())))
+        if outcome == "failed" and run.request is not None:
+            run.request.failed = True
+        if lost:
+            self._report(run, lost, outcome, arm)
+            self._record(run, outcome, duration_s)
+        else:
+            self._ledger.checked(names.INCOMPLETE_RUN)
+
+    def _report(self, run: Run, lost: Counter[str], outcome: str, arm: str) -> None:
+        text = ", ".join(f"{event} x{n}" if n > 1 else event for event, n in sorted(lost.items()))
+        self._ledger.report(
+            Violation(
+                kind=names.INCOMPLETE_RUN,
+                grade="hygiene",
+                summary=f"a run ended and its user never got: {text}",
+                resource=Resource("run", run.id, {"lost": dict(lost), "error": run.error, "outcome": outcome}),
+                victim=side_of(run.request, run.stack, principal=run.owner, run_id=run.id, at=run.started_at),
+                offender=None,
+                arm=arm,
+            )
+        )
+
+    def _record(self, run: Run, outcome: str, duration_s: float) -> None:
+        self._ledger.outbox.put(
+            {
+                "type": "run",
+                "id": uuid7(),
+                "time": iso_time(time.time()),
+                "run_id": run.id,
+                "principal": run.owner.hash if run.owner else None,
+                "outcome": outcome,
+                "duration_s": round(duration_s, 6),
+                "events": [
+                    {"event": e, "emitted": run.emitted[e], "sent": run.sent[e]} for e in self.events.all if run.emitted[e] or run.sent[e]
+                ],
+                "anomalies": {k: v for k, v in run.order.anomalies.items() if v},
+                "detail": {"error": run.error},
+            }
+        )
+
+    def _sweep(self, _: float) -> None:
+        """End the runs whose task is over though their block never said so; called each second."""
+        for run in list(self.open.values()):
+            task = run.task()
+            if task is not None and task.done():
+                run.error = run.error or "task ended"
+                self.ended(run)
+        self._registry.gauge(names.RUN_ACTIVE).set(float(len(self.open)))
+
+    def _count(self, event: str, stage: str) -> None:
+        self._registry.counter(names.EVENTS, event=event if event in self.events.all else names.OTHER, stage=stage).inc()
+
+
+def _is_gone(run: Run) -> bool:
+    return run.connection is not None and run.connection.closed

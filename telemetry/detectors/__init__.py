@@ -1,0 +1,1 @@
+"""Detectors: one class of check each, one file each. What each sees and cannot see stands at the top of its file."""

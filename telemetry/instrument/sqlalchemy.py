@@ -1,0 +1,7 @@
+"""PLACEHOLDER until the database helper's file lands here; overwrite me."""
+
+from typing import Any
+
+
+def instrument_engine(*a: Any, **k: Any) -> Any:
+    raise NotImplementedError

@@ -1,0 +1,243 @@
+"""The monitor: the two lines that instrument a service, and the ten that declare more.
+
+>>> monitor = IsolationMonitor.from_env(service="chat")     # doctest: +SKIP
+>>> app = monitor.instrument(app, engine=engine)            # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from isolation_monitor import __version__
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
+from isolation_monitor.telemetry.delivery.automaton import EventNames
+from isolation_monitor.telemetry.delivery.frames import Frames
+from isolation_monitor.telemetry.delivery.run import Run, Runs
+from isolation_monitor.telemetry.detectors.foreign_identity import IdentityFields
+from isolation_monitor.telemetry.detectors.instance_reuse import InstanceReuse
+from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
+from isolation_monitor.telemetry.detectors.slow_creation import SlowCreation
+from isolation_monitor.telemetry.errors import SettingsError
+from isolation_monitor.telemetry.factory import Factories
+from isolation_monitor.telemetry.housekeeper import Housekeeper
+from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
+from isolation_monitor.telemetry.instrument import starlette as starlette_instrument
+from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
+from isolation_monitor.telemetry.ledger import Ledger
+from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
+from isolation_monitor.telemetry.metrics.registry import MetricRegistry
+from isolation_monitor.telemetry.principals import Principal, PrincipalExtractor, PrincipalHasher, Principals, Scope
+from isolation_monitor.telemetry.records.outbox import Outbox
+from isolation_monitor.telemetry.settings import Mode, Settings, load_settings
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.instrument.patches import Patch
+    from isolation_monitor.telemetry.violations import Violation
+
+E = TypeVar("E", bound=PrincipalExtractor)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class IsolationMonitor:
+    """Watches one application for isolation violations. Build one per process, at import or at start; forking is safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.mode: Mode = settings.mode
+        self.registry = MetricRegistry(settings.service, Path(settings.metrics_dir) if settings.metrics_dir else None)
+        for metric in names.CATALOGUE:
+            self.registry.declare(metric)
+        self.hasher = PrincipalHasher(settings.hash_key)
+        self.principals = Principals(self.hasher)
+        self.outbox = Outbox(settings.service, settings.collector_url, settings.collector_token, settings.queue_limit, self._count_record)
+        self.ledger = Ledger(self.registry, self.outbox)
+        self.housekeeper = Housekeeper(lambda error: self.ledger.internal_error("housekeeper", error))
+        self.runs = Runs(self.ledger, self.housekeeper, EventNames(), settings.settle_s)
+        self.frames = Frames(
+            self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
+        )
+        self.leaks = SessionLeaks(self.ledger, self.registry, self.housekeeper, settings.leak_grace_s)
+        self.factories = Factories(
+            self.ledger, InstanceReuse(self.ledger), SlowCreation(self.ledger, settings.creation_budget_ms), lambda: self.is_on
+        )
+        self.endpoint = MetricsEndpoint(
+            self.registry, isolation_path=settings.isolation_path, metrics_path=settings.metrics_path, token=settings.metrics_token
+        )
+        self.connections: set[Connection] = set()
+        self.identity: IdentityFields | None = None
+        self.extractor: PrincipalExtractor | None = None
+        self.host_owns_metrics_path = False
+        self.app: Any = None
+        self.instrumented_engines: list[Any] = []
+        self.patches: list[Patch] = []
+        self._undo: list[Callable[[], None]] = []
+        self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
+        self._judged = 0
+        self._served = False
+        if settings.identity_fields:
+            self.identity_fields(*settings.identity_fields)
+        self.housekeeper.every_second(self._tick)
+        self.registry.gauge(names.MONITOR_INFO, version=__version__, mode=self.mode).set(1.0)
+
+    @classmethod
+    def from_env(cls, **arguments: Any) -> IsolationMonitor:
+        """Build a monitor from arguments, `ISOLATION_*` variables and `[tool.isolation]`; the arguments are those of `Settings`.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        return cls(load_settings(arguments))
+
+    # --- the second line --------------------------------------------------------------------------------------------
+
+    def instrument(self, app: Any, *, engine: Any = None, engines: Iterable[Any] = ()) -> Any:
+        """Instrument an ASGI application and, where given, its SQLAlchemy engines; return the application to serve.
+
+        Starlette and FastAPI applications are instrumented in place and returned themselves. Any other ASGI application
+        is wrapped: serve the returned object. Call it once per application, at import time or before the first request.
+
+        Raises:
+            SettingsError: `app` is not callable.
+        """
+        if not callable(app):
+            raise SettingsError(f"instrument() got {type(app).__qualname__}, which is no ASGI application: pass the app object itself")
+        if self.settings.mode == "off":
+            self.app = app
+            return app
+        for one in (*((engine,) if engine is not None else ()), *engines):
+            self._instrument_engine(one)
+        in_place = starlette_instrument.instrument(app, lambda inner: IsolationMiddleware(inner, self))
+        if in_place is not None:
+            self._undo.append(in_place.undo)
+            self.patches.append(in_place.patch)
+            self.app = app
+        else:
+            self.app = IsolationMiddleware(app, self)
+        return self.app
+
+    def uninstrument(self) -> None:
+        """Take every hook off again. A plain ASGI wrapper stays in place and hands everything through."""
+        self.mode = "off"
+        while self._undo:
+            self._undo.pop()()
+        self.factories.uninstrument()
+        for patch in self.patches:
+            patch.active = False
+
+    # --- declarations -----------------------------------------------------------------------------------------------
+
+    def principal(self, extractor: E) -> E:
+        """Declare how to find the user's id of an ASGI scope: `extractor(scope) -> str | None`. Usable as a decorator.
+
+        It is called at entry, and once more at the end where it gave None (authentication inside the application may have
+        filled the scope). Without it, each credential (Authorization header or session cookie) is one principal.
+        """
+        self.extractor = extractor
+        return extractor
+
+    def identity_fields(self, *fields: str) -> None:
+        """Declare JSON fields that must name the request's own principal wherever an answer or frame carries them."""
+        declared = (*(self.identity.fields if self.identity else ()), *fields)
+        self.identity = IdentityFields(dict.fromkeys(declared)) if declared else None
+        self.frames.identity = self.identity
+        self.frames.reads = self.frames.reads or self.identity is not None
+
+    def factory(self, component: str, *, scope: str = "request", reset: str | None = None) -> Callable[[F], F]:
+        """Declare a factory: its creations are timed, and its instances proven fresh per `scope` (request, user or process).
+
+        Args:
+            component: name in metrics and evidence.
+            scope: how far one instance may be shared.
+            reset: name of the instances' method that clears their state; its time is measured.
+        """
+        return self.factories.declare(component, scope, reset)
+
+    def events(self, events: EventNames) -> None:
+        """Declare the names of the service's run events."""
+        self.runs.configure(events)
+
+    def run(self, run_id: str, *, owner: str | None = None) -> Run:
+        """Begin one agent run, as a `with` or `async with` block; `owner` is the user's id, by default the request's principal."""
+        self.frames.reads = True
+        return self.runs.start(run_id, self.principals.named(owner) if owner is not None else None)
+
+    def violations(self) -> list[Violation]:
+        """Return the latest violations of this process, oldest first; at most 256."""
+        return list(self.ledger.recent)
+
+    # --- what the parts ask -----------------------------------------------------------------------------------------
+
+    @property
+    def is_on(self) -> bool:
+        return self.mode != "off"
+
+    def principal_of(self, scope: Scope) -> Principal | None:
+        """Return the principal of a scope; an extractor that raises is counted and means none."""
+        try:
+            if self.extractor is None:
+                return self.principals.of_credential(scope["headers"])
+            id = self.extractor(scope)
+            return self.principals.named(id) if id else None
+        except Exception as error:
+            self.ledger.internal_error("principal", error)
+            return None
+
+    def route_template(self, scope: Scope) -> str:
+        return self._route_template(scope)
+
+    def request_ended(self, request: RequestContext) -> None:
+        self.leaks.request_ended(request)
+
+    def request_failed(self, request: RequestContext) -> None:
+        """Count a failure. It escaped when a leak of another principal holds what this request needed."""
+        outcome = "escaped" if self.leaks.blocks(request) else "contained"
+        self.registry.counter(names.FAILURES, outcome=outcome, arm=request.arm).inc()
+
+    def serving(self) -> None:
+        """Called on the event loop's thread when the server starts the application."""
+        self.registry.own_thread()
+        self.housekeeper.start()
+        self._served = True
+
+    def close(self) -> None:
+        """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""
+        self.uninstrument()
+        self.housekeeper.close()
+        self.outbox.close()
+        self.registry.close()
+
+    async def aclose(self) -> None:
+        """As `close`, off the event loop."""
+        await asyncio.to_thread(self.close)
+
+    # --- housekeeping -----------------------------------------------------------------------------------------------
+
+    def _instrument_engine(self, engine: Any) -> None:
+        done = sqlalchemy_instrument.instrument_engine(engine, self.leaks, self.registry, self.housekeeper)
+        self.patches.extend(done.patches)
+        self._undo.append(done.undo)
+        self.instrumented_engines.append(engine)
+
+    def _tick(self, now: float) -> None:
+        if self.ledger.finished_requests != self._judged:
+            self._judged = self.ledger.finished_requests
+            self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
+        self.registry.gauge(names.WEBSOCKET_ACTIVE).set(float(len(self.connections)))
+        self.registry.gauge(names.RECORD_QUEUE_DEPTH).set(float(len(self.outbox)))
+        self.ledger.sweep(now)
+
+    def _count_record(self, what: str, n: int) -> None:
+        if what in names.RECORD_STATES:
+            self.registry.counter(names.RECORDS, state=what).inc(float(n))
+        else:
+            self.registry.counter(names.MONITOR_DROPPED, reason=what).inc(float(n))
+
+
+def current_request() -> RequestContext | None:
+    """Return the request that the calling code runs for, or None outside any."""
+    return CURRENT.get()

@@ -1,0 +1,125 @@
+"""Principals: whom a request runs for, and the keyed hash under which they are known outside the process.
+
+The raw id stays in memory, to be compared with identity fields of answers. Everything that leaves the process
+carries `Principal.hash`: the first 16 hexadecimal characters of HMAC-SHA256 under the shared key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+Scope = MutableMapping[str, Any]
+PrincipalExtractor = Callable[[Scope], str | None]
+
+HASH_LENGTH: Final = 16
+INTERNED_LIMIT: Final = 10_000
+
+
+class Principal:
+    """One user (and tenant) as an identity in memory: interned, so two requests of one user share one object while remembered."""
+
+    __slots__ = ("_hash", "_hasher", "id", "is_credential")
+
+    def __init__(self, id: str, hasher: PrincipalHasher, is_credential: bool = False) -> None:
+        self.id = id
+        self.is_credential = is_credential
+        """True when the id is a digest of a credential, so it cannot be compared with user ids in answers."""
+        self._hasher = hasher
+        self._hash: str | None = None
+
+    @property
+    def hash(self) -> str:
+        if self._hash is None:
+            self._hash = self._hasher.hash(self.id)
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Principal({self.hash})"
+
+
+class PrincipalHasher:
+    """Keyed hash of principals. The key is read on first use: importing or building the monitor touches no file."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key.encode() if key else None
+        self.key_is_shared = key is not None
+
+    def hash(self, id: str) -> str:
+        if self._key is None:
+            self._key = _host_key()
+        return hmac.new(self._key, id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:HASH_LENGTH]
+
+
+class Principals:
+    """Interns principals by id, bounded: the least recently added are forgotten first, which only costs a new object."""
+
+    def __init__(self, hasher: PrincipalHasher) -> None:
+        self._hasher = hasher
+        self._by_id: dict[str, Principal] = {}
+        self._by_credential: dict[bytes, Principal] = {}
+
+    def named(self, id: str) -> Principal:
+        found = self._by_id.get(id)
+        if found is None:
+            found = self._by_id[id] = Principal(id, self._hasher)
+            _forget_oldest(self._by_id)
+        return found
+
+    def of_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
+        """Return the principal behind the Authorization header, else behind a session cookie; None when there is neither.
+
+        Used when no extractor is declared: each credential is one principal, known by its digest only.
+        """
+        cookie = None
+        for name, value in headers:
+            if name == b"authorization":
+                return self._credential(value)
+            if name == b"cookie":
+                cookie = value
+        if cookie is not None:
+            for part in cookie.split(b";"):
+                key = part.partition(b"=")[0].strip().lower()
+                if b"session" in key or key in (b"sid", b"token", b"auth"):
+                    return self._credential(part.strip())
+        return None
+
+    def _credential(self, value: bytes) -> Principal:
+        found = self._by_credential.get(value)
+        if found is None:
+            id = "credential:" + hashlib.sha256(value).hexdigest()
+            found = self._by_credential[value] = Principal(id, self._hasher, is_credential=True)
+            _forget_oldest(self._by_credential)
+        return found
+
+
+def _forget_oldest(table: dict[Any, Principal]) -> None:
+    if len(table) > INTERNED_LIMIT:
+        for key in list(table)[: INTERNED_LIMIT // 10]:
+            table.pop(key, None)
+
+
+def _host_key() -> bytes:
+    """Read or make this host's key. One key per host, so all workers agree; replicas on other hosts need the setting."""
+    for folder in (Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"), Path(tempfile.gettempdir())):
+        path = folder / f"isolation-monitor-{os.getuid() if hasattr(os, 'getuid') else 0}" / "hash-key"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                if (key := path.read_bytes()) and path.stat().st_uid == os.getuid():
+                    return key
+                continue
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key := secrets.token_hex(32).encode())
+            return key
+        except OSError:
+            continue
+    return secrets.token_hex(32).encode()

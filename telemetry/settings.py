@@ -1,0 +1,165 @@
+"""Settings of the monitor: argument > `ISOLATION_*` environment > `[tool.isolation]` in pyproject.toml > default.
+
+Units are in the names (`_s` seconds). Wrong values fail here, at start, with the name, the value and a remedy.
+`OTEL_SERVICE_NAME` and `OTEL_SDK_DISABLED` are honoured where no `ISOLATION_*` variable says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from isolation_monitor.telemetry.errors import SettingsError
+
+Mode = Literal["off", "monitor", "block"]
+
+DEFAULT_EXCLUDE: Final = ("/healthz", "/readyz", "/livez", "/health", "/favicon.ico", "/static/*")
+PREFIX: Final = "ISOLATION_"
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. Each field is also an environment variable: `leak_grace_s` is `ISOLATION_LEAK_GRACE_S`."""
+
+    service: str = _setting("unknown_service", "Name of the service; on every series and record.")
+    mode: Mode = _setting(
+        "monitor",
+        "`off` does nothing, `monitor` watches, `block` may refuse (opt-in per detector). Read again at run time by `monitor.mode`.",
+    )
+    collector_url: str | None = _setting(None, "Base URL of the collector, such as `http://127.0.0.1:8400`. Unset: records stay in memory.")
+    collector_token: str | None = _setting(None, "Bearer token for sending records. `ISOLATION_COLLECTOR_TOKEN_FILE` names a file instead.")
+    hash_key: str | None = _setting(
+        None,
+        "Key of the principal hash, shared by workers and replicas. `ISOLATION_HASH_KEY_FILE` names a file instead. "
+        "Unset: a key made once per host.",
+    )
+    exclude: tuple[str, ...] = _setting(DEFAULT_EXCLUDE, "Paths that are not judged, comma-separated; a trailing `*` matches any rest.")
+    identity_fields: tuple[str, ...] = _setting(
+        (), "JSON fields of answers and frames that must name the request's principal, comma-separated."
+    )
+    run_id_field: str = _setting("run_id", "JSON field of a frame that names its run.")
+    event_field: str = _setting("type", "JSON field of a frame that names its event.")
+    leak_grace_s: float = _setting(
+        0.5, "How long after its request a database connection may stay out before it counts as leaked, seconds."
+    )
+    settle_s: float = _setting(0.5, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
+    creation_budget_ms: float = _setting(10.0, "Creation of an instance above this is slow, milliseconds (requirement R3).")
+    body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
+    queue_limit: int = _setting(10_000, "Records kept in memory for sending; beyond it new ones are dropped and counted.")
+    metrics_dir: str | None = _setting(None, "Folder of the counters that all workers share. Unset: chosen under the temporary folder.")
+    metrics_path: str | None = _setting(
+        "/metrics", "Path of the metrics page. An answer of the application's own at this path is never replaced. Empty: none."
+    )
+    isolation_path: str | None = _setting("/metrics/isolation", "Path of the small page that is scraped each second. Empty: none.")
+    metrics_token: str | None = _setting(
+        None, "Bearer token that both metrics pages ask for. `ISOLATION_METRICS_TOKEN_FILE` names a file instead."
+    )
+    metrics_port: int = _setting(
+        0, "Serve the metrics on a port of their own as well; 0: no. For several workers use one port per worker or the paths."
+    )
+
+
+_SECRETS: Final = frozenset({"collector_token", "hash_key", "metrics_token"})
+
+
+def load_settings(
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    pyproject: Path | None = None,
+) -> Settings:
+    """Return the settings in force.
+
+    Args:
+        arguments: values given in code; `None` values are ignored.
+        environ: the environment; `os.environ` when absent.
+        pyproject: file whose `[tool.isolation]` table is read; `./pyproject.toml` when absent.
+
+    Raises:
+        SettingsError: a value is unknown, of the wrong type or out of range.
+    """
+    environ = os.environ if environ is None else environ
+    known = {f.name: f for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, value in _pyproject_table(pyproject or Path("pyproject.toml")).items():
+        if name not in known:
+            raise SettingsError(f"[tool.isolation] has an unknown key {name!r}: known keys are {', '.join(sorted(known))}")
+        values[name] = _coerce(name, value, f"[tool.isolation] {name}")
+    if "service" not in values and environ.get("OTEL_SERVICE_NAME"):
+        values["service"] = environ["OTEL_SERVICE_NAME"]
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        values["mode"] = "off"
+    for name in known:
+        variable = PREFIX + name.upper()
+        if variable in environ:
+            values[name] = _coerce(name, environ[variable], f"{variable}={_shown(name, environ[variable])}")
+        elif name in _SECRETS and environ.get(variable + "_FILE"):
+            values[name] = _secret_from_file(variable + "_FILE", environ[variable + "_FILE"])
+    for name, value in (arguments or {}).items():
+        if name not in known:
+            raise SettingsError(f"unknown setting {name!r}: known settings are {', '.join(sorted(known))}")
+        if value is not None:
+            values[name] = _coerce(name, value, f"{name}={_shown(name, value)}")
+    return Settings(**values)
+
+
+def _shown(name: str, value: object) -> str:
+    return "(secret)" if name in _SECRETS else repr(value)
+
+
+def _pyproject_table(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("isolation", {})
+    except OSError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        # The host's broken pyproject.toml is not ours to complain about: its own tools will.
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _secret_from_file(variable: str, path: str) -> str:
+    try:
+        value = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}={path!r} cannot be read ({error}): name a readable text file") from error
+    if not value:
+        raise SettingsError(f"{variable}={path!r} is empty: write the secret into it")
+    return value
+
+
+def _coerce(name: str, value: Any, where: str) -> Any:
+    default = {f.name: f.default for f in fields(Settings)}[name]
+    if name == "mode":
+        if value not in get_args(Mode):
+            raise SettingsError(f"{where} is not a mode: use one of {', '.join(get_args(Mode))}")
+        return value
+    if isinstance(default, tuple):
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
+            raise SettingsError(f"{where} is not a list of names: separate them by commas")
+        return tuple(i.strip() for i in items if i.strip())
+    if isinstance(default, (int, float)) and not isinstance(default, bool):
+        try:
+            number: float = type(default)(value)
+        except (TypeError, ValueError):
+            kind = "a whole number" if isinstance(default, int) else "a number such as 0.5"
+            raise SettingsError(f"{where} is not {kind}") from None
+        if not 0 <= number < float("inf"):
+            raise SettingsError(f"{where} is out of range: use a number of 0 or more")
+        return number
+    if not isinstance(value, str):
+        raise SettingsError(f"{where} is not text: write it as a string")
+    if name == "service" and not value.strip():
+        raise SettingsError(f"{where} is empty: name the service, for example ISOLATION_SERVICE=chat")
+    if name == "collector_url" and value and not value.startswith(("http://", "https://")):
+        raise SettingsError(f"{where} is not a URL: use one such as http://127.0.0.1:8400")
+    return value or None if default is None or name.endswith("_path") else value

@@ -1,0 +1,73 @@
+"""Raw stacks: taken in about a microsecond, turned into text only when a violation needs them.
+
+A raw stack is a tuple of (code object, offset of the last instruction), innermost first. It holds code, never frames,
+so it keeps nothing of the host alive. Measured: 1.7 us for 12 frames against 74 us for `traceback.extract_stack`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+from types import CodeType
+from typing import Final
+
+RawStack = tuple[tuple[CodeType, int], ...]
+
+DEPTH: Final = 20
+_LIBRARY_FOLDERS: Final = tuple(
+    os.path.realpath(path) + os.sep
+    for name, path in sysconfig.get_paths().items()
+    if name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+_OWN_ROOT: Final = str(Path(__file__).resolve().parent) + os.sep
+
+
+def capture(skip: int = 1) -> RawStack:
+    """Return the caller's stack without the `skip` innermost frames of the monitor itself."""
+    frame = sys._getframe(skip)
+    taken = []
+    current: object = frame
+    for _ in range(DEPTH * 2):
+        if current is None:
+            break
+        taken.append((current.f_code, current.f_lasti))  # type: ignore[attr-defined]  # typed as object to drop the frame below
+        current = current.f_back  # type: ignore[attr-defined]
+    del frame, current
+    return tuple(taken)
+
+
+def of_function(function: object) -> RawStack:
+    """Return a one-entry stack naming where a function is defined; empty when it is not a plain Python function."""
+    code = getattr(function, "__code__", None) if type(function).__name__ in ("function", "method") else None
+    return ((code, -1),) if isinstance(code, CodeType) else ()
+
+
+def render(stack: RawStack) -> list[str]:
+    """Return `file:line function` lines, innermost last, at most 20.
+
+    Frames of the standard library, of installed packages and of the monitor are left out as long as one frame of the
+    application remains: the reader looks for the application's own line. Paths below the working directory are relative.
+    """
+    lines = [(code, _line(code, lasti)) for code, lasti in stack]
+    own = [(code, line) for code, line in lines if not _is_library(code.co_filename)]
+    return [f"{_path(code.co_filename)}:{line} {code.co_qualname}" for code, line in reversed((own or lines)[:DEPTH])]
+
+
+def _line(code: CodeType, lasti: int) -> int:
+    if lasti >= 0:
+        for start, end, line in code.co_lines():
+            if start <= lasti < end and line is not None:
+                return line
+    return code.co_firstlineno
+
+
+def _is_library(filename: str) -> bool:
+    real = os.path.realpath(filename)
+    return filename.startswith("<") or real.startswith((_OWN_ROOT, *_LIBRARY_FOLDERS)) or f"{os.sep}site-packages{os.sep}" in real
+
+
+def _path(filename: str) -> str:
+    relative = os.path.relpath(filename)
+    return filename if relative.startswith("..") else relative

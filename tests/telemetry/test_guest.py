@@ -1,0 +1,191 @@
+"""A guest in its host: whatever breaks inside the monitor, the application's answers, exceptions and timing stay its own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/boom":
+        raise LookupError("the application's own")
+    body = json.dumps({"user_id": "ann", "path": scope["path"]}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json"), (b"x-own", b"1")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def breaks(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("injected")
+
+
+FAULTS = {
+    "principal": lambda m: m.principal(breaks),
+    "exposure": lambda m: setattr(m.ledger, "exposure", None),
+    "finish": lambda m: setattr(m.ledger, "finish", breaks),
+    "identity": lambda m: setattr(m, "identity", object()),
+    "leaks": lambda m: setattr(m.leaks, "request_ended", breaks),
+    "registry": lambda m: setattr(m.registry, "counter", breaks),
+    "histogram": lambda m: setattr(m.registry, "histogram", breaks),
+    "route": lambda m: setattr(m, "_route_template", breaks),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_answers_are_byte_equal_whatever_breaks_inside(monitor, client, fault) -> None:
+    monitor.identity_fields("user_id")
+    plain = await client(app).get("/x", user="ann")
+    calls = client(monitor.instrument(app))
+    FAULTS[fault](monitor)
+
+    watched = await calls.get("/x", user="ann")
+
+    assert (watched.status, watched.headers, watched.body) == (plain.status, plain.headers, plain.body)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_applications_own_exception_passes_unchanged(monitor, client, fault) -> None:
+    calls = client(monitor.instrument(app))
+    FAULTS[fault](monitor)
+
+    with pytest.raises(LookupError, match="the application's own"):
+        await calls.get("/boom", user="ann")
+
+
+WEBSOCKET_FAULTS = {
+    **{name: FAULTS[name] for name in ("principal", "exposure", "finish", "leaks", "registry")},
+    "frames": lambda m: setattr(m.frames, "_judge", breaks),
+    "runs": lambda m: setattr(m.runs, "sent", breaks),
+}
+
+
+@pytest.mark.parametrize("fault", WEBSOCKET_FAULTS)
+async def test_frames_are_equal_whatever_breaks_inside(monitor, socket, fault) -> None:
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            async with monitor.run("run-1") as run:
+                run.emit("agent_started")
+                await send({"type": "websocket.send", "text": message["text"]})
+
+    app = monitor.instrument(echo)
+    monitor.identity_fields("user_id")
+    WEBSOCKET_FAULTS[fault](monitor)
+    ann = await socket(app, "ann")
+
+    ann.say({"run_id": "run-1", "type": "agent_started", "user_id": "bob"})
+
+    assert await ann.hear() == {"run_id": "run-1", "type": "agent_started", "user_id": "bob"}
+    await ann.leave()
+    assert ann.task.exception() is None
+
+
+async def test_errors_of_our_own_are_counted(monitor, client, samples) -> None:
+    calls = client(monitor.instrument(app))
+    monitor.principal(breaks)
+
+    await calls.get("/x", user="ann")
+
+    assert samples(monitor, "isolation_monitor_errors_total", hook="principal") >= 1
+    assert samples(monitor, "isolation_requests_total", verdict="unverified") == 1
+
+
+async def test_the_kill_switch_works_at_run_time_and_back(monitor, client, samples) -> None:
+    calls = client(monitor.instrument(app))
+
+    monitor.mode = "off"
+    await calls.get("/x", user="ann")
+    assert samples(monitor, "isolation_requests_total") == 0
+
+    monitor.mode = "monitor"
+    await calls.get("/x", user="ann")
+    assert samples(monitor, "isolation_requests_total") == 1
+
+
+async def test_mode_off_leaves_the_application_itself(make_monitor) -> None:
+    monitor = make_monitor(mode="off")
+
+    assert monitor.instrument(app) is app
+
+
+async def test_requests_without_a_principal_are_never_called_isolated(monitor, client, samples) -> None:
+    calls = client(monitor.instrument(app))
+
+    await calls.get("/x")
+
+    assert samples(monitor, "isolation_requests_total", verdict="unverified") == 1
+    assert samples(monitor, "isolation_requests_total", verdict="isolated") == 0
+
+
+async def test_excluded_paths_are_not_judged(monitor, client, samples) -> None:
+    calls = client(monitor.instrument(app))
+
+    for path in ("/healthz", "/static/a.css"):
+        assert (await calls.get(path)).status == 200
+
+    assert samples(monitor, "isolation_requests_total") == 0
+
+
+async def test_an_overlapping_request_of_another_principal_exposes_both(monitor, client, samples) -> None:
+    import asyncio
+
+    gate = asyncio.Event()
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await gate.wait()
+        await app(scope, receive, send)
+
+    calls = client(monitor.instrument(waits))
+    await calls.get("/x", user="ann")
+    assert samples(monitor, "isolation_requests_total", exposed="true") == 0
+
+    slow = asyncio.create_task(calls.get("/slow", user="ann"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await calls.get("/x", user="bob")
+    gate.set()
+    await slow
+    assert samples(monitor, "isolation_requests_total", exposed="true") == 2
+
+
+async def test_the_hosts_own_metrics_page_is_never_replaced(monitor, client) -> None:
+    async def host(scope: Any, receive: Any, send: Any) -> None:
+        status = 200 if scope["path"] == "/metrics" else 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"the host's page"})
+
+    calls = client(monitor.instrument(host))
+
+    assert (await calls.get("/metrics")).body == b"the host's page"
+    assert monitor.host_owns_metrics_path
+    assert b"isolation_requests_total" in (await calls.get("/metrics/isolation")).body
+
+
+async def test_without_a_page_of_the_hosts_ours_is_served(monitor, client) -> None:
+    async def host(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b"nothing here"})
+
+    answer = await client(monitor.instrument(host)).get("/metrics")
+
+    assert answer.status == 200
+    assert b"http_server_request_duration_seconds" in answer.body
+    assert b"nothing here" not in answer.body
+
+
+async def test_finished_requests_hold_nothing_of_the_host(monitor, client) -> None:
+    """The context keeps our request object alive; the scope, its headers and its app must not live with it."""
+    from isolation_monitor.telemetry.context import SCOPE_KEY
+
+    kept: list[Any] = []
+
+    async def keeps(scope: Any, receive: Any, send: Any) -> None:
+        kept.append(scope[SCOPE_KEY])
+        await app(scope, receive, send)
+
+    await client(monitor.instrument(keeps)).get("/x", user="ann")
+
+    assert kept[0].scope is None
