@@ -48,7 +48,9 @@ class IsolationMonitor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.mode: Mode = settings.mode
+        self.is_on = True
+        """False while the kill switch is on; read on every request, so a plain attribute that `mode` keeps."""
+        self.mode = settings.mode
         self.registry = MetricRegistry(settings.service, Path(settings.metrics_dir) if settings.metrics_dir else None)
         for metric in names.CATALOGUE:
             self.registry.declare(metric)
@@ -78,7 +80,7 @@ class IsolationMonitor:
         self._undo: list[Callable[[], None]] = []
         self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
         self._judged = 0
-        self._served = False
+        self.served = False
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
         self.housekeeper.every_second(self._tick)
@@ -173,8 +175,14 @@ class IsolationMonitor:
     # --- what the parts ask -----------------------------------------------------------------------------------------
 
     @property
-    def is_on(self) -> bool:
-        return self.mode != "off"
+    def mode(self) -> Mode:
+        """The mode in force; set it at run time to switch the monitor off and on again."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._mode: Mode = mode
+        self.is_on = mode != "off"
 
     def principal_of(self, scope: Scope) -> Principal | None:
         """Return the principal of a scope; an extractor that raises is counted and means none."""
@@ -202,7 +210,7 @@ class IsolationMonitor:
         """Called on the event loop's thread when the server starts the application."""
         self.registry.own_thread()
         self.housekeeper.start()
-        self._served = True
+        self.served = True
 
     def close(self) -> None:
         """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""

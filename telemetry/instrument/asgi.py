@@ -27,6 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_clock = time.perf_counter
 _JSON: Final = b"json"
 _EVENT_STREAM: Final = b"text/event-stream"
 
@@ -74,6 +75,9 @@ class IsolationMiddleware:
     # --- HTTP -------------------------------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.monitor.served:
+            # A server without lifespan events: the first request tells which thread runs the event loop.
+            self.monitor.serving()
         request = self._enter("http", scope)
         if request is None:
             await self.app(scope, receive, send)
@@ -121,20 +125,16 @@ class IsolationMiddleware:
                 self.monitor.request_failed(request)
             request.seal()
             ledger.finish(request, late)
-            self._observe(request, scope)
+            # By identity: a framework's route may not be hashable, and its comparison would be the host's code. The route
+            # is kept beside the cell, so that its identity is not recycled.
+            key = (id(request.route_object or request.endpoint), request.method, request.status)
+            known = self._durations.get(key)
+            cell = known[0] if known is not None else self._duration_cell(key, request, scope)
+            cell.observe(_clock() - request.started)
         except Exception as error:
             self._ledger.internal_error("middleware", error)
 
-    def _observe(self, request: RequestContext, scope: Scope) -> None:
-        # By identity: a framework's route may not be hashable, and its comparison would be the host's code. The route is
-        # kept beside the cell, so that its identity is not recycled.
-        route = request.route_object or request.endpoint
-        key = (id(route), request.method, request.status)
-        known = self._durations.get(key)
-        cell = known[0] if known is not None else self._duration_cell(key, route, scope)
-        cell.observe(time.perf_counter() - request.started)
-
-    def _duration_cell(self, key: tuple[int, str, int], route: object, scope: Scope) -> HistogramCell:
+    def _duration_cell(self, key: tuple[int, str, int], request: RequestContext, scope: Scope) -> HistogramCell:
         method = key[1] if key[1] in names.HTTP_METHODS else "_OTHER"
         cell = self.monitor.registry.histogram(
             names.HTTP_DURATION,
@@ -143,7 +143,7 @@ class IsolationMiddleware:
             http_response_status_code=str(key[2]),
         )
         if len(self._durations) < 5_000:
-            self._durations[key] = (cell, route)
+            self._durations[key] = (cell, request.route_object or request.endpoint)
         return cell
 
     def _reading_send(self, request: RequestContext, send: Send) -> Send:
