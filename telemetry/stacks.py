@@ -10,8 +10,8 @@ import os
 import sys
 import sysconfig
 from pathlib import Path
-from types import CodeType
-from typing import Final
+from types import CodeType, FrameType
+from typing import Any, Final
 
 RawStack = tuple[tuple[CodeType, int], ...]
 
@@ -25,16 +25,22 @@ _OWN_ROOT: Final = str(Path(__file__).resolve().parent) + os.sep
 
 
 def capture(skip: int = 1) -> RawStack:
-    """Return the caller's stack without the `skip` innermost frames of the monitor itself."""
-    frame = sys._getframe(skip)
-    taken = []
-    current: object = frame
-    for _ in range(DEPTH * 2):
-        if current is None:
-            break
-        taken.append((current.f_code, current.f_lasti))  # type: ignore[attr-defined]  # typed as object to drop the frame below
-        current = current.f_back  # type: ignore[attr-defined]
-    del frame, current
+    """Return the caller's stack without the `skip` innermost frames of the monitor itself.
+
+    Where greenlets run (SQLAlchemy's asyncio layer), the frames of the greenlets that wait for this one follow.
+    """
+    taken: list[tuple[CodeType, int]] = []
+    frame: FrameType | None = sys._getframe(skip)
+    greenlet = sys.modules.get("greenlet")
+    waiting: Any = greenlet.getcurrent() if greenlet is not None else None
+    while len(taken) < DEPTH * 2:
+        if frame is None:
+            waiting = getattr(waiting, "parent", None)
+            frame = getattr(waiting, "gr_frame", None)
+            if frame is None:
+                break
+        taken.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
     return tuple(taken)
 
 

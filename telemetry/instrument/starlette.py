@@ -57,7 +57,8 @@ def route_template(scope: Scope) -> str:
     """Return the template of the route that served a request, `unmatched` where none did.
 
     `scope["route"]` is set by FastAPI and by Starlette of recent years; older ones set only the endpoint, whose route is
-    looked up once per endpoint among the application's routes (the result is cached by the caller).
+    looked up once per endpoint among the application's routes (the result is cached by the caller). There, an endpoint that
+    serves several routes goes under the first of them.
     """
     path = getattr(scope.get("route"), "path", None)
     if isinstance(path, str):

@@ -94,13 +94,14 @@ class Definitions:
     totals: dict[SeriesKey, list[float]] = field(default_factory=dict)
     per_family: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
     _numbers: dict[int, Family] = field(default_factory=dict)
+    _end: int = 0
 
     def feed(self, lines: Iterable[bytes]) -> Iterator[None]:
         """Take complete lines; yields after each 200 so that a caller can let other threads run. Unknown lines are skipped."""
         for count, line in enumerate(lines, 1):
             try:
                 self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 # Written by a later version, or damaged by a full disk: what can be read is still worth showing.
                 continue
             if count % 200 == 0:
@@ -109,11 +110,13 @@ class Definitions:
     def _take(self, entry: dict[str, Any]) -> None:
         if "of" in entry:
             family = self._numbers[entry["of"]]
-            key = (family.name, tuple(entry["values"]))
+            key = (family.name, tuple(map(str, entry["values"])))
+            if len(key[1]) != len(family.label_names):
+                raise ValueError(f"{len(key[1])} values for the labels {family.label_names}")
             if "totals" in entry:
                 self.totals[key] = [float(value) for value in entry["totals"]]
             else:
-                self.positions[key] = int(entry["at"])
+                self._place(key, int(entry["at"]), 2 * family.width)
             self.per_family.setdefault(family.name, []).append(key[1])
         elif "family" in entry:
             family = Family(
@@ -129,6 +132,13 @@ class Definitions:
             self.families[family.name] = family
         elif entry.get("format") == FORMAT:
             self.header = entry
+
+    def _place(self, key: SeriesKey, position: int, width: int) -> None:
+        # Readers rely on the newest series being the last in the file.
+        if key in self.positions or position < self._end:
+            raise ValueError(f"a series at {position}, before the end {self._end} of the ones known")
+        self.positions[key] = position
+        self._end = position + width
 
 
 def _line(entry: dict[str, object]) -> bytes:

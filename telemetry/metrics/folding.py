@@ -15,7 +15,15 @@ from typing import Final
 from isolation_monitor.telemetry.metrics import filelock
 from isolation_monitor.telemetry.metrics.caps import admit
 from isolation_monitor.telemetry.metrics.definitions import Family, SeriesKey, archive_line, family_line, header_line
-from isolation_monitor.telemetry.metrics.group import ARCHIVE, CELLS_SUFFIX, CLOSED_SUFFIX, LOCK, SERIES_SUFFIX, worker_is_alive
+from isolation_monitor.telemetry.metrics.group import (
+    ARCHIVE,
+    CELLS_SUFFIX,
+    CLOSED_SUFFIX,
+    LOCK,
+    SERIES_SUFFIX,
+    series_files,
+    worker_is_alive,
+)
 from isolation_monitor.telemetry.metrics.pacing import Pacer
 from isolation_monitor.telemetry.metrics.sources import Archive, Source, WorkerFiles
 from isolation_monitor.telemetry.names import OTHER
@@ -41,7 +49,7 @@ def fold_dead_workers(directory: Path, pause: Pacer, keep: int = KEEP_DEAD) -> b
 
 
 def _dead(directory: Path) -> list[Path]:
-    return [path for path in sorted(directory.glob(f"w-*{SERIES_SUFFIX}")) if not worker_is_alive(path)]
+    return [path for path in series_files(directory) if not worker_is_alive(path)]
 
 
 def _fold(directory: Path, pause: Pacer) -> None:

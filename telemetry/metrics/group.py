@@ -189,12 +189,20 @@ def remove_stale_groups(base: Path) -> None:
             continue
         leader = ProcessId(int(named[1]), int(named[2]), named[3])
         alive = leader.is_alive()
-        if alive or any(worker_is_alive(worker) for worker in path.glob(f"*{SERIES_SUFFIX}")):
+        if alive or any(map(worker_is_alive, series_files(path))):
             continue
         # Of another container's leader only its workers' locks are known, and a server may be between two workers.
         if alive is None and _age_s(path) < 3600:
             continue
         shutil.rmtree(path, ignore_errors=True)
+
+
+def series_files(path: Path) -> list[Path]:
+    """The workers' files in a group's folder, in a stable order; none when the folder is gone or cannot be read."""
+    try:
+        return sorted(path.glob(f"w-*{SERIES_SUFFIX}"))
+    except OSError:
+        return []
 
 
 def worker_is_alive(series_file: Path) -> bool:

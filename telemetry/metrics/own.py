@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from isolation_monitor.telemetry.metrics import filelock
 from isolation_monitor.telemetry.metrics.cells import CellStore, Room
 from isolation_monitor.telemetry.metrics.definitions import Family, family_line, header_line, series_line
 from isolation_monitor.telemetry.metrics.group import CELLS_SUFFIX, CLOSED_SUFFIX, LOGGER, SERIES_SUFFIX, ProcessId
 from isolation_monitor.telemetry.metrics.sources import Source
+
+_NUMBERS: Final = itertools.count()
+"""Tells the registries of one process apart. Never reused: the archive knows a folded file by its name."""
 
 
 class OwnSource(Source):
@@ -81,8 +86,8 @@ class OwnSource(Source):
 
     def _open(self, directory: Path) -> None:
         process = ProcessId.of(os.getpid())
-        for number in range(1000):
-            path = directory / f"w-{process}-{number}{SERIES_SUFFIX}"
+        for _ in range(1000):
+            path = directory / f"w-{process}-{next(_NUMBERS)}{SERIES_SUFFIX}"
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
             except FileExistsError:

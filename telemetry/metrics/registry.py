@@ -7,8 +7,6 @@ cap or outside their closed set become `other` and are counted, and without a us
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import shutil
 import threading
@@ -25,7 +23,7 @@ from isolation_monitor.telemetry.metrics.caps import admit
 from isolation_monitor.telemetry.metrics.cells import Cell, HistogramCell, Lanes
 from isolation_monitor.telemetry.metrics.definitions import Family, SeriesKey
 from isolation_monitor.telemetry.metrics.folding import KEEP_DEAD, fold_dead_workers
-from isolation_monitor.telemetry.metrics.group import LOGGER, open_group, worker_is_alive
+from isolation_monitor.telemetry.metrics.group import LOGGER, Group, open_group, series_files, worker_is_alive
 from isolation_monitor.telemetry.metrics.merging import Merger, Snapshots
 from isolation_monitor.telemetry.metrics.own import OwnSource
 from isolation_monitor.telemetry.metrics.pacing import Pacer
@@ -77,6 +75,8 @@ class MetricRegistry:
         self._own = OwnSource(self._group.path, self.service)
         self._merger = Merger()
         self._others = self._open_others()
+        self._release = weakref.finalize(self, _release, self._own, self._group)
+        """Runs once: at `close`, when this registry is forgotten, or when the process ends."""
         _register(self)
 
     # --- making cells -------------------------------------------------------------------------------------------------
@@ -179,14 +179,8 @@ class MetricRegistry:
     def close(self) -> None:
         """Stop sharing. The cells stay usable; the folder goes if we chose it and nobody else counts in it. Never raises."""
         with self._lock:
-            if self._is_closed:
-                return
             self._is_closed = True
-            with contextlib.suppress(OSError):
-                self._own.close()
-                path = self._group.path
-                if path is not None and self._group.owned_by_this_process() and not _anybody_counts_in(path):
-                    shutil.rmtree(path, ignore_errors=True)
+            self._release()
         # A scrape may still be running in its thread; it finishes with the files that it has open.
         if self._render_lock.acquire(timeout=1.0):
             try:
@@ -231,6 +225,7 @@ class MetricRegistry:
         path = None if self._is_closed else self._group.path
         before = self._own
         before.abandon()
+        self._release.detach()
         self._own = OwnSource(path, self.service)
         for family in before.families.values():
             self._own.declare(family)
@@ -241,6 +236,7 @@ class MetricRegistry:
         self._count_series()
         self._merger = Merger()
         self._others = self._open_others()
+        self._release = weakref.finalize(self, _release, self._own, self._group)
         for callback in self._after_fork:
             callback()
 
@@ -358,8 +354,11 @@ def _is_complete(source: Source, snapshots: Snapshots) -> bool:
     return source.last_position() < len(snapshots[source.serial]) - 1
 
 
-def _anybody_counts_in(path: Path) -> bool:
-    return any(worker_is_alive(series_file) for series_file in path.glob("w-*.series"))
+def _release(own: OwnSource, group: Group) -> None:
+    """Say that `own` counts no more, and remove the group's folder if it is ours to remove and nobody counts in it."""
+    own.close()
+    if group.path is not None and group.owned_by_this_process() and not any(map(worker_is_alive, series_files(group.path))):
+        shutil.rmtree(group.path, ignore_errors=True)
 
 
 def _clean(value: str) -> str:
@@ -367,7 +366,7 @@ def _clean(value: str) -> str:
     return str(value)[:200].encode("utf-8", "replace").decode()
 
 
-# --- forks and exit: one hook for all registries of the process ---------------------------------------------------------
+# --- forks: one hook for all registries of the process ---------------------------------------------------------
 
 _REGISTRIES: Final[weakref.WeakSet[MetricRegistry]] = weakref.WeakSet()
 _HELD: Final = threading.local()
@@ -380,7 +379,6 @@ def _register(registry: MetricRegistry) -> None:
         _is_hooked.set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-        atexit.register(_close_all)
     _REGISTRIES.add(registry)
 
 
@@ -401,8 +399,3 @@ def _after_fork_in_child() -> None:
             registry._after_fork_in_child()
         except Exception:  # a guest in its host: a fork must not fail because of us
             LOGGER.exception("the forked process shows no metrics of its own")
-
-
-def _close_all() -> None:
-    for registry in list(_REGISTRIES):
-        registry.close()

@@ -12,7 +12,7 @@ from typing import Final
 
 from isolation_monitor.telemetry.metrics.cells import DOUBLE, SEGMENT_CELLS, doubles_of
 from isolation_monitor.telemetry.metrics.definitions import Definitions, Family, SeriesKey
-from isolation_monitor.telemetry.metrics.group import ARCHIVE, CELLS_SUFFIX, SERIES_SUFFIX, worker_is_alive
+from isolation_monitor.telemetry.metrics.group import ARCHIVE, CELLS_SUFFIX, series_files, worker_is_alive
 
 _SERIAL: Final = itertools.count()
 
@@ -147,10 +147,7 @@ class Others:
 
     def refresh(self) -> Iterator[None]:
         """Look at the folder again; yields between slices."""
-        try:
-            found = sorted(path for path in self._directory.glob(f"w-*{SERIES_SUFFIX}") if path != self._own_file)
-        except OSError:
-            found = []
+        found = [path for path in series_files(self._directory) if path != self._own_file]
         for gone in self._workers.keys() - set(found):
             self._workers.pop(gone).close()
         for path in found:

@@ -180,7 +180,10 @@ def test_a_process_that_ends_without_closing_leaves_nothing_behind(temporary: Pa
 
 
 def test_a_killed_process_is_cleaned_up_by_the_next_start(temporary: Path, python: Callable[..., subprocess.Popen[str]]) -> None:
-    code = "from isolation_monitor.telemetry.metrics import MetricRegistry; r = MetricRegistry('chat'); print(r.directory, flush=True); input()"
+    code = (
+        "from isolation_monitor.telemetry.metrics import MetricRegistry\n"
+        "registry = MetricRegistry('chat')\nprint(registry.directory, flush=True)\ninput()"
+    )
     process = python(code, TMPDIR=str(temporary))
     assert process.stdout is not None
     folder = Path(process.stdout.readline().strip())

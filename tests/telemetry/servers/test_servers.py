@@ -39,7 +39,10 @@ async def item(request):
         raise RuntimeError("unlucky")
     return JSONResponse({"item": request.path_params["item_id"], "pid": os.getpid()})
 
-app = Starlette(routes=[Mount("/deep", routes=[Route("/items/{item_id}", item)]), Route("/items/{item_id}", item)])
+async def deep(request):
+    return JSONResponse({})
+
+app = Starlette(routes=[Mount("/deep", routes=[Route("/items/{item_id}", deep)]), Route("/items/{item_id}", item)])
 monitor = IsolationMonitor.from_env(service="demo")
 monitor.instrument(app)
 """
