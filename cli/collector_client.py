@@ -1,0 +1,100 @@
+"""Talks to the collector for the commands that need it: address, token, errors in plain words."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+URL_ENV: Final = "ISOMON_COLLECTOR"
+TOKEN_ENV: Final = "ISOMON_TOKEN"
+TOKEN_FILE_ENV: Final = "ISOMON_TOKEN_FILE"
+_TIMEOUT_S: Final = 10.0
+
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+
+class UsageError(Exception):
+    """The caller has to change something before another try makes sense; commands leave with 2."""
+
+
+class NoAnswer(Exception):
+    """The collector gave no answer this time; another try may get one."""
+
+
+def seconds(text: str) -> float:
+    """Return a duration such as `90s`, `5m`, `1h`, `500ms` or `90` in seconds.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is not a duration: write 90s, 5m or 1h")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def read_token(token_file: Path | None) -> str:
+    """Return the token of `token_file`, or of $ISOMON_TOKEN. A file may hold several; the first is used.
+
+    Raises:
+        UsageError: there is no token, or the file cannot be read.
+    """
+    if token_file is None:
+        text = os.environ.get(TOKEN_ENV, "")
+        if not text.strip():
+            raise UsageError(f"no token: pass --token-file, or set {TOKEN_FILE_ENV} or {TOKEN_ENV}")
+    else:
+        try:
+            text = token_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--token-file {token_file}: cannot be read ({type(error).__name__})") from None
+        if not text.strip():
+            raise UsageError(f"--token-file {token_file}: is empty")
+    return re.split(r"[\s,]+", text.strip())[0]
+
+
+class CollectorClient:
+    """A connection to one collector; use it as a context manager."""
+
+    def __init__(self, url: str, token: str) -> None:
+        """Raises UsageError when `url` is no http address."""
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"--collector {url!r} is not an http:// or https:// address")
+        self._client = httpx2.Client(
+            base_url=url.rstrip("/"), headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S, trust_env=False
+        )
+
+    def __enter__(self) -> CollectorClient:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._client.close()
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:  # Any: JSON
+        """Return the JSON object of a 2xx answer.
+
+        Raises:
+            UsageError: the request itself is at fault (wrong token, unknown name, conflict).
+            NoAnswer: the collector is away, in trouble, or something else answers at its address.
+        """
+        try:
+            answer = self._client.request(method, path, json=body)
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:
+            raise NoAnswer(f"the collector cannot be reached ({type(error).__name__})") from None
+        try:
+            value = answer.json()
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise NoAnswer(f"no collector answers at this address: {answer.status_code} and no JSON object")
+        if answer.is_success:
+            return value
+        detail = str(value.get("detail", "no reason given"))
+        if answer.status_code in (400, 401, 403, 404, 405, 409, 413, 415, 422):
+            raise UsageError(detail)
+        raise NoAnswer(f"the collector answered {answer.status_code}: {detail}")

@@ -1,0 +1,147 @@
+"""`isomon gate check`: ask a rollout's gate, wait for evidence, leave with the verdict as exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from isolation_monitor.cli.collector_client import (
+    DEFAULT_URL,
+    TOKEN_FILE_ENV,
+    URL_ENV,
+    CollectorClient,
+    NoAnswer,
+    UsageError,
+    read_token,
+    seconds,
+)
+
+Json = dict[str, Any]  # Any: JSON
+
+EXIT_CODES: Final = {"pass": 0, "fail": 10, "inconclusive": 20, "error": 30}
+EXIT_USAGE: Final = 2
+_POLL_S: Final = 1.0
+_COLOURS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "magenta"}
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _group() -> None:
+    """Gates of rollouts."""
+
+
+_EPILOG = """Exit codes: 0 pass, 10 fail (roll back), 20 inconclusive (hold), 30 error (could not look), 2 usage.
+
+Examples:
+
+  isomon gate check canary-42
+
+  isomon gate check canary-42 --wait 5m || ./decide.sh $?
+
+  isomon gate check canary-42 --wait 90s --json --token-file read.token
+"""
+
+
+@app.command(epilog=_EPILOG)
+def check(
+    rollout: Annotated[str, typer.Argument(help="Name of the rollout, as given to 'isomon rollout start'.")],
+    collector: Annotated[str, typer.Option(envvar=URL_ENV, help="Address of the collector.")] = DEFAULT_URL,
+    token_file: Annotated[Path | None, typer.Option(envvar=TOKEN_FILE_ENV, help="File with a token that may read.")] = None,
+    wait: Annotated[
+        str, typer.Option(help="How long to wait for pass or fail: 90s, 5m, 1h. Meanwhile inconclusive and error are not final.")
+    ] = "0s",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the collector's answer (gate/v1) and nothing else.")] = False,
+) -> None:
+    """Ask whether ROLLOUT may go on. With --wait, ask again until it passes or fails."""
+    try:
+        deadline = time.monotonic() + seconds(wait)
+        with CollectorClient(collector, read_token(token_file)) as client:
+            answer = _ask_until(client, rollout, deadline)
+    except UsageError as error:
+        print(f"isomon gate: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_USAGE) from None
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
+    else:
+        _print_table(answer)
+    raise typer.Exit(EXIT_CODES[answer["verdict"]])
+
+
+def _ask_until(client: CollectorClient, rollout: str, deadline: float) -> Json:
+    """Return the first answer that is final, or the last one before `deadline` (monotonic seconds)."""
+    progress = Console(stderr=True)
+    last_said = ""
+    # On a terminal one line that changes; in a log of CI one line for each change.
+    with progress.status(f"asking the gate of {rollout}") as status:
+        while True:
+            answer = _ask(client, rollout)
+            left = deadline - time.monotonic()
+            if answer["verdict"] in ("pass", "fail") or left <= 0:
+                return answer
+            said = _in_short(answer)
+            if progress.is_terminal:
+                status.update(Text(f"{said}; waiting, {left:.0f} s left"))
+            elif said != last_said:
+                print(f"{said}; waiting", file=sys.stderr, flush=True)
+            last_said = said
+            time.sleep(min(_POLL_S, max(left, 0.0)))
+
+
+def _ask(client: CollectorClient, rollout: str) -> Json:
+    """Return one answer; where there is none, one of our own that says so."""
+    try:
+        answer = client.request("GET", f"/v1/gates/{quote(rollout, safe='')}")
+        # Something else that answers 200 (a login page, a proxy) must never read as a verdict.
+        if answer.get("schema") == "gate/v1" and answer.get("verdict") in EXIT_CODES:
+            return answer
+        raise NoAnswer("the address answers, but not as a collector's gate")
+    except NoAnswer as error:
+        reason = {"trigger": "source", "state": "error", "code": "no_answer", "detail": str(error)}
+        return {
+            "schema": "gate/v1",
+            "rollout": rollout,
+            "verdict": "error",
+            "verdict_code": -2,
+            "ok": False,
+            "rollback": False,
+            "hold": True,
+            "reasons": [reason],
+            "metrics": {},
+        }
+
+
+def _in_short(answer: Json) -> str:
+    reasons = answer.get("reasons") or [{}]
+    return f"{answer['verdict']}: {reasons[0].get('detail', 'no reason given')}"
+
+
+def _print_table(answer: Json) -> None:
+    console = Console()
+    verdict = answer["verdict"]
+    console.print(
+        Text.assemble(
+            f"{answer['rollout']}: ", (verdict, f"bold {_COLOURS[verdict]}"), "  (it failed before)" if answer.get("latched") else ""
+        )
+    )
+    if answer.get("reasons"):
+        table = Table("trigger", "state", "code", "have", "need", "why", box=None, pad_edge=False)
+        for reason in answer["reasons"]:
+            cells = (str(reason.get(key, "")) for key in ("trigger", "state", "code", "have", "need", "detail"))
+            # Text, not markup: evidence in a reason must not style the terminal.
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+    numbers = answer.get("metrics") or {}
+    if numbers:
+        console.print(Text("  ".join(f"{name} {value}" for name, value in numbers.items()), style="dim"))
+    if "decision_id" in answer:
+        console.print(Text(f"decision {answer['decision_id']} as of {answer.get('as_of', '?')}", style="dim"))

@@ -1,0 +1,1 @@
+"""Alerts as Alertmanager delivers them: received, kept once, listed."""

@@ -1,0 +1,97 @@
+"""The application, put together: the only place that knows every part.
+
+uvicorn --factory isolation_monitor.collector.app:create_app
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from isolation_monitor import __version__
+from isolation_monitor.collector import problems
+from isolation_monitor.collector.alerts import routes as alerts
+from isolation_monitor.collector.clock import Clock, utc_now
+from isolation_monitor.collector.evidence import routes as evidence
+from isolation_monitor.collector.gates import routes as gates
+from isolation_monitor.collector.gates.prometheus import PrometheusSource
+from isolation_monitor.collector.gates.service import GateService
+from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.rollouts import routes as rollouts
+from isolation_monitor.collector.runtime import Runtime
+from isolation_monitor.collector.security import TokenGuard
+from isolation_monitor.collector.settings import CollectorSettings, load_settings
+from isolation_monitor.collector.storage.database import Database, StoreUnavailable
+from isolation_monitor.collector.storage.schema import newest_revision
+from isolation_monitor.collector.web import health, runbooks
+
+
+def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now) -> FastAPI:
+    """Return the collector. Without `settings` they come from the environment.
+
+    Starts also while the database is away: `/readyz` tells, and requests are answered 503 until it is back.
+
+    Raises:
+        SettingsError: a setting cannot be used, or a token is missing.
+    """
+    settings = settings or load_settings()
+    database = Database(settings.database_url, settings.store_timeout_s)
+    metrics = CollectorMetrics()
+    source = None
+    if settings.prometheus_url:
+        source = PrometheusSource(
+            settings.prometheus_url,
+            token=settings.prometheus_bearer(),
+            tenant=settings.prometheus_tenant,
+            timeout_s=settings.prometheus_timeout_s,
+        )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if source is not None:
+            await source.close()
+        await database.close()
+
+    app = FastAPI(
+        title="isolation-monitor collector",
+        version=__version__,
+        lifespan=lifespan,
+        # Senders may take a redirect for "delivered": a wrong path is a plain 404.
+        redirect_slashes=False,
+        # The pages would load scripts from elsewhere; the schema itself stays at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.runtime = Runtime(settings, database, metrics, clock)
+    app.state.gates = GateService(database, source, metrics, clock, settings.scrape_stale_after_s)
+    app.state.guard = TokenGuard(settings.tokens_by_scope())
+    app.state.schema_revision = newest_revision()
+    problems.install(app)
+    app.add_exception_handler(StoreUnavailable, _store_unavailable)
+    app.add_middleware(_RefuseNul)
+    for router in (evidence.router, alerts.router, rollouts.router, gates.router, health.router, runbooks.router):
+        app.include_router(router)
+    return app
+
+
+async def _store_unavailable(_request: Request, error: Exception) -> Response:
+    problem = problems.Unavailable(f"{error}; nothing was stored, send it again")
+    return problems.problem_response(problem.status, problem.title, problem.detail, problem.headers)
+
+
+class _RefuseNul:
+    """Answer 400 to addresses with a NUL: PostgreSQL takes none, and no honest client sends one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            await problems.problem_response(400, "Malformed address", "the address holds a NUL character")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)

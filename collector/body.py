@@ -1,0 +1,92 @@
+"""Reading a request body with its limits enforced while it streams.
+
+uvicorn caps nothing by itself. A body is refused at the byte that breaks a limit, compressed or inflated, so neither
+an endless upload nor a gzip bomb is ever held in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from isolation_monitor.collector.problems import MalformedBody, RequestTimeout, TooLarge, UnsupportedMedia
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """`wire_bytes` as sent, `inflated_bytes` after gzip, `timeout_s` for the whole body to arrive."""
+
+    wire_bytes: int
+    inflated_bytes: int
+    timeout_s: float
+
+
+async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
+    """Return the body, inflated, of a request that says it is JSON.
+
+    Raises:
+        UnsupportedMedia: another content type or encoding.
+        TooLarge: more bytes than allowed, announced, sent or inflated.
+        MalformedBody: the gzip stream is broken, incomplete or followed by something.
+        RequestTimeout: the body did not arrive in time.
+    """
+    media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedMedia(f"the body is {media[:100]!r}: send application/json")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip"):
+        raise UnsupportedMedia(f"the body is encoded as {encoding[:100]!r}: send gzip, or plain")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > limits.wire_bytes:
+        raise TooLarge(f"the body has {announced[:20]} bytes, at most {limits.wire_bytes} are taken: send smaller batches")
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            stream = _limited(request.stream(), limits)
+            return await (_gunzip(stream, limits) if encoding == "gzip" else _collect(stream))
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive within {limits.timeout_s:g} s") from None
+    except ClientDisconnect:
+        raise MalformedBody("the connection closed before the body was complete") from None
+
+
+async def _limited(chunks: AsyncIterator[bytes], limits: BodyLimits) -> AsyncIterator[bytes]:
+    total = 0
+    async for chunk in chunks:
+        total += len(chunk)
+        if total > limits.wire_bytes:
+            raise TooLarge(f"the body has more than {limits.wire_bytes} bytes: send smaller batches")
+        yield chunk
+
+
+async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
+
+
+async def _gunzip(chunks: AsyncIterator[bytes], limits: BodyLimits) -> bytes:
+    inflater = zlib.decompressobj(wbits=31)
+    parts: list[bytes] = []
+    room = limits.inflated_bytes
+    try:
+        async for chunk in chunks:
+            if not chunk:
+                continue
+            if inflater.eof:
+                raise MalformedBody("something follows the gzip stream: send one member")
+            # One byte more than there is room for tells "exactly full" from "too large".
+            part = inflater.decompress(chunk, room + 1)
+            room -= len(part)
+            if room < 0:
+                raise TooLarge(f"the body inflates to more than {limits.inflated_bytes} bytes: send smaller batches")
+            parts.append(part)
+    except zlib.error:
+        raise MalformedBody("the body is not gzip, although Content-Encoding says so") from None
+    if not inflater.eof:
+        raise MalformedBody("the gzip stream ends too early")
+    if inflater.unused_data:
+        raise MalformedBody("something follows the gzip stream: send one member")
+    return b"".join(parts)

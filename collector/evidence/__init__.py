@@ -1,0 +1,1 @@
+"""Evidence: records in, violations out."""

@@ -1,0 +1,56 @@
+"""Evidence as JSON for readers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isolation_monitor.collector.clock import rfc3339
+from isolation_monitor.collector.evidence.domain import Amendment, Batch, Stored, Violation
+
+Json = dict[str, Any]  # Any: JSON
+
+
+def reply(batch: Batch, stored: Stored) -> Json:
+    """Return `records-reply/1`."""
+    rejected = [{"index": item.index, "reason": item.reason} for item in batch.rejected]
+    return {"schema": "records-reply/1", "accepted": stored.accepted, "duplicate": stored.duplicate, "rejected": rejected}
+
+
+def violation(found: Violation) -> Json:
+    record = found.record
+    return {
+        "id": record.id,
+        "service": found.service,
+        "instance": found.instance,
+        "time": rfc3339(record.time),
+        "received_at": rfc3339(found.received_at),
+        "kind": record.kind,
+        "grade": found.grade,
+        "grade_sent": record.grade,
+        "detector": record.detector,
+        "arm": record.arm,
+        "synthetic": record.synthetic,
+        "summary": record.summary,
+        "fingerprint": record.fingerprint,
+        "count": record.count,
+        "resource": record.resource,
+        "victim": record.victim,
+        "offender": record.offender,
+        "detail": record.detail,
+        "extra": record.extra,
+        "retracted": found.retracted_at is not None,
+        "retracted_at": rfc3339(found.retracted_at) if found.retracted_at else None,
+    }
+
+
+def violation_with_amendments(found: Violation, amendments: list[Amendment]) -> Json:
+    return {
+        "schema": "violation/1",
+        **violation(found),
+        "escalations": [_amendment(item) | {"grade": item.grade} for item in amendments if item.type == "escalation"],
+        "retractions": [_amendment(item) for item in amendments if item.type == "retraction"],
+    }
+
+
+def _amendment(item: Amendment) -> Json:
+    return {"id": item.id, "time": rfc3339(item.time), "reason": item.reason, "extra": item.extra}

@@ -1,0 +1,128 @@
+"""Every query on records. Inserts are idempotent by record id; what was already there is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from isolation_monitor.collector.evidence.domain import (
+    Amendment,
+    Batch,
+    Origin,
+    Stored,
+    Violation,
+    ViolationQuery,
+    ViolationRecord,
+    amended,
+)
+from isolation_monitor.collector.storage.database import serialize_amendments
+from isolation_monitor.collector.storage.models import AmendmentRow, Base, RunRow, UnknownRecordRow, ViolationRow
+
+Values = dict[str, Any]  # Any: column values
+
+
+class EvidenceRepository:
+    """Queries on one connection; the caller owns the transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def store(self, batch: Batch, origin: Origin) -> Stored:
+        """Insert what is new and bring the grades and retractions of the violations concerned up to date."""
+        if batch.violations or batch.amendments:
+            await serialize_amendments(self._connection, exclusive=bool(batch.amendments))
+        from_whom = asdict(origin)
+        new = [
+            await self._insert(
+                ViolationRow, [asdict(r) | from_whom | {"grade_sent": r.grade, "retracted_at": None} for r in batch.violations]
+            ),
+            await self._insert(AmendmentRow, [asdict(r) | from_whom for r in batch.amendments]),
+            await self._insert(RunRow, [asdict(r) | from_whom for r in batch.runs]),
+            await self._insert(UnknownRecordRow, [asdict(r) | from_whom for r in batch.unknown]),
+        ]
+        await self._amend(new[0] | {r.violation_id for r in batch.amendments if r.id in new[1]})
+        accepted = sum(len(ids) for ids in new)
+        return Stored(accepted, len(batch) - accepted)
+
+    async def _insert(self, table: type[Base], rows: list[Values]) -> set[str]:
+        """Insert `rows`, each once, and return the ids that were new."""
+        if not rows:
+            return set()
+        insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
+        statement = insert(table).on_conflict_do_nothing(index_elements=["id"]).returning(table.__table__.c.id)
+        # Two senders of the same ids in opposite orders would wait for each other for ever.
+        rows.sort(key=lambda row: row["id"])
+        return set((await self._connection.execute(statement, rows)).scalars())
+
+    async def _amend(self, ids: set[str]) -> None:
+        for chunk in _chunks(sorted(ids), 500):
+            found = await self._connection.execute(select(AmendmentRow.__table__).where(AmendmentRow.violation_id.in_(chunk)))
+            by_violation: dict[str, list[Amendment]] = {}
+            for row in found:
+                by_violation.setdefault(row.violation_id, []).append(_amendment(row))
+            if not by_violation:
+                continue
+            grades = await self._connection.execute(
+                select(ViolationRow.id, ViolationRow.grade_sent).where(ViolationRow.id.in_(by_violation))
+            )
+            for violation_id, grade_sent in grades.all():
+                grade, retracted_at = amended(grade_sent, by_violation[violation_id])
+                await self._connection.execute(
+                    update(ViolationRow).where(ViolationRow.id == violation_id).values(grade=grade, retracted_at=retracted_at)
+                )
+
+    async def violations(self, query: ViolationQuery) -> list[Violation]:
+        """Return at most `query.limit` violations, newest first, ties by id."""
+        statement = select(ViolationRow.__table__).order_by(ViolationRow.time.desc(), ViolationRow.id.desc()).limit(query.limit)
+        for column, value in (
+            (ViolationRow.service, query.service),
+            (ViolationRow.kind, query.kind),
+            (ViolationRow.grade, query.grade),
+            (ViolationRow.synthetic, query.synthetic),
+        ):
+            if value is not None:
+                statement = statement.where(column == value)
+        if query.since is not None:
+            statement = statement.where(ViolationRow.time >= query.since)
+        if query.until is not None:
+            statement = statement.where(ViolationRow.time < query.until)
+        if query.after is not None:
+            time, last_id = query.after
+            statement = statement.where(or_(ViolationRow.time < time, and_(ViolationRow.time == time, ViolationRow.id < last_id)))
+        return [_violation(row) for row in await self._connection.execute(statement)]
+
+    async def violation(self, violation_id: str) -> Violation | None:
+        row = (await self._connection.execute(select(ViolationRow.__table__).where(ViolationRow.id == violation_id))).one_or_none()
+        return None if row is None else _violation(row)
+
+    async def amendments(self, violation_id: str) -> list[Amendment]:
+        """Return escalations and retractions of a violation, oldest first."""
+        statement = (
+            select(AmendmentRow.__table__)
+            .where(AmendmentRow.violation_id == violation_id)
+            .order_by(AmendmentRow.time, AmendmentRow.id)
+            .limit(1000)
+        )
+        return [_amendment(row) for row in await self._connection.execute(statement)]
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _amendment(row: Row[Any]) -> Amendment:
+    return Amendment(row.id, row.time, row.type, row.violation_id, row.grade, row.reason, row.extra)
+
+
+def _violation(row: Row[Any]) -> Violation:
+    record = ViolationRecord(
+        row.id, row.time, row.kind, row.grade_sent, row.detector, row.arm, row.synthetic, row.summary, row.fingerprint,
+        # By name: tuples, which rows are, have a method called count.
+        row._mapping["count"], row.resource, row.victim, row.offender, row.detail, row.extra,
+    )  # fmt: skip
+    return Violation(record, row.service, row.instance, row.received_at, row.grade, row.retracted_at)

@@ -1,0 +1,252 @@
+"""The verdict of a gate: a pure function of the rollout's plan and of what was counted.
+
+Zero tolerance needs no statistics: one violation fails. Everything else is about never mistaking "did not look" or
+"too little to see" for "good". Precedence: fail > error > inconclusive > pass. The same plan and inputs always give
+the same judgement, so a stored decision can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+Verdict = Literal["pass", "fail", "inconclusive", "error"]
+State = Literal["fail", "inconclusive", "error"]
+
+VERDICT_CODES: Final[dict[Verdict, int]] = {"pass": 1, "inconclusive": 0, "fail": -1, "error": -2}
+PRECEDENCE: Final[tuple[State, ...]] = ("fail", "error", "inconclusive")
+DELIVERY_FLOOR_PERCENT: Final = 95
+"""Share of owed events that must be delivered (requirement R5: below is a rollback trigger)."""
+DELIVERY_MIN_OWED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class GatePlan:
+    """Thresholds of one rollout. `arm` None judges all arms together."""
+
+    rollout: str
+    service: str
+    arm: str | None
+    min_exposed_requests: int
+    min_owed_events: int
+    scrape_stale_after_s: float
+    delivery_floor_percent: int = DELIVERY_FLOOR_PERCENT
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCounts:
+    """Counted from records pushed to the collector since the rollout's start; synthetic and retracted ones left out."""
+
+    violations: int = 0
+    session_leaks: int = 0
+    examples: tuple[str, ...] = ()
+    """Ids of some of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricReading:
+    """Counted from Prometheus since the rollout's start. None means that there is no such series.
+
+    `problem` says why nothing could be read at all; all numbers are None then.
+    """
+
+    problem: str | None = None
+    targets_up: int = 0
+    targets_down: int = 0
+    data_age_s: float | None = None
+    checks: float | None = None
+    requests: float | None = None
+    exposed_isolated: float | None = None
+    violations: float | None = None
+    session_leaks: float | None = None
+    session_leaks_retracted: float | None = None
+    delivered: float | None = None
+    lost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a judgement rests on. `elapsed_s` is the age of the rollout."""
+
+    elapsed_s: float
+    records: RecordCounts
+    metrics: MetricReading
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Inputs:
+        records = RecordCounts(**{**value["records"], "examples": tuple(value["records"]["examples"])})
+        return Inputs(value["elapsed_s"], records, MetricReading(**value["metrics"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a verdict is not `pass`: which trigger, how grave, a code for machines and a sentence for people."""
+
+    trigger: str
+    state: State
+    code: str
+    detail: str
+    have: float | int | None = None
+    need: float | int | None = None
+    about_minutes: int | None = None
+    examples: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return only what is known: a consumer never meets null."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if value not in (None, ())}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    metrics: dict[str, float | int] = field(default_factory=dict)
+
+
+def judge(plan: GatePlan, inputs: Inputs) -> Judgement:
+    """Return the verdict with all its reasons, gravest first."""
+    reasons = [
+        *_isolation(inputs),
+        *_session_leaks(inputs),
+        *_delivery(plan, inputs),
+        *_sight(plan, inputs.metrics),
+        *_exposure(plan, inputs),
+    ]
+    reasons.sort(key=lambda reason: PRECEDENCE.index(reason.state))
+    verdict: Verdict = reasons[0].state if reasons else "pass"
+    return Judgement(verdict, tuple(reasons), _numbers(inputs))
+
+
+def _isolation(inputs: Inputs) -> list[Reason]:
+    found = max(inputs.records.violations, _count(inputs.metrics.violations))
+    if not found:
+        return []
+    detail = (
+        f"{inputs.records.violations} violations in records and {_count(inputs.metrics.violations)} in metrics since the rollout began; "
+        "one is enough"
+    )
+    return [Reason("isolation", "fail", "violations", detail, have=found, need=0, examples=inputs.records.examples)]
+
+
+def _session_leaks(inputs: Inputs) -> list[Reason]:
+    found = max(inputs.records.session_leaks, _net_leaks(inputs.metrics))
+    if not found:
+        return []
+    return [
+        Reason("session_leak", "fail", "session_leaks", f"{found} database connections leaked and did not come back", have=found, need=0)
+    ]
+
+
+def _delivery(plan: GatePlan, inputs: Inputs) -> list[Reason]:
+    metrics = inputs.metrics
+    if metrics.problem is not None:
+        return []
+    delivered, owed = metrics.delivered or 0.0, (metrics.delivered or 0.0) + (metrics.lost or 0.0)
+    judged_from = min(DELIVERY_MIN_OWED, plan.min_owed_events or DELIVERY_MIN_OWED)
+    if owed >= judged_from and delivered * 100 < plan.delivery_floor_percent * owed:
+        share = round(100 * delivered / owed, 2)
+        detail = f"{share} % of {_whole(owed)} owed events were delivered, at least {plan.delivery_floor_percent} % must be"
+        return [Reason("delivery", "fail", "below_floor", detail, have=share, need=plan.delivery_floor_percent)]
+    if owed < plan.min_owed_events:
+        return [_too_few("delivery", "owed events", owed, plan.min_owed_events, inputs.elapsed_s)]
+    return []
+
+
+def _sight(plan: GatePlan, metrics: MetricReading) -> list[Reason]:
+    """Say whether the service could be seen at all."""
+    if metrics.problem is not None:
+        return [Reason("source", "error", "source_unavailable", metrics.problem)]
+    targets = metrics.targets_up + metrics.targets_down
+    if targets and not metrics.targets_up:
+        return [Reason("source", "error", "scrape_down", f"none of {targets} targets of the service can be scraped", have=0, need=targets)]
+    if metrics.data_age_s is None:
+        detail = (
+            "the service is scraped but shows no isolation series: is telemetry switched on?"
+            if targets
+            else "Prometheus knows no isolation series of this service: is its name right, and is it scraped?"
+        )
+        return [Reason("source", "error", "series_absent", detail)]
+    if metrics.data_age_s > plan.scrape_stale_after_s:
+        detail = f"the newest sample is {metrics.data_age_s:.0f} s old"
+        return [Reason("source", "error", "scrape_down", detail, have=round(metrics.data_age_s, 1), need=plan.scrape_stale_after_s)]
+    if _count(metrics.requests) and metrics.violations is None:
+        return [Reason("source", "error", "series_absent", "the service counts requests but no violations: its telemetry is incomplete")]
+    if metrics.targets_down:
+        detail = f"{metrics.targets_down} of {targets} targets of the service cannot be scraped, so a part of it is out of sight"
+        return [Reason("source", "inconclusive", "scrape_down", detail, have=metrics.targets_up, need=targets)]
+    return []
+
+
+def _exposure(plan: GatePlan, inputs: Inputs) -> list[Reason]:
+    """Say whether enough requests had a chance to be violated. No finding in no traffic is no finding."""
+    metrics = inputs.metrics
+    if metrics.problem is not None or metrics.data_age_s is None:
+        return []
+    arm = "" if plan.arm is None else f" of arm {plan.arm}"
+    if not _count(metrics.requests):
+        return [Reason("isolation", "inconclusive", "no_traffic", f"no request{arm} since the rollout began")]
+    if not _count(metrics.checks):
+        return [Reason("isolation", "inconclusive", "no_checks", "requests were served but no detector checked any of them")]
+    have = metrics.exposed_isolated or 0.0
+    if have < plan.min_exposed_requests:
+        return [_too_few("isolation", f"exposed isolated requests{arm}", have, plan.min_exposed_requests, inputs.elapsed_s)]
+    return []
+
+
+def _too_few(trigger: str, what: str, have: float, need: int, elapsed_s: float) -> Reason:
+    whole = math.floor(max(have, 0.0))
+    detail = f"{whole} of {need} {what}"
+    minutes = None
+    if have > 0:
+        minutes = max(1, math.ceil((need - have) / have * elapsed_s / 60))
+        detail += f"; needs {need - whole} more, about {minutes} min at the traffic so far"
+    return Reason(trigger, "inconclusive", "min_samples", detail, have=whole, need=need, about_minutes=minutes)
+
+
+def _numbers(inputs: Inputs) -> dict[str, float | int]:
+    """Return what is known. A number that nobody could count is left out, never null."""
+    metrics, records = inputs.metrics, inputs.records
+    seen = metrics.violations is not None
+    violations = max(records.violations, _count(metrics.violations))
+    numbers: dict[str, float | int | None] = {
+        "isolation_violations_recorded": records.violations,
+        "isolation_violations": violations if seen or violations else None,
+        "isolation_checks": _known(metrics.checks),
+        "requests": _known(metrics.requests),
+        "exposed_isolated_requests": _known(metrics.exposed_isolated),
+        "isolation_upper95": _upper95(metrics.exposed_isolated) if seen and not violations else None,
+        "session_leaks": max(records.session_leaks, _net_leaks(metrics)) if metrics.session_leaks is not None else None,
+    }
+    if metrics.delivered is not None or metrics.lost is not None:
+        delivered, lost = metrics.delivered or 0.0, metrics.lost or 0.0
+        numbers |= {"owed_events": _whole(delivered + lost), "delivered_events": _whole(delivered)}
+        if delivered + lost > 0:
+            numbers["event_delivery_share"] = round(delivered / (delivered + lost), 6)
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _upper95(exposed: float | None) -> float | None:
+    """Return the rate of violations that so many clean requests exclude with 95 % certainty: 1 - 0.05^(1/n)."""
+    clean = math.floor(exposed or 0.0)
+    return round(1 - 0.05 ** (1 / clean), 6) if clean >= 1 else None
+
+
+def _net_leaks(metrics: MetricReading) -> int:
+    return max(0, _count(metrics.session_leaks) - _count(metrics.session_leaks_retracted))
+
+
+def _count(growth: float | None) -> int:
+    """Return a growth as a count. `increase()` extrapolates to fractions: any growth at all is at least one."""
+    return 0 if growth is None or growth <= 0 else max(1, round(growth))
+
+
+def _known(growth: float | None) -> int | None:
+    return None if growth is None else _whole(growth)
+
+
+def _whole(growth: float) -> int:
+    return max(0, round(growth))

@@ -1,0 +1,109 @@
+"""Every query a gate needs: the plan, the records of the rollout's time, decisions and the latch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from isolation_monitor.collector.gates.domain import RecordCounts
+from isolation_monitor.collector.storage.models import DecisionRow, RolloutRow, ViolationRow
+from isolation_monitor.telemetry.names import SESSION_LEAK
+
+Json = dict[str, Any]  # Any: JSON as it was stored
+
+_EXAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRollout:
+    """What the gate reads of a rollout. `failed_answer` is the answer that closed the latch."""
+
+    name: str
+    service: str
+    arm: str | None
+    min_exposed_requests: int
+    min_owed_events: int
+    started_at: datetime
+    failed_answer: Json | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One evaluation with all that went in."""
+
+    id: str
+    rollout: str
+    as_of: datetime
+    verdict: str
+    answer: Json
+    inputs: Json
+    config: Json
+    config_sha256: str
+    inputs_sha256: str
+
+
+class GateRepository:
+    """Queries on one connection; the caller owns the transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def rollout(self, name: str) -> WatchedRollout | None:
+        statement = (
+            select(RolloutRow.__table__, DecisionRow.answer)
+            .outerjoin_from(RolloutRow, DecisionRow, DecisionRow.id == RolloutRow.failed_decision_id)
+            .where(RolloutRow.name == name)
+        )
+        row = (await self._connection.execute(statement)).one_or_none()
+        if row is None:
+            return None
+        return WatchedRollout(row.name, row.service, row.arm, row.min_exposed_requests, row.min_owed_events, row.started_at, row.answer)
+
+    async def counts(self, service: str, arm: str | None, since: datetime) -> RecordCounts:
+        """Count what happened *and* arrived since `since`: a backlog of older records says nothing about this rollout."""
+        row = ViolationRow
+        mine: list[ColumnElement[bool]] = [
+            row.service == service,
+            row.received_at >= since,
+            row.time >= since,
+            row.synthetic.is_(False),
+            row.retracted_at.is_(None),
+        ]
+        if arm is not None:
+            mine.append(row.arm == arm)
+        crossing = row.grade.in_(("crossed", "reachable"))
+        total = func.coalesce(func.sum(row.count), 0)
+        violations = (await self._connection.execute(select(total).where(*mine, crossing))).scalar_one()
+        leaks = (await self._connection.execute(select(total).where(*mine, row.kind == SESSION_LEAK))).scalar_one()
+        examples = await self._connection.execute(select(row.id).where(*mine, crossing).order_by(row.time, row.id).limit(_EXAMPLES))
+        return RecordCounts(int(violations), int(leaks), tuple(examples.scalars()))
+
+    async def add(self, decision: Decision) -> None:
+        await self._connection.execute(
+            DecisionRow.__table__.insert(),  # type: ignore[attr-defined]  # declared as FromClause, is a Table
+            {field: getattr(decision, field) for field in Decision.__slots__},
+        )
+
+    async def latch(self, decision: Decision) -> None:
+        """Close the latch of the rollout with this decision, unless it is closed already."""
+        statement = (
+            update(RolloutRow)
+            .where(RolloutRow.name == decision.rollout, RolloutRow.failed_at.is_(None))
+            .values(failed_at=decision.as_of, failed_decision_id=decision.id)
+        )
+        await self._connection.execute(statement)
+
+    async def lock(self, rollout: str) -> None:
+        """Let other evaluations of this rollout wait for this transaction, so that none overtakes a closing latch."""
+        await self._connection.execute(select(RolloutRow.name).where(RolloutRow.name == rollout).with_for_update())
+
+    async def decision(self, rollout: str, decision_id: str) -> Decision | None:
+        statement = select(DecisionRow.__table__).where(DecisionRow.id == decision_id, DecisionRow.rollout == rollout)
+        row = (await self._connection.execute(statement)).one_or_none()
+        if row is None:
+            return None
+        return Decision(**{field: getattr(row, field) for field in Decision.__slots__})

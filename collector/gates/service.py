@@ -1,0 +1,156 @@
+"""A gate's evaluation, told in domain words: latch, count, judge, keep, answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from isolation_monitor.collector.clock import Clock, rfc3339
+from isolation_monitor.collector.gates.domain import VERDICT_CODES, GatePlan, Inputs, Judgement, MetricReading, judge
+from isolation_monitor.collector.gates.prometheus import PrometheusSource, SourceUnavailable
+from isolation_monitor.collector.gates.queries import Window, queries
+from isolation_monitor.collector.gates.repository import Decision, GateRepository, WatchedRollout
+from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.problems import NotFound
+from isolation_monitor.collector.storage.database import Database
+
+Json = dict[str, Any]  # Any: JSON
+
+_TARGETS = ("targets_up", "targets_down")
+
+
+class GateService:
+    def __init__(
+        self, database: Database, source: PrometheusSource | None, metrics: CollectorMetrics, clock: Clock, scrape_stale_after_s: float
+    ) -> None:
+        """`source` None means that no Prometheus is configured."""
+        self._database = database
+        self._source = source
+        self._metrics = metrics
+        self._clock = clock
+        self._scrape_stale_after_s = scrape_stale_after_s
+
+    async def evaluate(self, name: str, stage: str = "") -> Json:
+        """Return the answer `gate/v1` for a rollout; `stage` is only repeated in it.
+
+        Raises:
+            NotFound: there is no such rollout.
+            StoreUnavailable: there is no answer at all.
+        """
+        started = time.perf_counter()
+        answer = await self._answer(name, stage)
+        self._metrics.gate_evaluated(name, answer["verdict"], self._clock().timestamp(), time.perf_counter() - started)
+        return answer | {"stage": stage}
+
+    async def _answer(self, name: str, stage: str) -> Json:
+        async with self._database.reading() as connection:
+            rollout = await GateRepository(connection).rollout(name)
+        if rollout is None:
+            raise NotFound(f"there is no rollout {name[:100]!r}: start it with POST /v1/rollouts")
+        if rollout.failed_answer is not None:
+            return _latched(rollout.failed_answer)
+
+        as_of = self._clock()
+        reading, asked = await self._read_metrics(rollout, as_of)
+        async with self._database.reading() as connection:
+            records = await GateRepository(connection).counts(rollout.service, rollout.arm, rollout.started_at)
+        plan = GatePlan(
+            name, rollout.service, rollout.arm, rollout.min_exposed_requests, rollout.min_owed_events, self._scrape_stale_after_s
+        )
+        inputs = Inputs((as_of - rollout.started_at).total_seconds(), records, reading)
+        decision = _decide(plan, inputs, asked, as_of, rollout, stage)
+
+        async with self._database.writing() as connection:
+            repository = GateRepository(connection)
+            await repository.lock(name)
+            meanwhile = await repository.rollout(name)
+            if meanwhile is not None and meanwhile.failed_answer is not None:
+                return _latched(meanwhile.failed_answer)
+            await repository.add(decision)
+            if decision.verdict == "fail":
+                await repository.latch(decision)
+        return decision.answer
+
+    async def _read_metrics(self, rollout: WatchedRollout, as_of: datetime) -> tuple[MetricReading, dict[str, str]]:
+        if self._source is None:
+            return MetricReading(problem="no Prometheus is configured: set COLLECTOR_PROMETHEUS_URL"), {}
+        length_ms = max(1, round((as_of - rollout.started_at).total_seconds() * 1000))
+        asked = queries(Window(rollout.service, rollout.arm, length_ms))
+        try:
+            values = await self._source.read(asked, as_of)
+        except SourceUnavailable as error:
+            return MetricReading(problem=str(error)), asked
+        numbers: dict[str, Any] = {**values, **{name: int(values[name] or 0) for name in _TARGETS}}  # Any: int beside float
+        return MetricReading(**numbers), asked
+
+    async def decision(self, rollout: str, decision_id: str) -> Decision:
+        """Return a stored decision.
+
+        Raises:
+            NotFound: this rollout has no such decision.
+        """
+        async with self._database.reading() as connection:
+            found = await GateRepository(connection).decision(rollout, decision_id)
+        if found is None:
+            raise NotFound("this rollout has no decision with this id")
+        return found
+
+
+def _decide(plan: GatePlan, inputs: Inputs, asked: dict[str, str], as_of: datetime, rollout: WatchedRollout, stage: str) -> Decision:
+    judgement = judge(plan, inputs)
+    config = asdict(plan) | {"started_at": rfc3339(rollout.started_at)}
+    evidence = inputs.as_json() | {"queries": asked, "time": rfc3339(as_of)}
+    config_sha256 = _sha256(config)
+    decision_id = uuid.uuid4().hex
+    answer = _gate_answer(decision_id, plan, judgement, inputs, as_of, rollout.started_at, stage, config_sha256)
+    return Decision(decision_id, plan.rollout, as_of, judgement.verdict, answer, evidence, config, config_sha256, _sha256(evidence))
+
+
+def _gate_answer(
+    decision_id: str,
+    plan: GatePlan,
+    judgement: Judgement,
+    inputs: Inputs,
+    as_of: datetime,
+    started_at: datetime,
+    stage: str,
+    config_sha256: str,
+) -> Json:
+    """Return `gate/v1`. No member is ever null and none changes its type: conditions of rollout tools read them."""
+    answer: Json = {
+        "schema": "gate/v1",
+        "decision_id": decision_id,
+        "rollout": plan.rollout,
+        "stage": stage,
+        "service": plan.service,
+        "arm": plan.arm or "all",
+        "verdict": judgement.verdict,
+        "verdict_code": VERDICT_CODES[judgement.verdict],
+        "ok": judgement.verdict == "pass",
+        "rollback": judgement.verdict == "fail",
+        "hold": judgement.verdict in ("inconclusive", "error"),
+        "latched": False,
+        "reasons": [reason.as_json() for reason in judgement.reasons],
+        "metrics": judgement.metrics,
+        "started_at": rfc3339(started_at),
+        "as_of": rfc3339(as_of),
+        "config_sha256": config_sha256,
+    }
+    if inputs.metrics.data_age_s is not None:
+        answer["data_age_s"] = round(max(0.0, inputs.metrics.data_age_s), 3)
+    return answer
+
+
+def _latched(answer: Json) -> Json:
+    """Return the answer that closed the latch: traffic that recovers, or ends, after a failure proves nothing."""
+    return answer | {"latched": True}
+
+
+def _sha256(value: Json) -> str:
+    canonical = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The store: engine, tables, schema version. Features reach it through their `repository.py` only."""

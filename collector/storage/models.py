@@ -1,0 +1,180 @@
+"""Tables. Written only by `repository.py` of a feature; changed only together with a migration.
+
+Times are UTC. Rows of evidence are never updated except for the two columns of a violation that later records decide:
+its grade, which only rises, and the time of its retraction.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+Json = dict[str, Any]  # Any: whatever JSON the sender put there
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC on every database; SQLite keeps no zone, so it is taken off and put back here."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    # SQL NULL for a side that is not there, never the JSON text 'null'.
+    type_annotation_map = {datetime: UtcTime(), Json: JSON(none_as_null=True), list[Any]: JSON(none_as_null=True)}  # noqa: RUF012
+
+
+class ViolationRow(Base):
+    """One violation record. `grade_sent` is as it arrived; `grade` is the highest known."""
+
+    __tablename__ = "violations"
+    __table_args__ = (
+        Index("ix_violations_time_id", "time", "id"),
+        Index("ix_violations_service_received", "service", "received_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    service: Mapped[str] = mapped_column(String(100))
+    instance: Mapped[str] = mapped_column(String(200))
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(100))
+    grade: Mapped[str] = mapped_column(String(20))
+    grade_sent: Mapped[str] = mapped_column(String(20))
+    detector: Mapped[str] = mapped_column(String(100))
+    arm: Mapped[str] = mapped_column(String(20))
+    synthetic: Mapped[bool] = mapped_column(Boolean())
+    summary: Mapped[str] = mapped_column(Text())
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    count: Mapped[int] = mapped_column(BigInteger())
+    resource: Mapped[Json | None]
+    victim: Mapped[Json | None]
+    offender: Mapped[Json | None]
+    detail: Mapped[Json]
+    extra: Mapped[Json]
+    retracted_at: Mapped[datetime | None]
+
+
+class AmendmentRow(Base):
+    """A later word on a violation: its escalation to a graver grade, or its retraction. It may arrive first."""
+
+    __tablename__ = "amendments"
+    __table_args__ = (Index("ix_amendments_violation", "violation_id", "time"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    type: Mapped[str] = mapped_column(String(20))
+    violation_id: Mapped[str] = mapped_column(String(64))
+    service: Mapped[str] = mapped_column(String(100))
+    instance: Mapped[str] = mapped_column(String(200))
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    grade: Mapped[str | None] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text())
+    extra: Mapped[Json]
+
+
+class RunRow(Base):
+    """One run record: a run that did not end as it should."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_service_time", "service", "time"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    service: Mapped[str] = mapped_column(String(100))
+    instance: Mapped[str] = mapped_column(String(200))
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    run_id: Mapped[str] = mapped_column(String(200))
+    principal: Mapped[str | None] = mapped_column(String(64))
+    outcome: Mapped[str] = mapped_column(String(100))
+    duration_s: Mapped[float | None] = mapped_column(Float(53))
+    events: Mapped[list[Any]]
+    anomalies: Mapped[Json]
+    detail: Mapped[Json]
+    extra: Mapped[Json]
+
+
+class UnknownRecordRow(Base):
+    """A record of a type that this version does not know, kept as it came: a newer telemetry may speak first."""
+
+    __tablename__ = "unknown_records"
+    __table_args__ = (Index("ix_unknown_records_type_time", "type", "time"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    type: Mapped[str] = mapped_column(String(100))
+    service: Mapped[str] = mapped_column(String(100))
+    instance: Mapped[str] = mapped_column(String(200))
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    body: Mapped[Json]
+
+
+class NotificationRow(Base):
+    """One alert in one state, as Alertmanager told it. Telling it again raises `deliveries` and `last_received_at`."""
+
+    __tablename__ = "alert_notifications"
+    __table_args__ = (Index("ix_alert_notifications_received_id", "received_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Hash of group key, fingerprint, start and status: the identity of a notification."""
+    received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    deliveries: Mapped[int] = mapped_column(Integer())
+    status: Mapped[str] = mapped_column(String(20))
+    alertname: Mapped[str] = mapped_column(String(200), index=True)
+    group_key: Mapped[str] = mapped_column(Text())
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    receiver: Mapped[str] = mapped_column(String(200))
+    labels: Mapped[Json]
+    annotations: Mapped[Json]
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime | None]
+
+
+class RolloutRow(Base):
+    """A rollout under watch. `failed_at` is the latch: once set, it stays."""
+
+    __tablename__ = "rollouts"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    service: Mapped[str] = mapped_column(String(100))
+    arm: Mapped[str | None] = mapped_column(String(20))
+    min_exposed_requests: Mapped[int] = mapped_column(Integer())
+    min_owed_events: Mapped[int] = mapped_column(Integer())
+    started_at: Mapped[datetime]
+    failed_at: Mapped[datetime | None]
+    failed_decision_id: Mapped[str | None] = mapped_column(String(64))
+
+
+class DecisionRow(Base):
+    """One evaluation of a gate with all that went in. Append-only."""
+
+    __tablename__ = "gate_decisions"
+    __table_args__ = (Index("ix_gate_decisions_rollout_as_of", "rollout", "as_of"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    rollout: Mapped[str] = mapped_column(String(100), ForeignKey("rollouts.name"))
+    as_of: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(20))
+    answer: Mapped[Json]
+    inputs: Mapped[Json]
+    config: Mapped[Json]
+    config_sha256: Mapped[str] = mapped_column(String(64))
+    inputs_sha256: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,1 @@
+"""What is opened without the API: health, the collector's metrics, runbooks."""

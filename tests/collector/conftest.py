@@ -1,0 +1,182 @@
+"""A collector in this process on a real database: SQLite files always, PostgreSQL where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from isolation_monitor.collector.app import create_app
+from isolation_monitor.collector.clock import rfc3339
+from isolation_monitor.collector.settings import load_settings
+from isolation_monitor.collector.storage.schema import migrate
+from tests.real_parts.postgres import Postgres
+from tests.real_parts.postgres import postgres as running_postgres
+
+SEND, READ = "token-that-sends", "token-that-reads"
+START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One cluster for the session, with a migrated database to copy from."""
+    with running_postgres() as cluster:
+        url = cluster.create("migrated")
+        asyncio.run(migrate(url))
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a new, migrated database, on either kind."""
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'collector.sqlite3'}"
+        asyncio.run(migrate(url))
+        yield url
+        return
+    cluster: Postgres = request.getfixturevalue("postgres")
+    name = f"test_{next(_numbers)}"
+    yield cluster.create(name, template="migrated")
+    cluster.drop(name)
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
+    """The address of an SQLite database that was never migrated."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'empty.sqlite3'}"
+
+
+@dataclass
+class FrozenClock:
+    """A clock that moves only when told."""
+
+    now: datetime = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock()
+
+
+@dataclass
+class Api:
+    """A client of one collector, with both tokens at hand."""
+
+    client: httpx2.AsyncClient
+    app: Any
+    clock: FrozenClock
+    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    async def send(self, *records: object, **envelope: object) -> httpx2.Response:
+        return await self.client.post("/v1/records", json=self.batch(*records, **envelope), headers=bearer(SEND))
+
+    async def get(self, path: str, token: str | None = READ) -> httpx2.Response:
+        return await self.client.get(path, headers=bearer(token) if token else {})
+
+    async def post(self, path: str, body: object, token: str = READ) -> httpx2.Response:
+        return await self.client.post(path, json=body, headers=bearer(token))
+
+    def batch(self, *records: object, **envelope: object) -> dict[str, Any]:
+        return {
+            "schema": "records/1",
+            "service": "chat",
+            "instance": "host:1:1",
+            "sent_at": rfc3339(self.clock()),
+            "records": list(records),
+        } | envelope
+
+    def violation(self, **changes: object) -> dict[str, Any]:
+        """Return a valid violation record with an id of its own, happening now."""
+        return {
+            "type": "violation",
+            "id": f"violation-{next(self._ids):06d}",
+            "time": rfc3339(self.clock()),
+            "kind": "instance_reuse",
+            "grade": "reachable",
+            "detector": "instance_reuse",
+            "arm": "none",
+            "synthetic": False,
+            "summary": "agent: one instance was given to two requests",
+            "fingerprint": "9f2c000000000000",
+            "count": 1,
+            "resource": {"type": "instance", "name": "agent", "detail": {"serial": 12}},
+            "victim": self.side("a1b2c3d4e5f60718"),
+            "offender": self.side("18070f6e5d4c3b2a"),
+            "detail": {},
+        } | changes
+
+    def side(self, principal: str) -> dict[str, Any]:
+        return {
+            "principal": principal,
+            "request_id": "1-1",
+            "run_id": None,
+            "connection_id": None,
+            "transport": "websocket",
+            "route": "/ws",
+            "time": rfc3339(self.clock()),
+            "stack": ["examples/chat/agents.py:40 create_agent"],
+        }
+
+    def escalation(self, violation_id: str, **changes: object) -> dict[str, Any]:
+        about = {"violation_id": violation_id, "grade": "crossed", "reason": "the answer left"}
+        return {"type": "escalation", "id": f"escalation-{next(self._ids):06d}", "time": rfc3339(self.clock()), **about} | changes
+
+    def retraction(self, violation_id: str, **changes: object) -> dict[str, Any]:
+        about = {"violation_id": violation_id, "reason": "the connection came back after 2.1 s"}
+        return {"type": "retraction", "id": f"retraction-{next(self._ids):06d}", "time": rfc3339(self.clock()), **about} | changes
+
+    async def start_rollout(self, name: str = "canary-1", **plan: object) -> dict[str, Any]:
+        answer = await self.post("/v1/rollouts", {"name": name, "service": "chat", **plan})
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    async def gate(self, name: str = "canary-1") -> dict[str, Any]:
+        answer = await self.get(f"/v1/gates/{name}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def stored_ids(self) -> set[str]:
+        answer = await self.get("/v1/violations?limit=1000")
+        return {item["id"] for item in answer.json()["items"]}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def make_api(clock: FrozenClock) -> Callable[..., Any]:
+    """Return an async context manager that runs a collector with these settings."""
+    from contextlib import asynccontextmanager
+
+    @asynccontextmanager
+    async def build(database_url: str, **settings: object) -> AsyncIterator[Api]:
+        chosen = load_settings(database_url=database_url, send_token=SEND, read_token=READ, **settings)
+        app = create_app(chosen, clock)
+        # A defect must come out as an answer here too, as it does over HTTP.
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url="http://collector") as client:
+            yield Api(client, app, clock)
+
+    return build
+
+
+@pytest.fixture
+async def api(make_api: Callable[..., Any], database_url: str) -> AsyncIterator[Api]:
+    async with make_api(database_url) as running:
+        yield running

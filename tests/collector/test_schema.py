@@ -1,0 +1,71 @@
+"""Migrations: they make exactly the tables that the code uses, up and down, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from isolation_monitor.collector.storage.database import Database
+from isolation_monitor.collector.storage.models import Base
+from isolation_monitor.collector.storage.schema import _config, migrate, newest_revision
+
+
+async def look(url: str, question: Any) -> Any:
+    database = Database(url)
+    try:
+        async with database.reading() as connection:
+            return await connection.run_sync(question)
+    finally:
+        await database.close()
+
+
+async def test_the_migrated_schema_is_the_one_of_the_models(database_url: str) -> None:
+    def differences(connection: Connection) -> list[Any]:
+        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata)
+
+    assert await look(database_url, differences) == []
+
+
+async def test_downgrade_takes_everything_away_and_upgrade_brings_it_back(database_url: str) -> None:
+    def tables(connection: Connection) -> set[str]:
+        return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+    assert await migrate(database_url, "base", down=True) == (newest_revision(), None)
+    assert await look(database_url, tables) == set()
+
+    assert await migrate(database_url) == (None, newest_revision())
+    assert await look(database_url, tables) == set(Base.metadata.tables)
+
+
+async def test_migrating_again_changes_nothing(database_url: str) -> None:
+    assert await migrate(database_url) == (newest_revision(), newest_revision())
+
+
+async def test_replicas_that_migrate_at_the_same_time_all_succeed(database_url: str) -> None:
+    await migrate(database_url, "base", down=True)
+
+    results = await asyncio.gather(*(migrate(database_url) for _ in range(4)))
+
+    assert {after for _, after in results} == {newest_revision()}
+    assert sorted(before is None for before, _ in results) == [False, False, False, True]
+
+
+def test_every_migration_has_a_dated_file_name_and_says_what_it_locks() -> None:
+    for script in ScriptDirectory.from_config(_config()).walk_revisions():
+        name = Path(script.path).name
+        assert name[:11].replace("_", "").isdigit(), name
+        assert "Locks:" in (script.longdoc or script.doc), name
+        assert "Duration:" in script.longdoc, name
+
+
+@pytest.mark.parametrize("url", ["mysql://db/x", "sqlite://", "sqlite:///:memory:", "nonsense"])
+async def test_an_unusable_database_address_is_refused_in_plain_words(url: str) -> None:
+    with pytest.raises(ValueError, match=r"database"):
+        await migrate(url)
