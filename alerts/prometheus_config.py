@@ -1,0 +1,91 @@
+"""Prometheus's configuration: who is scraped, how often, and where alerts go.
+
+Three jobs. `isolation` reads the small page `/metrics/isolation` every second, because the interval is most of the
+time between a violation and its page. `isolation-main` reads the rest, `/metrics`, at a quiet pace. `collector` reads
+the collector's own `/metrics`. No target carries a `service` label: it is on the series themselves, so one target may
+serve several services, and the rules learn the service of a target that went down from `isolation_monitor_info`.
+Only fields that Prometheus 2.42 and 3.x both accept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+ISOLATION_JOB = "isolation"
+MAIN_JOB = "isolation-main"
+COLLECTOR_JOB = "collector"
+
+
+def render(
+    *,
+    isolation_targets: Sequence[str],
+    main_interval: str,
+    collector_target: str,
+    alertmanager: str,
+    rule_files: Sequence[str],
+    scrape_interval: str = "1s",
+    metrics_token_file: str | None = None,
+    collector_token_file: str | None = None,
+    file_sd: Sequence[str] = (),
+    collector_interval: str = "5s",
+) -> str:
+    """Return `prometheus.yml` as text.
+
+    Targets are `host:port`; intervals are Prometheus durations (`1s`, `15s`). `file_sd` are patterns of target files
+    that list the user's own services; both service jobs read them. Token files hold a bearer token and nothing else.
+    """
+    services: dict[str, Any] = {"static_configs": [{"targets": list(isolation_targets)}]} if isolation_targets else {}
+    if file_sd:
+        services["file_sd_configs"] = [{"files": list(file_sd), "refresh_interval": "10s"}]
+    config = {
+        "global": {"scrape_interval": main_interval, "evaluation_interval": main_interval},
+        "rule_files": list(rule_files),
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+        "scrape_configs": [
+            {
+                "job_name": ISOLATION_JOB,
+                "metrics_path": "/metrics/isolation",
+                "scrape_interval": scrape_interval,
+                "scrape_timeout": scrape_interval,
+                **_authorization(metrics_token_file),
+                **services,
+            },
+            {
+                "job_name": MAIN_JOB,
+                "metrics_path": "/metrics",
+                "scrape_interval": main_interval,
+                "scrape_timeout": main_interval if _seconds(main_interval) < 10 else "10s",
+                **_authorization(metrics_token_file),
+                **services,
+            },
+            {
+                "job_name": COLLECTOR_JOB,
+                "metrics_path": "/metrics",
+                "scrape_interval": collector_interval,
+                "scrape_timeout": collector_interval if _seconds(collector_interval) < 10 else "10s",
+                **_authorization(collector_token_file),
+                "static_configs": [{"targets": [collector_target]}],
+            },
+        ],
+    }
+    return yaml.safe_dump(config, sort_keys=False, width=140)
+
+
+def _authorization(token_file: str | None) -> dict[str, Any]:
+    return {} if token_file is None else {"authorization": {"type": "Bearer", "credentials_file": token_file}}
+
+
+def _seconds(duration: str) -> float:
+    """Return a simple Prometheus duration (`500ms`, `15s`, `1m`) in seconds.
+
+    Raises:
+        ValueError: the duration has another form.
+    """
+    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
+        number = duration.removesuffix(suffix)
+        if number != duration and number.isdigit():
+            return int(number) * factor
+    raise ValueError(f"interval {duration!r} is not a whole number with ms, s or m: write 15s or 1m")

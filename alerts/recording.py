@@ -1,0 +1,101 @@
+"""Recorded series: the six public names with the score's state, and what the blindness alerts share with the score.
+
+The score counts requests of the last minute that were exposed. It has no sample when none was (not measurable) and
+none when someone could have been missed (blind): a grey score, never a green one. Recorded names of our own read
+`level:metric:operations`.
+"""
+
+from __future__ import annotations
+
+from isolation_monitor.alerts.expressions import growth, p95, selector, summed
+from isolation_monitor.alerts.model import Group, Recording
+from isolation_monitor.alerts.prometheus_config import ISOLATION_JOB
+from isolation_monitor.alerts.thresholds import Thresholds
+from isolation_monitor.telemetry import names
+
+SEEN = "service_instance:isolation_monitor_info:last"
+TARGET_DOWN = "service:isolation_target_down:count"
+CHECKS_SILENT = "service:isolation_unchecked_requests:increase"
+ACTIVITY = "service_detector:isolation_activity:increase"
+_FIRST_ISOLATED = "service:isolation_exposed_first_isolated:increase"
+_ISOLATED = "service:isolation_exposed_isolated:increase"
+_VIOLATED = "service:isolation_exposed_violated:increase"
+
+DETECTOR_ACTIVITY: dict[str, str] = {
+    names.INHERITED_CONTEXT: selector(names.REQUESTS),
+    names.INSTANCE_REUSE: selector(names.INSTANCE_CREATE, "_count"),
+    names.WRONG_SOCKET: selector(names.EVENT_DELIVERIES),
+    names.FOREIGN_IDENTITY: selector(names.REQUESTS, verdict="!=unverified"),
+    names.SESSION_LEAK: selector(names.DB_CONNECTION_USE, "_count"),
+    names.SLOW_CREATION: selector(names.INSTANCE_CREATE, "_count"),
+    names.INCOMPLETE_RUN: selector(names.RUNS),
+}
+"""What each detector looks at. Silence is blindness only while this grows: no socket open means no socket to check."""
+
+
+def groups(t: Thresholds) -> list[Group]:
+    """Return the groups of recorded series, in the order of their dependence."""
+    return [
+        Group("isolation-score", "1s", [*_blindness(t), *_score(t), *_public(t)]),
+        Group("isolation-activity", "15s", _activity(t)),
+    ]
+
+
+def _blindness(t: Thresholds) -> list[Recording]:
+    b = t.blindness
+    up = f'up{{job="{ISOLATION_JOB}"}}'
+    down = f"max_over_time({up}[{t.score.blind_after}]) == 0"
+    requests = summed(f"increase({selector(names.REQUESTS)}[{b.checks_window}])")
+    http = summed(f"increase({selector(names.HTTP_DURATION, '_count', http_route='!~' + b.quiet_routes)}[{b.checks_window}])")
+    checks = summed(f"increase({selector(names.CHECKS, result='!=error')}[{b.checks_memory}])")
+    return [
+        Recording(SEEN, f"max by (service, instance) (last_over_time({names.MONITOR_INFO.name}[{b.remembered}]))"),
+        # Down: a known target that fails its scrapes, or a known service of which no target is left at all.
+        Recording(
+            TARGET_DOWN,
+            f"count by (service) ({SEEN} and on (instance) ({down}))\n"
+            f"or\n(count by (service) ({SEEN}) unless on (service) ({SEEN} and on (instance) {up}))",
+        ),
+        Recording(CHECKS_SILENT, f"({requests} > 0 or {http} > 0)\nunless\n{checks} > 0"),
+    ]
+
+
+def _score(t: Thresholds) -> list[Recording]:
+    window, memory = t.score.window, t.violation.memory
+    isolated = summed(growth(selector(names.REQUESTS, verdict="isolated", exposed="true"), window, memory))
+    reclassified = summed(growth(selector(names.RECLASSIFIED, exposed="true"), window, memory))
+    violated = summed(growth(selector(names.REQUESTS, verdict="violated", exposed="true"), window, memory))
+    state, score, seen = names.ISOLATION_SCORE_STATE, names.ISOLATION_SCORE, f"count by (service) ({SEEN})"
+    blind = f"({TARGET_DOWN} or {CHECKS_SILENT})"
+    return [
+        Recording(_FIRST_ISOLATED, isolated),
+        # A request reclassified after the window of its first count would make the difference negative.
+        Recording(_ISOLATED, f"clamp_min({_FIRST_ISOLATED} - ({reclassified} or 0 * {_FIRST_ISOLATED}), 0)"),
+        Recording(_VIOLATED, violated),
+        # Written from 100 downwards: without a violation it is 100 exactly, not 99.99999999999999.
+        Recording(score, f"100 - 100 * {_VIOLATED} / ({_ISOLATED} + {_VIOLATED} > 0)\nunless on (service) {blind}"),
+        Recording(state, f"count by (service) ({score}) or 0 * {seen}", {"state": "measured"}),
+        Recording(state, f"count by (service) {blind} or 0 * {seen}", {"state": "blind"}),
+        Recording(state, f"{seen} * 0 + 1 unless on (service) ({score} or {blind}) or 0 * {seen}", {"state": "not_measurable"}),
+    ]
+
+
+def _public(t: Thresholds) -> list[Recording]:
+    escaped = summed(f"increase({selector(names.FAILURES, outcome='escaped')}[{t.containment.window}])")
+    failures = summed(f"increase({selector(names.FAILURES)}[{t.containment.window}])")
+    lost = summed(f"increase({selector(names.EVENT_DELIVERIES, result='lost')}[{t.delivery.window}])")
+    owed = summed(f"increase({selector(names.EVENT_DELIVERIES)}[{t.delivery.window}])")
+    leaks, retracted = summed(selector(names.SESSION_LEAKS)), summed(selector(names.SESSION_LEAKS_RETRACTED))
+    return [
+        Recording(names.FAILURE_CONTAINMENT_RATE, f"100 - 100 * {escaped} / ({failures} > 0)"),
+        # `>= 0` drops NaN: no sample while nothing was created.
+        Recording(names.INSTANCE_CREATION_TIME_MS, f"1000 * {p95(names.INSTANCE_CREATE, t.score.window)} >= 0"),
+        Recording(names.EVENT_DELIVERY_RATE, f"100 - 100 * {lost} / ({owed} > 0)"),
+        Recording(names.WEBSOCKET_ISOLATION_VIOLATIONS, summed(selector(names.VIOLATIONS, kind=names.WRONG_SOCKET, synthetic="false"))),
+        Recording(names.SESSION_LEAK_COUNT, f"{leaks} - {retracted} or {leaks}"),
+    ]
+
+
+def _activity(t: Thresholds) -> list[Recording]:
+    window = t.blindness.detector_window
+    return [Recording(ACTIVITY, summed(f"increase({of}[{window}])"), {"detector": detector}) for detector, of in DETECTOR_ACTIVITY.items()]

@@ -1,0 +1,199 @@
+"""Scenarios of the alerts that read a grown counter. Each has one service per way in which a counter can move.
+
+The moment of truth is `at`; until then every service is silent. `fires`: 0 to 1. `fresh`: the series is born with 1
+(the trap: `increase()` never sees it). `reset`: 5 to 0, then 1. `reborn`: 5 to 2. `twin`: 1 to 0 to 1. `missed`: grew
+while its target was not scraped. Silent for ever: `back` (its target came back with the old value), `quiet`, `zero`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.real_parts.promtool import Firing, Scenario
+
+_GROWTH = {"fires": 1, "fresh": 1, "reset": 1, "reborn": 2, "twin": 1, "missed": 1}
+
+
+def _movements(at: int, seconds: int) -> dict[str, str]:
+    return {
+        "fires": f"0x{at - 1} 1x{seconds}",
+        "fresh": f"_x{at} 1x{seconds}",
+        "reset": f"5x{at - 11} 0x9 1x{seconds}",
+        "reborn": f"5x{at - 1} 2x{seconds}",
+        "twin": f"1x{at - 5} 0x3 1x{seconds}",
+        "missed": f"5x{at - 11} stale _x9 6x{seconds}",
+        "back": f"5x{at - 11} stale _x9 5x{seconds}",
+        "quiet": f"7x{at + seconds}",
+        "zero": f"0x{at + seconds}",
+    }
+
+
+@dataclass(frozen=True)
+class GrowthCase:
+    """One alert on a grown counter. `labels` are its own labels, `service` apart; `text` makes its description of a number."""
+
+    alert: str
+    metric: str
+    series_labels: dict[str, str]
+    labels: dict[str, str]
+    summary: str
+    text: Callable[[int, str], str]
+    silent: list[dict[str, str]] = field(default_factory=list)
+    window_s: int = 10
+    keep_s: int = 60
+
+    def scenario(self) -> Scenario:
+        at = (self.window_s + self.keep_s) * 2
+        series = {
+            _series(self.metric, {"service": service, **self.series_labels}): movement
+            for service, movement in _movements(at, self.window_s + self.keep_s + 60).items()
+        }
+        # Series of the same metric that are none of this alert's business jump by 9 at the same moment.
+        series |= {_series(self.metric, {"service": f"other{n}", **labels}): f"0x{at - 1} 9x200" for n, labels in enumerate(self.silent)}
+        firing = [
+            Firing({"service": service, **self.labels}, f"{service}: {self.summary}", self.text(number, service))
+            for service, number in _GROWTH.items()
+        ]
+        # The condition holds for the window; the alert is kept for `keep_s` after it and then resolves. The number in
+        # the text is that of the last moment when it held.
+        end = at + self.window_s + self.keep_s
+        return Scenario(f"{self.alert} grows", series, self.alert, {at - 1: [], at + 1: firing, end - 3: firing, end + 3: []})
+
+
+def _series(metric: str, labels: dict[str, str]) -> str:
+    return metric + "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
+_PAGE = {"action": "page"}
+_CRITICAL = {"severity": "critical", "rollback": "true", **_PAGE}
+_VIOLATIONS = "isolation_violations_total"
+
+GROWTH_CASES = [
+    GrowthCase(
+        "IsolationViolation",
+        _VIOLATIONS,
+        {"kind": "instance_reuse", "grade": "reachable", "synthetic": "false", "arm": "none"},
+        {"kind": "instance_reuse", "synthetic": "false", **_CRITICAL},
+        "isolation broken (instance_reuse)",
+        lambda n, service: (
+            f"State of one user reached, or could reach, another user's request: instance_reuse in {service}, about {n} requests in the last 10s. "
+            "Both sides of each are in the collector's evidence. Roll back first, then read it."
+        ),
+        silent=[
+            {"kind": "instance_reuse", "grade": "hygiene", "synthetic": "false"},
+            {"kind": "wrong_socket", "grade": "crossed", "synthetic": "false"},
+        ],
+    ),
+    GrowthCase(
+        "IsolationViolation",
+        _VIOLATIONS,
+        {"kind": "inherited_context", "grade": "crossed", "synthetic": "true", "arm": "on"},
+        {"kind": "inherited_context", "synthetic": "true", **_CRITICAL},
+        "isolation broken (inherited_context)",
+        lambda n, service: (
+            f"State of one user reached, or could reach, another user's request: inherited_context in {service}, about {n} requests in the last 10s. "
+            "Both sides of each are in the collector's evidence. Roll back first, then read it."
+        ),
+    ),
+    GrowthCase(
+        "WebSocketIsolationViolation",
+        _VIOLATIONS,
+        {"kind": "wrong_socket", "grade": "crossed", "synthetic": "false"},
+        {"kind": "wrong_socket", "synthetic": "false", **_CRITICAL},
+        "events of one user were sent to another user's WebSocket",
+        lambda n, service: (
+            f"About {n} events in the last 10s left {service} on the connection of a user who does not own them. Foreign data has been shown. "
+            "Roll back first; the evidence names both users' hashes and connections."
+        ),
+        silent=[{"kind": "instance_reuse", "grade": "crossed", "synthetic": "false"}],
+    ),
+    GrowthCase(
+        "IsolationScoreBelow100",
+        "isolation_requests_total",
+        {"verdict": "violated", "exposed": "true", "transport": "http", "arm": "none"},
+        _CRITICAL,
+        "the isolation score is below 100",
+        lambda n, service: (
+            f"About {n} requests of the last 10s in {service} were violated while requests of other users could reach them. "
+            "This alert counts requests; it does not read the rounded score."
+        ),
+        silent=[{"verdict": "isolated", "exposed": "true"}, {"verdict": "violated", "exposed": "false"}, {"verdict": "unverified", "exposed": "true"}],
+    ),
+    GrowthCase(
+        "RunIncomplete",
+        _VIOLATIONS,
+        {"kind": "incomplete_run", "grade": "hygiene", "synthetic": "false"},
+        {"kind": "incomplete_run", "synthetic": "false", "severity": "error", **_PAGE},
+        "runs end without the events they owe their users",
+        lambda n, service: (
+            f"About {n} runs of the last 10s in {service} ended, or their task died, before every event had left. "
+            "Each is a user who watches a run that never finishes."
+        ),
+        silent=[{"kind": "session_leak", "grade": "hygiene", "synthetic": "false"}],
+    ),
+    GrowthCase(
+        "SessionLeak",
+        _VIOLATIONS,
+        {"kind": "session_leak", "grade": "hygiene", "synthetic": "false"},
+        {"kind": "session_leak", "synthetic": "false", "severity": "error", "rollback": "true", **_PAGE},
+        "database sessions stay out after their request",
+        lambda n, service: (
+            f"About {n} database connections of {service} were not given back in the last 10s, after their request and the grace time. "
+            "When the pool is empty every user's request hangs."
+        ),
+        silent=[{"kind": "incomplete_run", "grade": "hygiene", "synthetic": "false"}],
+    ),
+    GrowthCase(
+        "SingletonReuse",
+        "isolation_instance_shared_total",
+        {"component": "agent"},
+        {"component": "agent", "severity": "error", "action": "ticket"},
+        "agent is shared between requests",
+        lambda n, service: (
+            f"About {n} instances of agent in the last 10s were given to a second request, though its factory is declared to make a fresh one for each. "
+            "Requests of different users page by IsolationViolation."
+        ),
+    ),
+    GrowthCase(
+        "IsolationTelemetryDropping",
+        "isolation_monitor_dropped_total",
+        {"reason": "queue_full"},
+        {"reason": "queue_full", "severity": "warning", "action": "ticket"},
+        "the monitor drops data (queue_full)",
+        lambda n, service: (
+            f"About {n} records, series or labels of {service} were dropped in the last 1m: queue_full. "
+            "Counts and pages stay right; evidence of violations may be missing."
+        ),
+        silent=[{"reason": "rate_limited"}],
+        window_s=60,
+        keep_s=300,
+    ),
+    GrowthCase(
+        "IsolationMonitorErrors",
+        "isolation_monitor_errors_total",
+        {"hook": "sqlalchemy"},
+        {"hook": "sqlalchemy", "severity": "error", "action": "ticket"},
+        "the monitor fails inside (sqlalchemy)",
+        lambda n, service: (
+            f"About {n} errors in the monitor's sqlalchemy hook in {service} in the last 1m. "
+            "Users notice nothing; requests during them were not checked there."
+        ),
+        window_s=60,
+        keep_s=300,
+    ),
+    GrowthCase(
+        "IsolationDetectorSilent",
+        "isolation_checks_total",
+        {"detector": "wrong_socket", "result": "error"},
+        {"detector": "wrong_socket", "severity": "error", **_PAGE},
+        "detector wrong_socket sees nothing",
+        lambda n, service: (
+            f"Detector wrong_socket of {service} has stopped checking while there is work for it, or its checks fail: "
+            f"about {n} chances to look went by unseen in up to 5m. Faults of that kind would stay hidden."
+        ),
+        silent=[{"detector": "wrong_socket", "result": "pass"}, {"detector": "wrong_socket", "result": "skipped"}],
+        window_s=60,
+        keep_s=300,
+    ),
+]

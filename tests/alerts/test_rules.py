@@ -1,0 +1,31 @@
+"""Every alert, proven by promtool: fires with exact labels and texts, silent just below, resolves, fresh series, reset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isolation_monitor.alerts import build
+from tests.alerts.scenarios import LINKS, SCENARIOS
+from tests.real_parts.promtool import run_tests, write_test
+
+RULE_FILES = [build.GENERATED / name for name in build.rules()]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_rules_do_what_the_scenario_says(scenario, tmp_path: Path):
+    result = run_tests(write_test(tmp_path / "test.yml", RULE_FILES, [scenario], LINKS))
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_alert_fires_and_stays_silent_in_some_scenario():
+    """An alert without a test is a page that nobody has ever seen."""
+    fired = {scenario.alert for scenario in SCENARIOS if any(scenario.firing.values())}
+    silent = {scenario.alert for scenario in SCENARIOS if not all(scenario.firing.values())}
+    every = {alert.name for alert in build.alerts()}
+
+    assert fired == every
+    # The dead man's switch has no silence to test: being silent is its failure.
+    assert silent == every - {"DeadMansSwitch"}

@@ -1,0 +1,1 @@
+"""Starters of the real programs that tests run against. Each process ends with its `with` block."""

@@ -1,0 +1,95 @@
+"""Rule tests with the real promtool: input series and expectations in Python, many scenarios in one process."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.real_parts.processes import binary
+
+
+@dataclass(frozen=True)
+class Firing:
+    """One alert expected to fire: all of its labels, and all of its annotations but the links."""
+
+    labels: dict[str, str]
+    summary: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Input series (one sample a second, in promtool's notation) and what must hold at moments given in seconds.
+
+    `firing` maps a moment to the alerts of `alert` that fire then, no more and no fewer; `samples` maps an expression
+    and a moment to its samples (`{series text: value}`).
+    """
+
+    name: str
+    series: dict[str, str]
+    alert: str = ""
+    firing: dict[int, Sequence[Firing]] = field(default_factory=dict)
+    samples: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
+    every_s: int = 1
+
+    def as_test(self, links: dict[str, dict[str, str]]) -> dict[str, Any]:
+        """Return the test group; `links` are the link annotations expected of each alert, templates and all."""
+        return {
+            "name": self.name,
+            "interval": "1s",
+            "input_series": [{"series": series, "values": values} for series, values in self.series.items()],
+            "alert_rule_test": [
+                {"eval_time": f"{moment}s", "alertname": self.alert, "exp_alerts": [self._expected(alert, links[self.alert]) for alert in firing]}
+                for moment, firing in self.firing.items()
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": expression,
+                    "eval_time": f"{moment}s",
+                    "exp_samples": [{"labels": labels, "value": value} for labels, value in samples.items()],
+                }
+                for (expression, moment), samples in self.samples.items()
+            ],
+        }
+
+    @staticmethod
+    def _expected(alert: Firing, links: dict[str, str]) -> dict[str, Any]:
+        service = alert.labels["service"]
+        opened = {name: link.replace("{{ $labels.service | urlquery }}", service) for name, link in links.items()}
+        return {"exp_labels": alert.labels, "exp_annotations": {"summary": alert.summary, "description": alert.description, **opened}}
+
+
+def write_test(file: Path, rule_files: Iterable[Path], scenarios: Iterable[Scenario], links: dict[str, dict[str, str]]) -> Path:
+    """Write one test file of promtool; all scenarios in it share one evaluation interval."""
+    chosen = list(scenarios)
+    (every_s,) = {scenario.every_s for scenario in chosen}
+    tree = {
+        "rule_files": [str(rules) for rules in rule_files],
+        "evaluation_interval": f"{every_s}s",
+        "tests": [scenario.as_test(links) for scenario in chosen],
+    }
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return file
+
+
+def run_tests(*files: Path) -> subprocess.CompletedProcess[str]:
+    """Run promtool on test files; the exit code is 0 when all of them pass."""
+    return subprocess.run([binary("promtool"), "test", "rules", *map(str, files)], capture_output=True, text=True, timeout=300)
+
+
+def ramp(*segments: tuple[int, float], start: float = 0) -> str:
+    """Return a counter in promtool's notation: for so many seconds it grows by so much a second, then by the next.
+
+    >>> ramp((3, 1), (2, 0))
+    '0+1x2 3+0x1'
+    """
+    parts, value = [], start
+    for seconds, rate in segments:
+        parts.append(f"{value:g}+{rate:g}x{seconds - 1}")
+        value += seconds * rate
+    return " ".join(parts)
