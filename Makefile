@@ -1,0 +1,49 @@
+# One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup parts parts-optional demo demo-once test test-slow check bench up lock
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+STAMP := .venv/.made
+# Two workers: the machine that CI has; PYTEST_ARGS adds to any test command.
+WORKERS ?= 2
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install everything into it (the other commands do it by themselves)
+
+$(STAMP): pyproject.toml requirements/ci.txt scripts/setup scripts/make_venv.py
+	@scripts/setup
+	@touch $(STAMP)
+
+parts: $(STAMP)
+	@$(BIN)/python scripts/ensure_parts.py --for demo
+
+parts-optional: $(STAMP)
+	@$(BIN)/python scripts/ensure_parts.py --for tests --optional
+
+demo: parts ## bring the whole stack up with traffic and a live status; Ctrl-C leaves nothing behind
+	@exec $(BIN)/isomon demo up
+
+demo-once: parts ## the same stack as a scripted story: six faults proven, paged and gated (under 4 minutes)
+	@exec $(BIN)/isomon demo once
+
+test: parts-optional ## the tests, real parts included (under 10 minutes)
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-slow: parts-optional ## kill loops, simulations and the whole story (under 30 minutes)
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: parts-optional ## format, lint, types, import contracts, alert rules, generated files
+	@scripts/check
+
+bench: $(STAMP) ## benchmarks: tables, and build/bench/*.json
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+up: ## the stack in containers: docker compose -f docker-compose.monitoring.yml up
+	docker compose -f docker-compose.monitoring.yml up
+
+lock: $(STAMP)
+	@$(BIN)/python scripts/lock.py

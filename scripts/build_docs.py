@@ -1,0 +1,134 @@
+"""Write the generated parts of docs/: metrics.md and settings.md from the code, and the alert table of alerts.md from the rules.
+
+    python scripts/build_docs.py [--check]
+
+`--check` writes nothing and exits 1 when a page differs from what it would write.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from isolation_monitor.alerts import build as alerts
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.settings import PREFIX, Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GENERATED = "<!-- Written by scripts/build_docs.py; change the code, then run `make docs`. -->"
+
+
+def metrics_page() -> str:
+    lines = [
+        "# Metrics",
+        "",
+        GENERATED,
+        "",
+        "Every series carries `service`. No user, session, run, connection or request id is ever a label; those are in the records.",
+        "`/metrics/isolation` is small and scraped each second; `/metrics` carries the rest. All children of closed label sets exist at 0",
+        "from the start, so that `increase()` sees the first violation. Histograms have `_bucket`, `_sum` and `_count`.",
+        "",
+        "## The six public series",
+        "",
+        "Recorded by the rules in `alerts/`, by `service`.",
+        "",
+        "| name | meaning |",
+        "| --- | --- |",
+        *(f"| `{name}` | {text} |" for name, text in names.PUBLIC_SERIES.items()),
+        f"| `{names.ISOLATION_SCORE_STATE}` | 1 for the state in force: {', '.join(f'`{s}`' for s in names.SCORE_STATES)}. |",
+    ]
+    for endpoint, path in (("isolation", "/metrics/isolation"), ("main", "/metrics")):
+        lines += ["", f"## `{path}`", "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        for metric in names.CATALOGUE:
+            if metric.endpoint == endpoint:
+                labels = "; ".join(f"`{label}`: {_values(values)}" for label, values in metric.labels.items())
+                lines.append(f"| `{metric.name}` | {metric.type} | {labels or '-'} | {metric.help} |")
+    lines += [
+        "",
+        "## Buckets",
+        "",
+        *(f"- `{m.name}`: {', '.join(f'{b:g}' for b in m.buckets)} s" for m in names.CATALOGUE if m.buckets),
+        "",
+        "## Kinds and grades",
+        "",
+        "`crossed`: foreign data left the process. `reachable`: shared state that could cross. `hygiene`: leaks and stalls; the score",
+        "is not lowered. A violation whose grade rises counts once in each grade it reached.",
+        "",
+        "| kind | grades |",
+        "| --- | --- |",
+        *(f"| `{kind}` | {', '.join(grades)} |" for kind, grades in names.KIND_GRADES.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _values(values: tuple[str, ...] | int) -> str:
+    return f"at most {values} values, then `{names.OTHER}`" if isinstance(values, int) else ", ".join(values)
+
+
+def settings_page() -> str:
+    lines = [
+        "# Settings",
+        "",
+        GENERATED,
+        "",
+        "An argument of `IsolationMonitor.from_env(...)` beats the environment, which beats `[tool.isolation]` in `pyproject.toml`, which",
+        "beats the default. A wrong value fails at start and says what to write. `OTEL_SERVICE_NAME` names the service where nothing",
+        "else does; `OTEL_SDK_DISABLED=true` switches the monitor off.",
+        "",
+        "| setting | environment | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for setting in fields(Settings):
+        default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        shown = f"`{default}`" if default not in (None, "") else "-"
+        lines.append(f"| `{setting.name}` | `{PREFIX}{setting.name.upper()}` | {shown} | {setting.metadata['doc']} |")
+    return "\n".join(lines) + "\n"
+
+
+def alerts_page() -> str:
+    lines = [
+        "# Alerts",
+        "",
+        GENERATED,
+        "",
+        "`page` wakes someone, `ticket` waits for morning. Alerts marked as rollback triggers carry `rollback=\"true\"`. Each has a runbook,",
+        "which the collector serves at `/runbooks/NAME`, and rule tests that fire it, keep it silent just below, and resolve it.",
+        "",
+        "| alert | severity | action | rollback | what it says |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for text in alerts.rules("http://localhost:8400", None).values():
+        for group in yaml.safe_load(text)["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    labels = rule["labels"]
+                    name = rule["alert"]
+                    summary = " ".join(rule["annotations"]["summary"].split())
+                    lines.append(
+                        f"| [{name}](../alerts/runbooks/{name}.md) | {labels['severity']} | {labels.get('action', '-')} "
+                        f"| {'yes' if labels.get('rollback') == 'true' else '-'} | {summary} |"
+                    )
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"metrics.md": metrics_page, "settings.md": settings_page, "alerts.md": alerts_page}
+
+
+def main() -> int:
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for name, build in PAGES.items():
+        path, text = DOCS / name, build()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{'differs' if check else 'wrote'}: {', '.join(stale)}\n" if stale else "docs are current\n")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
