@@ -25,12 +25,12 @@ Message = MutableMapping[str, Any]
 App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
-def build(stack: Stack, routes: int = 1) -> Any:
-    """Return a fresh application with `/items/{item_id}` as the last of so many routes."""
-    return _fastapi(routes) if stack == "fastapi" else _starlette(routes)
+def build(stack: Stack, routes: int = 1, **arguments: Any) -> Any:
+    """Return a fresh application with `/items/{item_id}` as the last of so many routes; `arguments` go to its class."""
+    return _fastapi(routes, **arguments) if stack == "fastapi" else _starlette(routes, **arguments)
 
 
-def _starlette(routes: int) -> Starlette:
+def _starlette(routes: int, **arguments: Any) -> Starlette:
     async def item(request: Request) -> Response:
         return JSONResponse({"id": int(request.path_params["item_id"]), "name": "lamp"})
 
@@ -38,11 +38,11 @@ def _starlette(routes: int) -> Starlette:
         return JSONResponse(large_body())
 
     others = [Route(f"/other{n}/{{item_id}}", item) for n in range(routes - 1)]
-    return Starlette(routes=[*others, Route("/items/{item_id}", item), Route("/body", body)])
+    return Starlette(routes=[*others, Route("/items/{item_id}", item), Route("/body", body)], **arguments)
 
 
-def _fastapi(routes: int) -> FastAPI:
-    app = FastAPI()
+def _fastapi(routes: int, **arguments: Any) -> FastAPI:
+    app = FastAPI(**arguments)
 
     async def item(item_id: int) -> dict[str, Any]:
         return {"id": item_id, "name": "lamp"}

@@ -31,6 +31,7 @@ class Peer:
     app: Any
     flush: Callable[[], object]
     recorded: Callable[[], dict[str, int]]
+    close: Callable[[], object]
 
 
 class CountingExporter(SpanExporter):
@@ -98,50 +99,46 @@ def missing(stack: Stack) -> list[tuple[str, str]]:
 def peers(stack: Stack, routes: int = 1) -> list[Peer]:
     """Return every installed peer of a stack, around an application of its own."""
     absent = {name for name, _ in missing(stack)}
-    makers: dict[str, Callable[[Any], Peer]] = {PFI: _pfi, _otel_name(stack): _otel_fastapi if stack == "fastapi" else _otel_starlette}
+    makers: dict[str, Callable[[Stack, int], Peer]] = {PFI: _pfi, _otel_name(stack): _otel_fastapi if stack == "fastapi" else _otel_starlette}
     if stack == "fastapi":
         makers[NATIVE] = _native
-    return [make(build(stack, routes)) for name, make in makers.items() if name not in absent]
+    return [make(stack, routes) for name, make in makers.items() if name not in absent]
 
 
-def _pfi(app: Any) -> Peer:
+def _pfi(stack: Stack, routes: int) -> Peer:
     from prometheus_fastapi_instrumentator import Instrumentator
 
-    registry = CollectorRegistry()
+    app, registry = build(stack, routes), CollectorRegistry()
     Instrumentator(registry=registry).instrument(app)
 
     def recorded() -> dict[str, int]:
         samples = (s for family in registry.collect() for s in family.samples if s.name == "http_requests_total")
         return {"requests": int(sum(s.value for s in samples))}
 
-    return Peer(PFI, app, _nothing, recorded)
+    return Peer(PFI, app, _nothing, recorded, _nothing)
 
 
-def _otel_fastapi(app: Any) -> Peer:
+def _otel_fastapi(stack: Stack, routes: int) -> Peer:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-    telemetry = Telemetry()
+    app, telemetry = build(stack, routes), Telemetry()
     FastAPIInstrumentor.instrument_app(app, tracer_provider=telemetry.traces, meter_provider=telemetry.metrics)
-    return Peer(OTEL, app, telemetry.flush, telemetry.recorded)
+    return Peer(OTEL, app, telemetry.flush, telemetry.recorded, telemetry.close)
 
 
-def _otel_starlette(app: Any) -> Peer:
+def _otel_starlette(stack: Stack, routes: int) -> Peer:
     # The package for Starlette is this middleware and a lookup of the route.
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
     telemetry = Telemetry()
-    wrapped = OpenTelemetryMiddleware(app, tracer_provider=telemetry.traces, meter_provider=telemetry.metrics)
-    return Peer(OTEL_ASGI, wrapped, telemetry.flush, telemetry.recorded)
+    wrapped = OpenTelemetryMiddleware(build(stack, routes), tracer_provider=telemetry.traces, meter_provider=telemetry.metrics)
+    return Peer(OTEL_ASGI, wrapped, telemetry.flush, telemetry.recorded, telemetry.close)
 
 
-def _native(app: Any) -> Peer:
-    from fastapi.telemetry._asgi import NativeTelemetry
-
+def _native(stack: Stack, routes: int) -> Peer:
     telemetry = Telemetry()
-    # The same as FastAPI(telemetry={...}); the application is already built here.
-    app._telemetry.update(tracer_provider=telemetry.traces, meter_provider=telemetry.metrics)
-    app._native_telemetry = NativeTelemetry(app._telemetry)
-    return Peer(NATIVE, app, telemetry.flush, telemetry.recorded)
+    app = build(stack, routes, telemetry={"tracer_provider": telemetry.traces, "meter_provider": telemetry.metrics})
+    return Peer(NATIVE, app, telemetry.flush, telemetry.recorded, telemetry.close)
 
 
 def _otel_name(stack: Stack) -> str:

@@ -34,7 +34,7 @@ def up(users: Users = 30, state_file: StateFile = None) -> None:
     """
     with _explained():
         # Ctrl-C is how a demonstration ends: no failure.
-        raise typer.Exit(session.run(session.up(Console(), state_file or state.default_file(), users), interrupted=session.EXIT_OK))
+        raise typer.Exit(session.run(session.up(_console(), state_file or state.default_file(), users), interrupted=session.EXIT_OK))
 
 
 @app.command()
@@ -50,7 +50,7 @@ def once(
     """
     with _explained():
         file = report or layout.checkout() / "build" / "demo" / "report.json"
-        raise typer.Exit(session.run(session.once(Console(), file, repeat=repeat, users=users, clean_s=clean_seconds)))
+        raise typer.Exit(session.run(session.once(_console(), file, repeat=repeat, users=users, clean_s=clean_seconds)))
 
 
 @app.command()
@@ -63,14 +63,14 @@ def inject(
     Example: isomon demo inject wrong-socket
     """
     with _explained():
-        raise typer.Exit(asyncio.run(session.inject(Console(), state_file or state.default_file(), fault)))
+        raise typer.Exit(asyncio.run(session.inject(_console(), state_file or state.default_file(), fault)))
 
 
 @app.command()
 def heal(state_file: StateFile = None) -> None:
     """Switch every defect of the running chat service off."""
     with _explained():
-        raise typer.Exit(asyncio.run(session.heal(Console(), state_file or state.default_file())))
+        raise typer.Exit(asyncio.run(session.heal(_console(), state_file or state.default_file())))
 
 
 @app.command("status")
@@ -81,6 +81,11 @@ def show_status(
     with _explained():
         numbers = asyncio.run(session.numbers(state_file or state.default_file()))
         print(json.dumps(numbers.as_json()) if as_json else status.line(numbers))
+
+
+def _console() -> Console:
+    # A log has no width; 80 columns would cut the tables.
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Cleans up after a driver that died: ends its processes and removes its files, even after `kill -9`.
 
 The driver starts it first and holds the writing end of its standard input. Each line names something to clean:
-`group PGID`, `folder PATH` or `file PATH`. When the input ends, the driver is gone, whatever the reason: every group
-gets SIGTERM, then SIGKILL, and every path is removed. A driver that has cleaned up by itself leaves nothing to do.
+`group PGID` or `path PATH`; `forget PGID` takes a group back. When the input ends, the driver is gone, whatever the
+reason: every group gets SIGTERM, then SIGKILL, and every path is removed. A driver that has cleaned up by itself
+leaves nothing to do.
 """
 
 from __future__ import annotations
@@ -75,11 +76,11 @@ def remove(paths: Iterable[Path]) -> None:
 
 def _processes() -> Iterable[tuple[int, str]]:
     """Yield process group and state of every process of this machine, from /proc."""
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError, ValueError):
                 # The name in brackets may contain anything, spaces and brackets too: read behind the last one.
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 yield int(fields[2]), fields[0]
 
 

@@ -50,6 +50,13 @@ def coverage(before: Totals, after: Totals) -> float | None:
     return None if requests <= 0 else 1.0 - unverified / requests
 
 
+async def recent_coverage(metrics: Prometheus) -> float | None:
+    """Return the share (0-1) of the last minute's requests that were judged; None without requests."""
+    requests = f"{names.REQUESTS.name}{{{_OF_SERVICE}"
+    share = await metrics.value(f'1 - sum(increase({requests},verdict="unverified"}}[1m])) / (sum(increase({requests}}}[1m])) > 0)')
+    return None if share is None else max(0.0, share)
+
+
 async def score(metrics: Prometheus) -> float | None:
     """Return the isolation score, 0-100; None while it is not measurable."""
     return await metrics.value(SCORE)

@@ -89,18 +89,17 @@ class Report:
 def table(trials: list[FaultTrial]) -> Table:
     """Return the trials as a table for a terminal."""
     shown = Table(title="From the first harm, seconds", title_justify="left")
-    for heading in ("fault", "harm seen", "record", "metric", "page", "alert", "gate", "kind, grade"):
-        shown.add_column(heading, justify="right" if heading in ("record", "metric", "page") else "left")
+    for heading in ("fault", "record", "metric", "page", "alert", "gate", "grade"):
+        shown.add_column(heading, justify="right" if heading in ("record", "metric", "page") else "left", overflow="fold")
     for trial in trials:
         shown.add_row(
             trial.fault,
-            "yes" if trial.harm_proven else "NO",
             _seconds(trial.record_s),
             _seconds(trial.metric_s),
             _seconds(trial.page_s),
             trial.alert or "-",
             f"{trial.gate_before or '-'} > {trial.gate_after or '-'}",
-            f"{trial.kind or '-'}, {trial.grade or '-'}",
+            trial.grade or "-",
         )
     return shown
 

@@ -27,7 +27,7 @@ LAST_PAGES = 5
 
 @dataclass(slots=True)
 class Numbers:
-    """One look at the running stack. `score` is 0-100 and None while not measurable; `coverage` is 0-1; rates are per second."""
+    """One look at the running stack. `score` is 0-100, None while not measurable; `coverage` is 0-1, of the last minute."""
 
     score: float | None = None
     state: str = "unknown"
@@ -81,12 +81,11 @@ async def look(parts: Parts, *, since: float) -> Numbers:
     """Return the numbers that need no memory: also for a second terminal. `since` is the Unix time from which pages count."""
     metrics = parts.prometheus
     totals = await measures.totals(metrics)
-    judged = totals.requests - totals.verdicts["unverified"]
     notifications = [n for n in await parts.collector.notifications(since=since) if n.alertname != DEAD_MANS_SWITCH]
     return Numbers(
         score=await measures.score(metrics),
         state=await measures.score_state(metrics),
-        coverage=judged / totals.requests if totals.requests else None,
+        coverage=await measures.recent_coverage(metrics),
         exposed=totals.exposed,
         requests=totals.requests,
         violations=totals.violations,

@@ -39,7 +39,7 @@ class Connection:
 class RequestContext:
     """One request under judgement. `serial` rises with time within the process; `started` is `time.perf_counter()`.
 
-    Slots, all set at once: reading a default from the class costs more, in CPython 3.11, than setting it here.
+    Slots, all but the sealed ones set at once: reading a default from the class costs more, in CPython 3.11, than setting it.
     """
 
     __slots__ = (
@@ -48,7 +48,6 @@ class RequestContext:
         "checkouts",
         "connection",
         "endpoint",
-        "entered",
         "exposed",
         "failed",
         "finished",
@@ -77,8 +76,6 @@ class RequestContext:
         self.started = _clock()
         self.status = 0
         self.arm = "none"
-        self.entered = 0
-        """Sequence number of this request's entry in the exposure ledger."""
         self.exposed = False
         self.violated = False
         self.unverifiable = False
@@ -95,9 +92,7 @@ class RequestContext:
         self.pending: list[Any] | None = None
         """Findings that wait for the route to be known."""
         self.violations: list[Violation] | None = None
-        self.route_object: Any = None
-        self.endpoint: Any = None
-        self.method = ""
+        # Until `seal` has set `scope` to None, `route_object`, `endpoint` and `method` do not exist.
 
     def seal(self) -> None:
         """Keep what evidence may need of the scope, and let the scope go: a finished request must not hold the host's objects."""
@@ -126,56 +121,47 @@ class RequestContext:
 CURRENT: ContextVar[RequestContext | None] = ContextVar("isolation_monitor_request", default=None)
 
 
+class _Nobody:
+    """Stands for the requests without a principal, which are one side of an overlap like any principal's."""
+
+    __slots__ = ("live",)
+
+    def __init__(self) -> None:
+        self.live = 0
+
+
 class Exposure:
     """Tells which requests overlapped a request of another principal, in a few integer operations each.
 
     A request is exposed when, between its entry and its end, a request of another principal was live in this process or
-    a connection of another principal was open: an event could have gone there. Written by one event loop; a second loop
-    in the same process may miss an overlap, never invent one.
+    a connection of another principal was open: an event could have gone there. That is so exactly when the latest moment
+    at which somebody entered while, himself included, more than one principal was live, is not before its own entry.
+    Moments are serial numbers. Written by one event loop; a second loop in the same process may miss an overlap.
     """
 
-    __slots__ = ("_latest", "_latest_other", "_latest_principal", "_live", "_sequence")
+    __slots__ = ("latest_overlap", "nobody", "principals")
 
     def __init__(self) -> None:
-        self._live: dict[Principal | None, int] = {}
-        self._sequence = 0
-        self._latest_principal: Principal | None = None
-        self._latest = 0
-        self._latest_other = 0
+        self.nobody = _Nobody()
+        self.principals = 0
+        """Principals with something live now."""
+        self.latest_overlap = 0
 
-    def enter(self, request: RequestContext) -> None:
-        principal = request.principal
-        live = self._live
-        if live:
-            request.exposed = len(live) > 1 or principal not in live
-        # The body of hold(), written out: this runs for every request.
-        self._sequence = request.entered = sequence = self._sequence + 1
-        live[principal] = live.get(principal, 0) + 1
-        if principal is not self._latest_principal:
-            self._latest_other = self._latest
-            self._latest_principal = principal
-        self._latest = sequence
+    def enter(self, principal: Principal | None, serial: int) -> None:
+        """Count something of a principal as live until `leave`."""
+        who = self.nobody if principal is None else principal
+        if not who.live:
+            self.principals += 1
+        who.live += 1
+        if self.principals > 1:
+            self.latest_overlap = serial
 
-    def leave(self, request: RequestContext) -> None:
-        principal = request.principal
-        if not request.exposed:
-            other = self._latest if principal is not self._latest_principal else self._latest_other
-            request.exposed = other > request.entered
-        self.release(principal)
-
-    def hold(self, principal: Principal | None) -> None:
-        """Count a principal as live, for an open connection, until `release`."""
-        self._sequence += 1
-        self._live[principal] = self._live.get(principal, 0) + 1
-        if principal is not self._latest_principal:
-            self._latest_other = self._latest
-            self._latest_principal = principal
-        self._latest = self._sequence
-
-    def release(self, principal: Principal | None) -> None:
-        live = self._live
-        count = live.get(principal, 0)
-        if count > 1:
-            live[principal] = count - 1
-        elif count:
-            del live[principal]
+    def leave(self, principal: Principal | None, serial: int) -> bool:
+        """End what `enter` began with the same two; return whether it was exposed."""
+        who = self.nobody if principal is None else principal
+        if who.live > 1:
+            who.live -= 1
+        elif who.live:
+            who.live = 0
+            self.principals -= 1
+        return self.latest_overlap >= serial

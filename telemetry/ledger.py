@@ -104,7 +104,8 @@ class Ledger:
 
         `late_principal` is whom authentication inside the application named, for a request that had none at entry.
         """
-        self.exposure.leave(request)
+        if self.exposure.leave(request.principal, request.serial):
+            request.exposed = True
         if late_principal is not None:
             request.principal = late_principal
         request.finished = True

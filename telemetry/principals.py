@@ -25,12 +25,14 @@ INTERNED_LIMIT: Final = 10_000
 class Principal:
     """One user (and tenant) as an identity in memory: interned, so two requests of one user share one object while remembered."""
 
-    __slots__ = ("_hash", "_hasher", "id", "is_credential")
+    __slots__ = ("_hash", "_hasher", "id", "is_credential", "live")
 
     def __init__(self, id: str, hasher: PrincipalHasher, is_credential: bool = False) -> None:
         self.id = id
         self.is_credential = is_credential
         """True when the id is a digest of a credential, so it cannot be compared with user ids in answers."""
+        self.live = 0
+        """How many of its requests and connections are live. Kept by `context.Exposure`, here so that it needs no table."""
         self._hasher = hasher
         self._hash: str | None = None
 
@@ -77,17 +79,16 @@ class Principals:
 
         Used when no extractor is declared: each credential is one principal, known by its digest only.
         """
-        cookie = None
+        # On the request path: where both are sent, one comparison per header is enough.
         for name, value in headers:
             if name == b"authorization":
-                return self._credential(value)
+                return self._by_credential.get(value) or self._credential(value)
+        for name, value in headers:
             if name == b"cookie":
-                cookie = value
-        if cookie is not None:
-            for part in cookie.split(b";"):
-                key = part.partition(b"=")[0].strip().lower()
-                if b"session" in key or key in (b"sid", b"token", b"auth"):
-                    return self._credential(part.strip())
+                for part in value.split(b";"):
+                    key = part.partition(b"=")[0].strip().lower()
+                    if b"session" in key or key in (b"sid", b"token", b"auth"):
+                        return self._credential(part.strip())
         return None
 
     def _credential(self, value: bytes) -> Principal:

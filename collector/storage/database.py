@@ -90,9 +90,18 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:  # Any: the adapte
     # The driver's own BEGIN comes too late (before the first write only); ours comes from the "begin" event.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        # Only in a new file: later the pragma would write, and every new connection wait for the lock.
+        cursor.execute("PRAGMA page_count")
+        if not cursor.fetchone()[0]:
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except Exception:
+        # The pool forgets a connection whose set-up failed; its thread would live on.
+        connection.close()
+        raise
 
 
 def _begin(connection: Connection) -> None:

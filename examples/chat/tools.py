@@ -6,6 +6,7 @@ A tool is a plain function of its argument and of what the agent was given; none
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ def calculator(expression: str) -> str:
         raise ToolError("not possible: too long for my calculator")
     try:
         value = _value(ast.parse(expression.strip(), mode="eval").body)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OverflowError(expression)
         return str(value) if isinstance(value, int) else f"{value:.12g}"
     except ZeroDivisionError:
         raise ToolError("not possible: it divides by zero") from None

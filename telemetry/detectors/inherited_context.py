@@ -27,20 +27,24 @@ _PLAIN: Final = (str, bytes, int, float, bool, type(None))
 """Exact types whose comparison runs no code of the host."""
 
 
-def enter(request: RequestContext, earlier: RequestContext | None, reporter: Reporter) -> None:
+def enter(request: RequestContext, earlier: RequestContext | None) -> None:
     """Check the context at a request's entry, then make the request the context's own."""
     context = copy_context()
     if earlier is None:
         request.baseline = context
     else:
-        request.baseline = earlier.baseline
-        if _is_another_principal(request, earlier) and (earlier.finished or earlier.responded):
-            crossed = inherited_variables(context, earlier.baseline)
-            if crossed:
-                # Sides are described once the route is known; the values must be judged now, before the handler runs.
-                request.pending = [*(request.pending or ()), (earlier, crossed)]
-                request.exposed = True
+        _judge(request, earlier, context)
     CURRENT.set(request)
+
+
+def _judge(request: RequestContext, earlier: RequestContext, context: Context) -> None:
+    request.baseline = earlier.baseline
+    if _is_another_principal(request, earlier) and (earlier.finished or earlier.responded):
+        crossed = inherited_variables(context, earlier.baseline)
+        if crossed:
+            # Sides are described once the route is known; the values must be judged now, before the handler runs.
+            request.pending = [*(request.pending or ()), (earlier, crossed)]
+            request.exposed = True
 
 
 def _is_another_principal(request: RequestContext, earlier: RequestContext) -> bool:

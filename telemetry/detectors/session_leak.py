@@ -34,6 +34,10 @@ TASK_WAIT_S: Final = 60.0
 """How long after its request a task may go on with a connection that it took while the request was running."""
 STARVED_LIMIT: Final = 1_000
 
+# Unlike `asyncio.current_task()` these raise nothing in a worker thread, where there is no loop.
+_running_loop = asyncio._get_running_loop
+_task_of = asyncio.current_task
+
 OUT: Final = 0
 DETACHED: Final = 1
 """Taken out of its pool on purpose; the application owes its closing."""
@@ -119,7 +123,11 @@ class SessionLeaks:
             handle: a weak reference to what the application holds.
         """
         request = CURRENT.get()
-        checkout = Checkout(key, pool_name, request, stack, handle, _task_reference() if request is not None else None)
+        task = None
+        if request is not None and (loop := _running_loop()) is not None:
+            running = _task_of(loop)
+            task = weakref.ref(running) if running is not None else None
+        checkout = Checkout(key, pool_name, request, stack, handle, task)
         previous = self._out.get(key)
         if previous is not None:
             # Its pool forgot the earlier holder, so nobody can tell whether it came back: never a reason to accuse.
@@ -159,21 +167,21 @@ class SessionLeaks:
         checkout = self._out.get(key)
         if checkout is None:
             return
+        is_late = self._late.get(key) is checkout
         self._drop(checkout)
         holder = checkout.handle() if checkout.handle is not None else None
         checkout.state = DETACHED if holder is not None else REAPED
-        # The identity of the connection may be used again once it is destroyed; the one of this object may not.
+        # The identity of the connection may be used again once it is destroyed; that of this object may not.
         checkout.key = new_key if holder is not None else id(checkout)
-        if checkout.request is None:
-            return
         if checkout.state == DETACHED:
             self._out[checkout.key] = checkout
-        if checkout.violation is None and checkout.request.checkouts is not None:
-            checkout.request.checkouts[checkout.key] = checkout
-            if checkout.request.finished:
-                # Its deadline may be running already; judging it twice changes nothing.
-                self._late[checkout.key] = checkout
-                self._start_sweeping()
+        request = checkout.request
+        if request is None or request.checkouts is None or checkout.violation is not None:
+            return
+        # Left for the request's end to judge; where that is over, a deadline is set already.
+        request.checkouts[checkout.key] = checkout
+        if is_late:
+            self._late[checkout.key] = checkout
 
     def starved(self, pool_name: str) -> None:
         """Note that the current request waited for a connection in vain."""
@@ -317,11 +325,5 @@ class SessionLeaks:
 
 
 def _current_task() -> asyncio.Task[Any] | None:
-    # Unlike get_running_loop and current_task alone this raises nothing in a worker thread, where there is no loop.
-    loop = asyncio._get_running_loop()
-    return asyncio.current_task(loop) if loop is not None else None
-
-
-def _task_reference() -> Callable[[], asyncio.Task[Any] | None] | None:
-    task = _current_task()
-    return weakref.ref(task) if task is not None else None
+    loop = _running_loop()
+    return _task_of(loop) if loop is not None else None

@@ -103,8 +103,8 @@ class IsolationMiddleware:
             principal = connection.principal if connection is not None else self._principal_of(scope)
             request = RequestContext(transport, principal, scope, connection)
             scope[SCOPE_KEY] = request
-            inherited_context.enter(request, earlier, self._ledger)
-            self._ledger.exposure.enter(request)
+            inherited_context.enter(request, earlier)
+            self._ledger.exposure.enter(principal, request.serial)
         except Exception as error:
             self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
             return None
@@ -284,7 +284,7 @@ class IsolationMiddleware:
         connection = Connection(self._principal_of(scope), scope)
         try:
             self.monitor.connections.add(connection)
-            self._ledger.exposure.hold(connection.principal)
+            self._ledger.exposure.enter(connection.principal, connection.serial)
         except Exception as error:
             self._ledger.internal_error("middleware", error)
         return connection
@@ -293,7 +293,7 @@ class IsolationMiddleware:
         connection.closed = True
         try:
             self.monitor.connections.discard(connection)
-            self._ledger.exposure.release(held)
+            self._ledger.exposure.leave(held, connection.serial)
         except Exception as error:
             self._ledger.internal_error("middleware", error)
 
@@ -306,7 +306,7 @@ class IsolationMiddleware:
                 request.baseline = previous.baseline
             # Set in the task that receives, so that what it starts belongs to this message.
             CURRENT.set(request)
-            self._ledger.exposure.enter(request)
+            self._ledger.exposure.enter(request.principal, request.serial)
         except Exception as error:
             self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
             return None

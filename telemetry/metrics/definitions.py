@@ -97,14 +97,14 @@ class Definitions:
     _end: int = 0
 
     def feed(self, lines: Iterable[bytes]) -> Iterator[None]:
-        """Take complete lines; yields after each 200 so that a caller can let other threads run. Unknown lines are skipped."""
+        """Take complete lines; yields after each 50 so that a caller can let other threads run. Unknown lines are skipped."""
         for count, line in enumerate(lines, 1):
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError):
                 # Written by a later version, or damaged by a full disk: what can be read is still worth showing.
                 continue
-            if count % 200 == 0:
+            if count % 50 == 0:
                 yield
 
     def _take(self, entry: dict[str, Any]) -> None:

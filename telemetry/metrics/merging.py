@@ -6,7 +6,6 @@ in `GAUGE_MERGE`. Which cell of which worker goes where is worked out when serie
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import add, itemgetter
@@ -14,6 +13,7 @@ from typing import Final, Literal
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.metrics.definitions import Family
+from isolation_monitor.telemetry.metrics.pacing import Pacer
 from isolation_monitor.telemetry.metrics.sources import Source
 
 GAUGE_MERGE: Final[dict[str, Literal["sum", "max"]]] = {
@@ -23,7 +23,7 @@ GAUGE_MERGE: Final[dict[str, Literal["sum", "max"]]] = {
 }
 """How a gauge of several workers becomes one number, where it is not the sum or worth saying that it is."""
 
-_CHUNK_CELLS: Final = 1024
+_CHUNK_CELLS: Final = 256
 
 Snapshots = dict[int, list[float]]
 """The doubles of each source by its serial, with a zero at the end for series that the source does not have."""
@@ -73,39 +73,49 @@ class Merger:
                 found.setdefault(name, family)
         return list(found.values())
 
-    def chunks(self, family: Family, sources: Sequence[Source]) -> Iterator[Chunk]:
+    def chunks(self, family: Family, sources: Sequence[Source], pause: Pacer) -> Iterator[Chunk]:
         """Yield the chunks of `family`; rebuilt only when a source came, went or got a new series."""
         signature = tuple((source.serial, len(source.per_family.get(family.name, ()))) for source in sources)
-        known = self._tables.get(family.name)
-        if known is not None and known[0] == signature:
-            yield from known[1]
+        known_signature, known = self._tables.get(family.name, ((), []))
+        if known_signature == signature:
+            yield from known
             return
         built: list[Chunk] = []
-        reusable = {tuple(chunk.keys): chunk for chunk in known[1]} if known is not None else {}
-        for chunk in self._build(family, sources):
-            before = reusable.get(tuple(chunk.keys))
-            if before is not None:
-                chunk.prefixes = before.prefixes
+        for number, chunk in enumerate(_build(family, sources, pause)):
+            # Series are only added, so the chunks but the last mostly hold what they held.
+            if number < len(known) and known[number].keys == chunk.keys:
+                chunk.prefixes = known[number].prefixes
             built.append(chunk)
             yield chunk
         self._tables[family.name] = (signature, built)
 
-    def _build(self, family: Family, sources: Sequence[Source]) -> Iterator[Chunk]:
-        fitting = [source for source in sources if family.name in source.families and family.merges_with(source.families[family.name])]
-        keys = list(dict.fromkeys(itertools.chain.from_iterable(list(source.per_family.get(family.name, ())) for source in fitting)))
-        size = max(1, _CHUNK_CELLS // family.width)
-        for start in range(0, len(keys), size):
-            part = keys[start : start + size]
-            yield Chunk(family, part, list(_gathers(family, part, fitting)))
+
+def _build(family: Family, sources: Sequence[Source], pause: Pacer) -> Iterator[Chunk]:
+    fitting = [source for source in sources if family.name in source.families and family.merges_with(source.families[family.name])]
+    union: dict[tuple[str, ...], None] = {}
+    for source in fitting:
+        # A copy, as another thread may be adding; its length is what the signature saw or more.
+        listed = list(source.per_family.get(family.name, ()))
+        for start in range(0, len(listed), _CHUNK_CELLS):
+            union.update(dict.fromkeys(listed[start : start + _CHUNK_CELLS]))
+            pause()
+    keys = list(union)
+    size = max(1, _CHUNK_CELLS // family.width)
+    for start in range(0, len(keys), size):
+        part = keys[start : start + size]
+        yield Chunk(family, part, list(_gathers(family, part, fitting, pause)))
 
 
-def _gathers(family: Family, keys: Sequence[tuple[str, ...]], sources: Sequence[Source]) -> Iterator[tuple[Source, _Gather, _Gather]]:
+def _gathers(
+    family: Family, keys: Sequence[tuple[str, ...]], sources: Sequence[Source], pause: Pacer
+) -> Iterator[tuple[Source, _Gather, _Gather]]:
     width = family.width
     for source in sources:
+        pause()
         places = [source.positions.get((family.name, values)) for values in keys]
         if all(place is None for place in places):
             continue
-        lanes: list[list[int]] = [[], []]
+        lanes: tuple[list[int], list[int]] = ([], [])
         for place in places:
             for lane, indices in enumerate(lanes):
                 indices.extend([-1] * width if place is None else range(place + lane * width, place + (lane + 1) * width))

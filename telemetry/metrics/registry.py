@@ -24,7 +24,7 @@ from isolation_monitor.telemetry.metrics.cells import Cell, HistogramCell, Lanes
 from isolation_monitor.telemetry.metrics.definitions import Family, SeriesKey
 from isolation_monitor.telemetry.metrics.folding import KEEP_DEAD, fold_dead_workers
 from isolation_monitor.telemetry.metrics.group import LOGGER, Group, open_group, series_files, worker_is_alive
-from isolation_monitor.telemetry.metrics.merging import Merger, Snapshots
+from isolation_monitor.telemetry.metrics.merging import Chunk, Merger, Snapshots
 from isolation_monitor.telemetry.metrics.own import OwnSource
 from isolation_monitor.telemetry.metrics.pacing import Pacer
 from isolation_monitor.telemetry.metrics.sources import Others, Source
@@ -117,18 +117,17 @@ class MetricRegistry:
         """The page as text, all workers merged. Takes milliseconds: call it from a worker thread, not on the event loop."""
         with self._render_lock:
             pause = Pacer()
-            sources, snapshots = self._look(pause)
+            tables, snapshots = self._look(endpoint, pause)
             parts: list[bytes] = []
-            for family in self._merger.families(sources):
-                if endpoint is None or family.endpoint == endpoint:
-                    parts.append(exposition.header(family, openmetrics))
-                    for chunk in self._merger.chunks(family, sources):
-                        parts.append(exposition.chunk_text(chunk, self.service, snapshots, openmetrics))
-                        pause()
+            for family, chunks in tables:
+                parts.append(exposition.header(family, openmetrics))
+                for chunk in chunks:
+                    parts.append(exposition.chunk_text(chunk, self.service, snapshots, openmetrics))
+                    pause()
             if openmetrics:
                 parts.append(exposition.OPENMETRICS_END)
+            # Beyond a mebibyte CPython joins without holding the interpreter (since 3.10): no stretch to count.
             page = b"".join(parts)
-            pause()
             self.longest_stretch_s = max(self.longest_stretch_s, pause.longest_s)
             return page
 
@@ -136,12 +135,10 @@ class MetricRegistry:
         """All series of all workers as values, in the order of the page; for adapters and tests."""
         with self._render_lock:
             pause = Pacer()
-            sources, snapshots = self._look(pause)
+            tables, snapshots = self._look(endpoint, pause)
             found: list[SeriesValue] = []
-            for family in self._merger.families(sources):
-                if endpoint is not None and family.endpoint != endpoint:
-                    continue
-                for chunk in self._merger.chunks(family, sources):
+            for family, chunks in tables:
+                for chunk in chunks:
                     numbers = chunk.totals(snapshots)
                     if family.type == "histogram":
                         numbers = exposition.cumulative(numbers, family.width)
@@ -154,8 +151,8 @@ class MetricRegistry:
     def families(self, endpoint: Page = None) -> list[Family]:
         """All families of all workers, also those without a series yet."""
         with self._render_lock:
-            sources, _ = self._look(Pacer())
-            return [family for family in self._merger.families(sources) if endpoint is None or family.endpoint == endpoint]
+            tables, _ = self._look(endpoint, Pacer())
+            return [family for family, _ in tables]
 
     def value(self, metric: Metric, **labels: str) -> float:
         """The number of all workers for one series (a histogram's count); 0.0 where it does not exist. For tests."""
@@ -318,11 +315,13 @@ class MetricRegistry:
 
     # --- scraping -----------------------------------------------------------------------------------------------------
 
-    def _look(self, pause: Pacer) -> tuple[list[Source], Snapshots]:
-        """The sources, and their numbers at about this moment."""
-        others = self._refresh_others(pause)
+    def _look(self, endpoint: Page, pause: Pacer) -> tuple[list[tuple[Family, list[Chunk]]], Snapshots]:
+        """The families of a page with their series, and the numbers of all sources at about this moment."""
         # Our own families come first, so a page keeps its order whatever the other workers do.
-        sources: list[Source] = [self._own, *others]
+        sources: list[Source] = [self._own, *self._refresh_others(pause)]
+        families = [family for family in self._merger.families(sources) if endpoint is None or family.endpoint == endpoint]
+        tables = [(family, list(self._merger.chunks(family, sources, pause))) for family in families]
+        # Numbers are read after the list of series: what appears in between waits for the next scrape, what is listed is there.
         snapshots: Snapshots = {}
         for source in sources:
             doubles: list[float] = []
@@ -331,7 +330,7 @@ class MetricRegistry:
                 pause()
             doubles.append(0.0)
             snapshots[source.serial] = doubles
-        return [source for source in sources if _is_complete(source, snapshots)], snapshots
+        return tables, snapshots
 
     def _refresh_others(self, pause: Pacer) -> list[Source]:
         others = self._others
@@ -347,11 +346,6 @@ class MetricRegistry:
         except (OSError, ValueError) as error:
             LOGGER.debug("cannot read the counts of other workers: %s", error)
             return []
-
-
-def _is_complete(source: Source, snapshots: Snapshots) -> bool:
-    """Whether every series of `source` lies within its doubles; a damaged file must not spoil the page."""
-    return source.last_position() < len(snapshots[source.serial]) - 1
 
 
 def _release(own: OwnSource, group: Group) -> None:

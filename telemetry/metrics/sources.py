@@ -31,12 +31,6 @@ class Source:
         self.positions: dict[SeriesKey, int] = {}
         self.is_live = True
 
-    def last_position(self) -> int:
-        """Where the newest series ends, or -1: positions only grow."""
-        for key in reversed(self.positions):
-            return self.positions[key] + 2 * self.families[key[0]].width - 1
-        return -1
-
     def doubles(self) -> Iterator[list[float]]:
         """Yield the doubles as they are now, in pieces, so that a caller can pause between two."""
         raise NotImplementedError
@@ -71,6 +65,14 @@ class WorkerFiles(Source):
             *lines, self._tail = (self._tail + piece).split(b"\n")
             yield from self._definitions.feed(lines)
             yield
+
+    def is_whole(self) -> bool:
+        """Whether every series lies within the file of cells; a damaged pair must not spoil the page."""
+        newest = next(reversed(self.positions), None)
+        if newest is None:
+            return True
+        end = self.positions[newest] + 2 * self.families[newest[0]].width
+        return end * DOUBLE <= os.fstat(self._cells_fd).st_size
 
     def doubles(self) -> Iterator[list[float]]:
         """Yield the doubles of the file by segments. A mapping reads each double whole; a file read might tear one."""
@@ -161,10 +163,9 @@ class Others:
 
     def sources(self) -> list[Source]:
         """The archive and the workers that it does not hold, in a stable order."""
-        if self._archive is None:
-            return list(self._workers.values())
-        folded = self._archive.folded
-        return [self._archive, *(worker for path, worker in self._workers.items() if path.stem not in folded)]
+        archive = [] if self._archive is None else [self._archive]
+        folded = {} if self._archive is None else self._archive.folded
+        return [*archive, *(worker for path, worker in self._workers.items() if path.stem not in folded and worker.is_whole())]
 
     def dead(self) -> int:
         """How many dead workers' files are there to fold."""

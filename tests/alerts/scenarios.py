@@ -1,6 +1,26 @@
+"""All scenarios of the rules, and the links that every alert must carry."""
+
+from __future__ import annotations
+
 from isolation_monitor.alerts import build
-from isolation_monitor.alerts.model import Links
-from tests.alerts.rule_cases import GROWTH_CASES
-_L = Links(build.DEFAULT_BASE_URL, build.DEFAULT_GRAFANA_URL)
-LINKS = {a.name: {k: v for k, v in a.as_rule(_L)["annotations"].items() if k.endswith("_url")} for a in build.alerts()}
-SCENARIOS = [case.scenario() for case in GROWTH_CASES]
+from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
+from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
+from tests.alerts.level_scenarios import LEVEL_SCENARIOS
+from tests.alerts.score_scenarios import SCORE_SCENARIOS
+
+SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS]
+
+_DELIVERY = {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"}
+_NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}
+
+
+def _links(alert: str) -> dict[str, str]:
+    uid = "event-delivery" if alert in _DELIVERY else "isolation-overview"
+    service = "" if alert in _NO_SERVICE else "var-service={{ $labels.service | urlquery }}&"
+    return {
+        "runbook_url": f"http://localhost:8400/runbooks/{alert}",
+        "dashboard_url": f"http://localhost:3000/d/{uid}?{service}from=now-30m&to=now",
+    }
+
+
+LINKS = {alert.name: _links(alert.name) for alert in build.alerts()}

@@ -24,14 +24,14 @@ class Firing:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Input series (one sample a second, in promtool's notation) and what must hold at moments given in seconds.
+    """Input series `inputs` (one sample a second, in promtool's notation) and what must hold at moments given in seconds.
 
     `firing` maps a moment to the alerts of `alert` that fire then, no more and no fewer; `samples` maps an expression
     and a moment to its samples (`{series text: value}`).
     """
 
     name: str
-    series: dict[str, str]
+    inputs: dict[str, str]
     alert: str = ""
     firing: dict[int, Sequence[Firing]] = field(default_factory=dict)
     samples: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Scenario:
         return {
             "name": self.name,
             "interval": "1s",
-            "input_series": [{"series": series, "values": values} for series, values in self.series.items()],
+            "input_series": [{"series": name, "values": values} for name, values in self.inputs.items()],
             "alert_rule_test": [
                 {"eval_time": f"{moment}s", "alertname": self.alert, "exp_alerts": [self._expected(alert, links[self.alert]) for alert in firing]}
                 for moment, firing in self.firing.items()
@@ -62,6 +62,11 @@ class Scenario:
         service = alert.labels["service"]
         opened = {name: link.replace("{{ $labels.service | urlquery }}", service) for name, link in links.items()}
         return {"exp_labels": alert.labels, "exp_annotations": {"summary": alert.summary, "description": alert.description, **opened}}
+
+
+def series(metric: str, labels: dict[str, str]) -> str:
+    """Return the text of one series: `name{label="value"}`."""
+    return metric + "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
 
 
 def write_test(file: Path, rule_files: Iterable[Path], scenarios: Iterable[Scenario], links: dict[str, dict[str, str]]) -> Path:
@@ -93,3 +98,8 @@ def ramp(*segments: tuple[int, float], start: float = 0) -> str:
         parts.append(f"{value:g}+{rate:g}x{seconds - 1}")
         value += seconds * rate
     return " ".join(parts)
+
+
+def steps(every_s: int, until_s: int) -> str:
+    """Return a counter that grows by 1 every so many seconds."""
+    return " ".join(f"{n}x{every_s - 1}" for n in range(until_s // every_s))

@@ -19,7 +19,10 @@ from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
 from isolation_monitor.telemetry.metrics.pages import PageRequest, Pages
 from isolation_monitor.telemetry.names import Metric
 
-PROMETHEUS_ACCEPT = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+PROMETHEUS_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
 
 
 class Answer:

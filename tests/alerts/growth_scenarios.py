@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.real_parts.promtool import Firing, Scenario
+from tests.real_parts.promtool import Firing, Scenario, series
 
 _GROWTH = {"fires": 1, "fresh": 1, "reset": 1, "reborn": 2, "twin": 1, "missed": 1}
 
@@ -45,12 +45,12 @@ class GrowthCase:
 
     def scenario(self) -> Scenario:
         at = (self.window_s + self.keep_s) * 2
-        series = {
-            _series(self.metric, {"service": service, **self.series_labels}): movement
+        moving = {
+            series(self.metric, {"service": service, **self.series_labels}): movement
             for service, movement in _movements(at, self.window_s + self.keep_s + 60).items()
         }
         # Series of the same metric that are none of this alert's business jump by 9 at the same moment.
-        series |= {_series(self.metric, {"service": f"other{n}", **labels}): f"0x{at - 1} 9x200" for n, labels in enumerate(self.silent)}
+        moving |= {series(self.metric, {"service": f"other{n}", **labels}): f"0x{at - 1} 9x200" for n, labels in enumerate(self.silent)}
         firing = [
             Firing({"service": service, **self.labels}, f"{service}: {self.summary}", self.text(number, service))
             for service, number in _GROWTH.items()
@@ -58,11 +58,7 @@ class GrowthCase:
         # The condition holds for the window; the alert is kept for `keep_s` after it and then resolves. The number in
         # the text is that of the last moment when it held.
         end = at + self.window_s + self.keep_s
-        return Scenario(f"{self.alert} grows", series, self.alert, {at - 1: [], at + 1: firing, end - 3: firing, end + 3: []})
-
-
-def _series(metric: str, labels: dict[str, str]) -> str:
-    return metric + "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+        return Scenario(f"{self.alert} {self.labels.get('kind', '')} grows", moving, self.alert, {at - 1: [], at + 1: firing, end - 3: firing, end + 3: []})
 
 
 _PAGE = {"action": "page"}
@@ -197,3 +193,5 @@ GROWTH_CASES = [
         keep_s=300,
     ),
 ]
+
+GROWTH_SCENARIOS = [case.scenario() for case in GROWTH_CASES]

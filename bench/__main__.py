@@ -1,0 +1,78 @@
+"""`python -m bench [SUITE...]`: run the suites, print their rows as a table, write build/bench/overhead.json.
+
+Exit code 1 when a row misses its budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from bench import suites
+from bench.rows import Row, report, write
+from rich.console import Console
+from rich.table import Table
+
+OUTPUT = Path(__file__).resolve().parent.parent / "build" / "bench" / "overhead.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the suites that the arguments name, all without a name."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what isolation monitoring costs.")
+    parser.add_argument("names", nargs="*", metavar="SUITE", help=f"one or more of: {', '.join(suites.SUITES)}; default all")
+    parser.add_argument("--quick", action="store_true", help="few rounds: shows that everything runs; the numbers mean nothing")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the JSON goes (default: build/bench/overhead.json)")
+    parser.add_argument("--strict", action=argparse.BooleanOptionalAction, default=True, help="exit 1 when a budget is missed")
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.names if name not in suites.SUITES]:
+        parser.error(f"no suite is called {', '.join(unknown)}: choose among {', '.join(suites.SUITES)}")
+    # Piped into a file, the tables would be folded at 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    rows: list[Row] = []
+    for name in chosen.names or suites.SUITES:
+        began = time.monotonic()
+        with console.status(f"measuring {name}"):
+            measured = run(name, chosen.quick)
+        rows += measured
+        console.print(table(f"{name} ({time.monotonic() - began:.0f} s)", measured))
+    content = report("overhead", rows)
+    write(chosen.output, content)
+    missed = [row.name for row in rows if not row.ok]
+    console.print(f"{len(rows)} rows in {chosen.output}" + (f"; over budget: {', '.join(missed)}" if missed else "; all within budget"))
+    return 1 if missed and chosen.strict else 0
+
+
+def run(name: str, quick: bool) -> list[Row]:
+    """Run one suite on an event loop of its own, uvloop where it is installed, as servers do."""
+    suite = suites.SUITES[name]
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        from asyncio import new_event_loop
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(suite(quick))
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    """Return the rows as a table for the terminal."""
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("row", "value", "unit", "budget", "90 % range", "quiet", ""):
+        shown.add_column(column, justify="right" if column in ("value", "budget", "quiet") else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(
+            row.name,
+            "not measured" if row.value is None else f"{row.value:,.2f}",
+            row.unit,
+            "" if row.budget is None else f"{'<=' if row.better == 'lower' else '>='} {row.budget:g}",
+            "" if row.spread is None else f"{row.spread[0]:,.2f} .. {row.spread[1]:,.2f}",
+            "" if row.quiet is None else f"{row.quiet:,.2f}",
+            row.note if row.budget is None else ("[green]ok[/]" if row.ok else "[red]over budget[/] " + row.note),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

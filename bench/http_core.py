@@ -1,0 +1,154 @@
+"""One HTTP request: everything the monitor does but reading bodies, beside the floor and the peers."""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import pstats
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bench import peers
+from bench.applications import STACKS, Client, Stack, build, monitor
+from bench.floor import Floor
+from bench.rounds import Variant, measure
+from bench.rows import Row
+
+BUDGET_FLOORS = 1.5
+BUDGET_CALLS = 45
+BUDGET_BODY_US = 40.0
+MANY_ROUTES = 100
+RAW, FLOOR, OURS = "raw", "floor", "isolation_monitor"
+
+
+async def core(quick: bool) -> list[Row]:
+    """CPU added per request, in units of the floor, and whether that is below every peer in the same run."""
+    rows = []
+    for stack in STACKS:
+        rows += await _core(stack, *((4, 30) if quick else (150, 100)))
+    return rows
+
+
+async def _core(stack: Stack, rounds: int, operations: int) -> list[Row]:
+    installed = peers.peers(stack)
+    watching = monitor()
+    try:
+        variants = [
+            Variant(RAW, Client(build(stack)).requests),
+            Variant(FLOOR, Client(with_floor(stack)).requests),
+            Variant(OURS, Client(watching.instrument(build(stack))).requests),
+            *(Variant(peer.name, _flushed(peer)) for peer in installed),
+        ]
+        timings = await measure(variants, rounds=rounds, operations=operations)
+        ours = timings.ratio(OURS, FLOOR, RAW)
+        raw, floor = timings.plain(RAW), timings.added(FLOOR, RAW)
+        rows = [
+            Row(f"http core, {stack}", ours.median, "x floor", BUDGET_FLOORS, spread=ours.spread, quiet=ours.quiet),
+            _us(f"http core, {stack}: bare request", raw.median, raw.spread, raw.quiet),
+            _us(f"http core, {stack}: floor", floor.median, floor.spread, floor.quiet),
+        ]
+        added = timings.added(OURS, RAW)
+        rows.append(_us(f"http core, {stack}: isolation_monitor", added.median, added.spread, added.quiet))
+        best: float | None = None
+        for peer in installed:
+            theirs = timings.added(peer.name, RAW)
+            best = theirs.median if best is None else min(best, theirs.median)
+            counted = " + ".join(f"{n:,} {what}" for what, n in peer.recorded().items())
+            rows.append(_us(f"http core, {stack}: {peer.name}", theirs.median, theirs.spread, theirs.quiet, f"recorded {counted}"))
+        rows += [Row(f"http core, {stack}: {name}", None, "us", note=reason) for name, reason in peers.missing(stack)]
+        if best is not None:
+            rows.append(Row(f"http core, {stack}: below every peer", float(added.median < best), "1 or 0", 1.0, "higher"))
+        return rows
+    finally:
+        await watching.aclose()
+        for peer in installed:
+            peer.close()
+
+
+async def calls(quick: bool) -> list[Row]:
+    """Function calls added per request: exact and the same under any load."""
+    rows = []
+    for stack in STACKS:
+        few = await calls_added(stack, 1)
+        many = await calls_added(stack, MANY_ROUTES)
+        floor = await _calls(with_floor(stack)) - await _calls(build(stack))
+        rows += [
+            Row(f"http core calls, {stack}", few, "calls", BUDGET_CALLS, spread=(few, few)),
+            Row(f"http core calls, {stack}: {MANY_ROUTES} routes", many, "calls", BUDGET_CALLS, spread=(many, many)),
+            Row(f"http core calls, {stack}: {MANY_ROUTES} routes less 1 route", many - few, "calls", 0.0, spread=(many - few, many - few)),
+            Row(f"http core calls, {stack}: floor", floor, "calls", spread=(floor, floor)),
+        ]
+    return rows
+
+
+async def calls_added(stack: Stack, routes: int) -> float:
+    """Return how many function calls, built-in ones included, the monitor adds to a request."""
+    watching = monitor()
+    try:
+        return await _calls(watching.instrument(build(stack, routes))) - await _calls(build(stack, routes))
+    finally:
+        await watching.aclose()
+
+
+async def body(quick: bool) -> list[Row]:
+    """CPU that reading a JSON answer of 5 kB for identity fields adds to the monitor's own."""
+    rows = []
+    for stack in STACKS:
+        unread, reading = monitor(), monitor(identity_fields=("user_id",))
+        for watching in (unread, reading):
+            watching.principal(lambda scope: "user-0")
+        try:
+            timings = await measure(
+                [
+                    Variant("unread", Client(unread.instrument(build(stack)), "/body").requests),
+                    Variant("read", Client(reading.instrument(build(stack)), "/body").requests),
+                ],
+                rounds=4 if quick else 60,
+                operations=20 if quick else 60,
+            )
+            if reading.violations():
+                raise RuntimeError(f"the benchmark's own answers were judged violations: {reading.violations()[0].summary}")
+        finally:
+            await unread.aclose()
+            await reading.aclose()
+        more = timings.added("read", "unread")
+        rows.append(Row(f"http body 5 kB, {stack}", more.median, "us", BUDGET_BODY_US, spread=more.spread, quiet=more.quiet))
+    return rows
+
+
+def with_floor(stack: Stack) -> Any:
+    """Return an application with the hand-written middleware."""
+    app = build(stack)
+    app.add_middleware(Floor)
+    return app
+
+
+async def _calls(app: Any, requests: int = 50) -> float:
+    client = Client(app)
+    await client.requests(20)
+    profile = cProfile.Profile()
+    gc.collect()
+    # A collection in between would call finalizers of whoever went before.
+    gc.disable()
+    try:
+        profile.enable()
+        await client.requests(requests)
+        profile.disable()
+    finally:
+        gc.enable()
+    return float(round(pstats.Stats(profile).total_calls / requests))  # type: ignore[attr-defined]  # typeshed does not list it
+
+
+def _flushed(peer: peers.Peer) -> Callable[[int], Awaitable[None]]:
+    client = Client(peer.app)
+
+    async def slot(n: int) -> None:
+        await client.requests(n)
+        # What it left to its own thread is its cost, and must not fall into the next variant's slot.
+        peer.flush()
+
+    return slot
+
+
+def _us(name: str, value: float, spread: tuple[float, float], quiet: float, note: str = "") -> Row:
+    return Row(name, value, "us", spread=spread, quiet=quiet, note=note)

@@ -1,0 +1,33 @@
+"""The suites by name, in the order in which they run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from bench import http_core, sqlalchemy_session, websocket
+from bench.rows import Row
+
+Suite = Callable[[bool], Awaitable[list[Row]]]
+
+
+async def scrape(quick: bool) -> list[Row]:
+    """The rows of bench/scrape.py, off the event loop: it starts workers and waits for them."""
+    try:
+        from bench import scrape as measured
+    except ImportError as error:
+        return [Row("scrape", None, "ms", note=f"cannot run here: {error}")]
+    rows = cast("list[Any]", await asyncio.to_thread(measured.rows))
+    return [row if isinstance(row, Row) else Row.from_json(row) for row in rows]
+
+
+SUITES: dict[str, Suite] = {
+    "http-core": http_core.core,
+    "http-core-calls": http_core.calls,
+    "http-body": http_core.body,
+    "websocket-message": websocket.message,
+    "websocket-frame": websocket.frame,
+    "sqlalchemy-session": sqlalchemy_session.session,
+    "scrape": scrape,
+}

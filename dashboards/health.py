@@ -1,0 +1,217 @@
+"""The row of `isolation-overview` on the monitor itself: a dead monitor must not look like a healthy service."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from isolation_monitor.alerts.thresholds import Thresholds
+from isolation_monitor.dashboards import queries
+from isolation_monitor.dashboards.layout import Row
+from isolation_monitor.dashboards.panels import (
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Column,
+    Panel,
+    Query,
+    Words,
+    graph,
+    listing,
+    states,
+)
+from isolation_monitor.telemetry import names
+
+_VERDICT_WORDS: Final = {"pass": GREEN, "inconclusive": GREY, "fail": RED, "error": ORANGE}
+
+
+def row(t: Thresholds) -> Row:
+    """Targets and checks, what was dropped, the collector, the way of a page."""
+    looking = [targets(), last_check(), detector_checks(), detector_activity(t), failed_checks(), dropped()]
+    telling = [records(), monitor_errors(), collector_records(), collector_ingest(), pages_delivered(), gates()]
+    return Row("The monitor's own health", [*looking, *telling, monitors()])
+
+
+def targets() -> Panel:
+    return states(
+        "Targets answer",
+        Query(queries.targets_up(), "{{job}}"),
+        words={0: Words("DOWN", RED), 1: Words("up", GREEN)},
+        alerts=["IsolationTargetDown", "IsolationCollectorDown"],
+        description=(
+            "Whether Prometheus can read every target of each job. Up is good. Down: the service or the network to it; until it is "
+            "back the score is blind. Collector down: evidence waits in the services' queues."
+        ),
+    )
+
+
+def last_check() -> Panel:
+    return graph(
+        "Time since the last judged request",
+        Query(queries.since_last_check(), "{{service}}"),
+        unit="s",
+        alerts=["IsolationChecksSilent"],
+        description=(
+            "Small while there is traffic is good. Rising with traffic: the middleware is gone or switched off; ask `isomon doctor`. "
+            "Rising without traffic means nothing."
+        ),
+    )
+
+
+def detector_checks() -> Panel:
+    return graph(
+        "Checks by detector",
+        Query(queries.rate(names.CHECKS, "detector"), "{{detector}}"),
+        unit="ops",
+        alerts=["IsolationDetectorSilent"],
+        description=(
+            "Each detector should follow the traffic it looks at. A line that falls to zero while others go on is a detector that sees "
+            "nothing; its kind of fault would stay hidden."
+        ),
+    )
+
+
+def detector_activity(t: Thresholds) -> Panel:
+    return graph(
+        "What each detector had to look at",
+        Query(queries.activity(), "{{detector}}"),
+        unit="none",
+        alerts=["IsolationDetectorSilent"],
+        description=(
+            f"Acts in {t.blindness.detector_window} that each detector should have checked. Compare with the checks: much here and none "
+            "there means a blind detector. Zero here means nothing to check."
+        ),
+    )
+
+
+def failed_checks() -> Panel:
+    return graph(
+        "Checks that failed or were skipped",
+        Query(queries.rate(names.CHECKS, "detector", result="error"), "{{detector}} failed"),
+        Query(queries.rate(names.CHECKS, "detector", result="skipped"), "{{detector}} skipped"),
+        unit="ops",
+        alerts=["IsolationDetectorSilent"],
+        description=(
+            "Zero is good. Failed: a defect of ours, or a library that changed; the service's log has the reason once a minute. "
+            "Skipped: bodies or frames above the size limit, or data that no detector could read."
+        ),
+    )
+
+
+def dropped() -> Panel:
+    return graph(
+        "Dropped by the monitor's own limits",
+        Query(queries.grown(names.MONITOR_DROPPED, queries.STEP, "reason"), "{{reason}}"),
+        unit="none",
+        decimals=0,
+        bars=True,
+        stacked=True,
+        alerts=["IsolationTelemetryDropping"],
+        description=(
+            "Records, series and labels that were dropped rather than slow the service down. Zero is good; rate_limited is harmless, "
+            "for those arrive as one record with their number. queue_full: the collector is slow or away."
+        ),
+    )
+
+
+def records() -> Panel:
+    return graph(
+        "Records on their way to the collector",
+        Query(queries.rate(names.RECORDS, "state"), "{{state}} per second"),
+        Query(f"sum({queries.scraped(names.RECORD_QUEUE_DEPTH)})", "waiting now"),
+        unit="none",
+        alerts=["IsolationTelemetryDropping", "IsolationCollectorDown"],
+        description=(
+            "Good: sent follows queued, failed and waiting stay near zero. Waiting rises: the collector does not answer or refuses; "
+            "check its address, its token and its log."
+        ),
+    )
+
+
+def monitor_errors() -> Panel:
+    return graph(
+        "Errors inside the monitor",
+        Query(queries.grown(names.MONITOR_ERRORS, queries.STEP, "hook"), "{{hook}}"),
+        unit="none",
+        decimals=0,
+        bars=True,
+        stacked=True,
+        alerts=["IsolationMonitorErrors"],
+        description=(
+            "Errors that were swallowed so that users never saw them. Zero is good. Above: requests during them were not checked at "
+            "that hook; the log has the first of each minute."
+        ),
+    )
+
+
+def collector_records() -> Panel:
+    return graph(
+        "Collector: records received",
+        Query(queries.collector_rate("isolation_collector_records_total", "result"), "{{result}}"),
+        Query(queries.collector_rate("isolation_collector_batches_refused_total", "reason"), "batch refused: {{reason}}"),
+        unit="cps",
+        alerts=["IsolationCollectorDown"],
+        description=(
+            "Accepted is good, duplicates are harmless repeats. Rejected or refused: a service sends what the collector cannot use; "
+            "the reason names it."
+        ),
+    )
+
+
+def collector_ingest() -> Panel:
+    return graph(
+        "Collector: time to store a batch, slowest 5 %",
+        Query(queries.collector_ingest_p95(), "p95"),
+        unit="s",
+        no_value="no batches",
+        alerts=["IsolationCollectorDown"],
+        description=(
+            "From the first byte to the commit. Well below a second is good. Rising: the database is slow or locked; records wait in "
+            "the services until it recovers."
+        ),
+    )
+
+
+def pages_delivered() -> Panel:
+    return graph(
+        "Notifications that arrived",
+        Query(queries.collector_rate("isolation_collector_alerts_received_total", "alertname"), "{{alertname}}"),
+        unit="cps",
+        no_value="none arrived",
+        alerts=["DeadMansSwitch"],
+        description=(
+            "What Alertmanager delivered to the collector. DeadMansSwitch arriving again and again is good: the way from rule to "
+            "receiver works. If it stops, nobody is being paged."
+        ),
+    )
+
+
+def gates() -> Panel:
+    return states(
+        "Gates of rollouts",
+        Query(queries.gate_verdicts(), "{{rollout}}"),
+        words={code: Words(verdict, _VERDICT_WORDS[verdict]) for verdict, code in queries.GATE_CODES.items()},
+        no_value="no rollout asked",
+        alerts=["IsolationViolation", "SessionLeak"],
+        description=(
+            "The last verdict of each rollout's gate. Pass is good. Fail: the rollout must go back. Inconclusive: not enough data yet. "
+            "Error: the gate could not ask; it is never a pass."
+        ),
+    )
+
+
+def monitors() -> Panel:
+    return listing(
+        "Monitors at work",
+        Column("service", "Service", queries.monitors()),
+        Column("instance", "Instance"),
+        Column("version", "Version"),
+        Column("mode", "Mode"),
+        width=8,
+        no_value="no monitor answers",
+        alerts=["IsolationTargetDown"],
+        description=(
+            "Version and mode of each instrumented instance. Mode monitor or block is good; off sees nothing. An instance that is "
+            "missing here is not instrumented or not scraped."
+        ),
+    )

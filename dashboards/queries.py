@@ -1,0 +1,245 @@
+"""All PromQL of the dashboards. Prefers recorded series; counts of violations always come from the counters themselves.
+
+Every selector carries the chosen service, and every scraped series the chosen instance too; recorded series have no
+instance. Tiles count over the chosen time range, graphs over `$__rate_interval`. Inside what Prometheus 2.42 accepts.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, ISOLATION_JOB, MAIN_JOB
+from isolation_monitor.alerts.recording import ACTIVITY
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.names import Metric
+
+STEP: Final = "$__rate_interval"
+RANGE: Final = "$__range"
+
+SCORED_GRADES: Final = ("crossed", "reachable")
+"""Grades that lower the score."""
+SCORED_KINDS: Final = tuple(kind for kind, grades in names.KIND_GRADES.items() if set(grades) & set(SCORED_GRADES))
+HYGIENE_KINDS: Final = tuple(kind for kind, grades in names.KIND_GRADES.items() if "hygiene" in grades)
+
+_RECORDED: Final = 'service=~"$service"'
+_SCRAPED: Final = 'service=~"$service",instance=~"$instance"'
+
+SERVICES: Final = f"label_values({names.ISOLATION_SCORE_STATE}, service)"
+"""Values of the variable `service`: a service is listed as soon as it was scraped once, measurable or not."""
+INSTANCES: Final = f'label_values({names.MONITOR_INFO.name}{{service=~"$service"}}, instance)'
+
+
+# --- building blocks --------------------------------------------------------------------------------------------------
+
+
+def recorded(name: str, **matchers: str) -> str:
+    """Return the selector of a recorded series of the chosen services."""
+    return f"{name}{{{_join(_RECORDED, matchers)}}}"
+
+
+def scraped(metric: Metric, suffix: str = "", **matchers: str) -> str:
+    """Return the selector of an exposed series of the chosen services and instances."""
+    return f"{metric.name}{suffix}{{{_join(_SCRAPED, matchers)}}}"
+
+
+def grown(metric: Metric, window: str, *by: str, suffix: str = "", **matchers: str) -> str:
+    """Return by how much a counter grew within the window, summed by the labels."""
+    return f"sum{_by(by)} (increase({scraped(metric, suffix, **matchers)}[{window}]))"
+
+
+def rate(metric: Metric, *by: str, suffix: str = "", **matchers: str) -> str:
+    """Return a counter's rate per second, summed by the labels."""
+    return f"sum{_by(by)} (rate({scraped(metric, suffix, **matchers)}[{STEP}]))"
+
+
+def quantile(q: float, metric: Metric, *by: str) -> str:
+    """Return a quantile of a histogram in its own unit, by the labels; no sample while nothing was observed."""
+    # `>= 0` drops NaN, which an idle histogram gives.
+    return f"histogram_quantile({q:g}, {rate(metric, *by, 'le', suffix='_bucket')}) >= 0"
+
+
+def _join(first: str, matchers: dict[str, str]) -> str:
+    parts = [first]
+    for label, value in matchers.items():
+        operator = value[:2] if value[:2] in ("=~", "!~", "!=") else "="
+        parts.append(f'{label}{operator}"{value if operator == "=" else value[2:]}"')
+    return ",".join(parts)
+
+
+def _by(labels: tuple[str, ...]) -> str:
+    return f" by ({', '.join(labels)})" if labels else ""
+
+
+def _one_of(values: tuple[str, ...]) -> str:
+    return "=~" + "|".join(values)
+
+
+# --- the answers of the first row -------------------------------------------------------------------------------------
+
+
+def violations_of_grade(grade: str) -> str:
+    """Violations of one grade in the chosen time. A violation whose grade rises counts in each: grades are not summed."""
+    return grown(names.VIOLATIONS, RANGE, grade=grade, synthetic="false")
+
+
+def lowest_score() -> str:
+    """The lowest score of the chosen services, rounded down to hundredths: 99.999 must not read 100."""
+    return f"floor(100 * min({recorded(names.ISOLATION_SCORE)})) / 100"
+
+
+def blindness() -> str:
+    """0 measured, 1 nothing could leak, 2 blind: the worst of the chosen services."""
+    # Each state is 0 or 1 for every service; blind and not measurable exclude each other.
+    idle, blind = (recorded(names.ISOLATION_SCORE_STATE, state=state) for state in ("not_measurable", "blind"))
+    return f"max(sum by (service) ({idle}) + 2 * sum by (service) ({blind}))"
+
+
+def coverage(window: str) -> str:
+    """Share of requests that could be judged, 0-1, of the least covered service."""
+    return f"min({_share_of_requests(window, 'service', verdict='!=unverified')})"
+
+
+def exposure(window: str) -> str:
+    """Share of requests that had a real chance to be violated, 0-1, over all chosen services."""
+    return _share_of_requests(window, exposed="true")
+
+
+def _share_of_requests(window: str, *by: str, **matchers: str) -> str:
+    return f"{grown(names.REQUESTS, window, *by, **matchers)} / ({grown(names.REQUESTS, window, *by)} > 0)"
+
+
+def pages_firing() -> str:
+    """Pages firing now. No sample when the dead man's switch is not firing either: then nobody evaluates the rules."""
+    # The switch is added and taken off again, so that quiet reads 0 and dead rules read as nothing.
+    pages = f'ALERTS{{alertstate="firing",action="page",{_ALERTED}}}'
+    return f'count({pages} or ALERTS{{alertstate="firing",alertname="DeadMansSwitch"}}) - 1'
+
+
+def alerts_firing() -> str:
+    """One sample for each firing alert. The dead man's switch is always one of them."""
+    return f'ALERTS{{alertstate="firing",{_ALERTED}}}'
+
+
+# Alerts on the collector and on alerting itself carry these names as their service: they concern everybody.
+_ALERTED: Final = 'service=~"$service|isolation-collector|isolation-monitor|unknown"'
+
+
+def public_numbers() -> dict[str, str]:
+    """The recorded series that this product's users query by name, each by service."""
+    return {name: recorded(name) for name in names.PUBLIC_SERIES}
+
+
+# --- violations and verdicts ------------------------------------------------------------------------------------------
+
+
+def scored_violations() -> str:
+    return grown(names.VIOLATIONS, STEP, "kind", kind=_one_of(SCORED_KINDS), grade=_one_of(SCORED_GRADES), synthetic="false")
+
+
+def hygiene_violations() -> str:
+    return grown(names.VIOLATIONS, STEP, "kind", kind=_one_of(HYGIENE_KINDS), grade="hygiene", synthetic="false")
+
+
+def requests_by_verdict() -> str:
+    return rate(names.REQUESTS, "verdict")
+
+
+def verdict_share(verdict: str) -> str:
+    """Share of all requests with this verdict, 0-1."""
+    return f"{rate(names.REQUESTS, verdict=verdict)} / ({rate(names.REQUESTS)} > 0)"
+
+
+def score_states() -> str:
+    """0 measured, 1 nothing could leak, 2 blind, by service."""
+    idle, blind = (recorded(names.ISOLATION_SCORE_STATE, state=state) for state in ("not_measurable", "blind"))
+    return f"sum by (service) ({idle}) + 2 * sum by (service) ({blind})"
+
+
+def violation_marks() -> str:
+    """Above zero wherever violations of a kind were found: for annotations."""
+    return f"{grown(names.VIOLATIONS, STEP, 'service', 'kind', grade=_one_of(SCORED_GRADES), synthetic='false')} > 0"
+
+
+def alert_marks() -> str:
+    """Firing alerts, without the one that always fires: for annotations."""
+    return f'ALERTS{{alertstate="firing",alertname!="DeadMansSwitch",{_ALERTED}}}'
+
+
+# --- containment, instances, sessions, context ------------------------------------------------------------------------
+
+
+def p95_ms(metric: Metric, label: str) -> str:
+    """95th percentile in milliseconds by service and a label."""
+    return f"1000 * {quantile(0.95, metric, 'service', label)}"
+
+
+def share_of_pool_used() -> str:
+    """Connections in use as a share of all that the pool may open, 0-1, by service and pool."""
+    by = "service, db_client_connection_pool_name"
+    used = scraped(names.DB_CONNECTION_COUNT, db_client_connection_state="used")
+    return f"sum by ({by}) ({used}) / (sum by ({by}) ({scraped(names.DB_CONNECTION_MAX)}) > 0)"
+
+
+# --- the monitor's own health -----------------------------------------------------------------------------------------
+
+
+def targets_up() -> str:
+    """1 when every target of a job answers, else 0. Has no service: a target that never answered has none."""
+    return f'min by (job) (up{{job=~"{ISOLATION_JOB}|{MAIN_JOB}|{COLLECTOR_JOB}"}})'
+
+
+def since_last_check() -> str:
+    """Seconds since a service last judged a request."""
+    return f"time() - max by (service) ({scraped(names.MONITOR_LAST_CHECK)})"
+
+
+def activity() -> str:
+    """What each detector should have looked at in the last minutes, as its alert counts it."""
+    return f"sum by (detector) ({recorded(ACTIVITY)})"
+
+
+def monitors() -> str:
+    return f"max by (service, instance, version, mode) ({scraped(names.MONITOR_INFO)})"
+
+
+GATE_CODES: Final = {"pass": 0, "inconclusive": 1, "fail": 2, "error": 3}
+
+
+def gate_verdicts() -> str:
+    """Last verdict of each rollout's gate, as its number in `GATE_CODES`."""
+    one_hot = (f'{code} * max by (rollout) (isolation_gate_verdict{{verdict="{verdict}"}})' for verdict, code in GATE_CODES.items() if code)
+    return " + ".join(one_hot)
+
+
+def collector_rate(metric: str, by: str) -> str:
+    """Rate per second of a counter of the collector, which serves all services and so has no service label."""
+    return f"sum by ({by}) (rate({metric}[{STEP}]))"
+
+
+def collector_ingest_p95() -> str:
+    return f"histogram_quantile(0.95, sum by (le) (rate(isolation_collector_ingest_duration_seconds_bucket[{STEP}]))) >= 0"
+
+
+# --- requests by route ------------------------------------------------------------------------------------------------
+
+
+def error_share_by_route() -> str:
+    """Share of a route's answers that are server errors, 0-1; no sample for a route without traffic."""
+    every = rate(names.HTTP_DURATION, "http_route", suffix="_count")
+    failed = rate(names.HTTP_DURATION, "http_route", suffix="_count", http_response_status_code="=~5..")
+    # A route without any error has no 5xx series at all; its share is 0, not unknown.
+    return f"({failed} or 0 * {every}) / ({every} > 0)"
+
+
+# --- event delivery ---------------------------------------------------------------------------------------------------
+
+
+def lowest_delivery_rate() -> str:
+    """The lowest delivery rate of the chosen services, 0-100, rounded down to hundredths."""
+    return f"floor(100 * min({recorded(names.EVENT_DELIVERY_RATE)})) / 100"
+
+
+def gap_by_event() -> str:
+    """Events emitted and not sent, per second. Around zero: an event just on its way appears for a moment."""
+    emitted, sent = (rate(names.EVENTS, "event", stage=stage) for stage in ("emitted", "sent"))
+    return f"{emitted} - {sent}"

@@ -1,0 +1,184 @@
+"""Scenarios of the alerts that compare a level: percentiles of durations, and the share of events delivered.
+
+Each sits on both sides of its threshold: `at` is exactly on it and silent, `over` is just beyond it and fires. `few` is
+far beyond it with one too few to say, `many` has just enough. `fresh` is born beyond it, `restarted` loses its counters.
+"""
+
+from __future__ import annotations
+
+from tests.real_parts.promtool import Firing, Scenario, ramp, series, steps
+
+_TICKET = {"severity": "warning", "action": "ticket"}
+
+
+def _histogram(metric: str, labels: dict[str, str], good: str, good_le: str, all_: str, bad_le: str) -> dict[str, str]:
+    """Return a histogram whose observations are within `good_le` or, the rest, between it and `bad_le` (both bucket bounds)."""
+    buckets = {good_le: good, bad_le: all_, "+Inf": all_}
+    return {series(f"{metric}_bucket", {**labels, "le": le}): values for le, values in buckets.items()} | {series(f"{metric}_count", labels): all_}
+
+
+def _speed(alert: str, metric: str, good_le: str, bad_le: str, over: str, worst: str, summary: str, text: str) -> Scenario:
+    """Of 100 observations a second, 95 within the bound put the percentile on it, 94 just above; `worst` is what all-slow ones show."""
+
+    def one(service: str, good: str, all_: str) -> dict[str, str]:
+        return _histogram(metric, {"service": service, "component": "agent"}, good, good_le, all_, bad_le)
+
+    inputs = {
+        **one("at", ramp((900, 95)), ramp((900, 100))),
+        **one("over", ramp((900, 94)), ramp((900, 100))),
+        # All slow, and in the short window one too few or just enough; later their long window holds the same.
+        **one("few", "0x900", "0x399 19x500"),
+        **one("many", "0x900", "0x399 20x500"),
+        # One creation in ten seconds: only the long window ever holds enough.
+        **one("seldom", "0x900", steps(every_s=10, until_s=900)),
+        **one("fresh", "_x405 " + ramp((500, 0)), "_x405 " + ramp((500, 10), start=10)),
+        **one("restarted", ramp((400, 98)) + " " + ramp((500, 98)), ramp((400, 100)) + " " + ramp((500, 100))),
+        # Slow until 300, good from then on: the long window stays bad for minutes and must not speak.
+        **one("healed", ramp((300, 50), (600, 100)), ramp((900, 100))),
+    }
+
+    def firing(value: str, *services: str) -> list[Firing]:
+        return [Firing({"service": s, "component": "agent", **_TICKET}, f"{s}: {summary}", text.format(service=s, value=value)) for s in services]
+
+    steady = firing(over, "over")
+    return Scenario(
+        f"{alert} level",
+        inputs,
+        alert,
+        {
+            60: [*steady, *firing(_halfway(good_le, bad_le), "healed")],
+            398: [*steady, *firing(worst, "seldom")],
+            402: [*steady, *firing(worst, "seldom", "many")],
+            420: [*steady, *firing(worst, "seldom", "many", "fresh")],
+        },
+    )
+
+
+def _halfway(good_le: str, bad_le: str) -> str:
+    # Half of all are slow: rank 95 lies at 45/50 of the slow bucket.
+    return f"{(float(good_le) + (float(bad_le) - float(good_le)) * 0.9) * 1000:.4g}ms"
+
+
+def _delivery(alert: str, labels: dict[str, str], summary: str, ending: str, at: int) -> Scenario:
+    """Of 1,000 events a second, `at` lost put the share on the threshold, one more below it."""
+
+    def one(service: str, lost: str, delivered: str) -> dict[str, str]:
+        name = "isolation_event_deliveries_total"
+        return {
+            series(name, {"service": service, "arm": "none", "result": "lost"}): lost,
+            series(name, {"service": service, "arm": "none", "result": "delivered"}): delivered,
+        }
+
+    inputs = {
+        **one("at", ramp((400, at)), ramp((400, 1000 - at))),
+        **one("below", ramp((400, at + 1)), ramp((400, 1000 - at - 1))),
+        **one("few", "0x199 10x200", "0x199 9x200"),
+        **one("many", "0x199 10x200", "0x199 10x200"),
+        **one("fresh", "_x205 " + ramp((200, 5), start=5), "_x205 " + ramp((200, 5), start=5)),
+        **one("restarted", "0x400", ramp((200, 10)) + " " + ramp((200, 10))),
+        **one("healed", ramp((100, 500), (300, 0)), ramp((100, 500), (300, 1000))),
+        # Requests of other arms and instances belong to the same service.
+        series("isolation_event_deliveries_total", {"service": "at", "arm": "on", "result": "delivered"}): "0x400",
+    }
+
+    def firing(percent: str, *services: str) -> list[Firing]:
+        return [
+            Firing({"service": s, **labels}, f"{s}: {summary}", f"{percent} % of the events owed to users of {s} in the last 1m were delivered{ending}")
+            for s in services
+        ]
+
+    below = firing(f"{100 - (at + 1) / 10:.2f}", "below")
+    return Scenario(
+        f"{alert} level",
+        inputs,
+        alert,
+        {
+            90: [*below, *firing("50.00", "healed")],
+            199: [*below, *firing(_HEALED_LAST[at], "healed")],
+            202: [*below, *firing(_HEALED_LAST[at], "healed"), *firing("50.00", "many")],
+            230: [*below, *firing("50.00", "many", "fresh")],
+        },
+    )
+
+
+_HEALED_LAST = {10: "98.33", 50: "94.17"}
+"""The share in the last moment at which the healed service is still below: of the minute, so many seconds were half lost."""
+
+LEVEL_SCENARIOS = [
+    _speed(
+        "InstanceCreationSlow",
+        "isolation_instance_create_duration_seconds",
+        "0.01",
+        "0.025",
+        "12.5ms",
+        "24.25ms",
+        "creating agent is slow",
+        "The slowest 5 % of creations of agent in {service} take {value} or longer; 10 ms is the budget. Every request that needs an instance waits for it.",
+    ),
+    _speed(
+        "InstanceResetSlow",
+        "isolation_instance_reset_duration_seconds",
+        "0.005",
+        "0.01",
+        "5.833ms",
+        "9.75ms",
+        "resetting agent is slow",
+        "The slowest 5 % of resets of agent in {service} take {value} or longer; 5 ms is the budget. State of the last request lives on until the reset is done.",
+    ),
+    _delivery(
+        "EventDeliveryBelow99",
+        {"severity": "error", "action": "page"},
+        "fewer than 99 % of events reach their users",
+        "; 100 % is the goal. The rest never left: users watch runs that stand still.",
+        10,
+    ),
+    _delivery(
+        "EventDeliveryBelow95",
+        {"severity": "critical", "action": "page", "rollback": "true"},
+        "fewer than 95 % of events reach their users, roll back",
+        ". Below 95 % a rollout is rolled back.",
+        50,
+    ),
+]
+
+
+def _acquisition() -> Scenario:
+    metric = "db_client_connection_wait_time_seconds"
+
+    def one(service: str, good: str, all_: str) -> dict[str, str]:
+        return _histogram(metric, {"service": service, "db_client_connection_pool_name": "main"}, good, "0.002", all_, "0.005")
+
+    inputs = {
+        **one("at", ramp((1800, 95)), ramp((1800, 100))),
+        **one("over", ramp((900, 94), (900, 100)), ramp((1800, 100))),
+        **one("few", "0x1800", "0x299 19x1500"),
+        **one("many", "0x1800", steps(every_s=15, until_s=1800)),
+        **one("fresh", "_x400 " + ramp((1400, 0)), "_x400 " + ramp((1400, 1), start=1)),
+        **one("restarted", ramp((400, 98)) + " " + ramp((1400, 98)), ramp((400, 100)) + " " + ramp((1400, 100))),
+    }
+
+    def firing(value: str, *services: str) -> list[Firing]:
+        return [
+            Firing(
+                {"service": s, "db_client_connection_pool_name": "main", **_TICKET},
+                f"{s}: requests wait for a database connection",
+                f"The slowest 5 % of requests of {s} wait {value} or longer for a connection of pool main; 2 ms is the budget.",
+            )
+            for s in services
+        ]
+
+    return Scenario(
+        "SessionAcquisitionSlow level",
+        inputs,
+        "SessionAcquisitionSlow",
+        {
+            285: [],
+            360: firing("2.5ms", "over"),
+            800: [*firing("2.5ms", "over"), *firing("4.85ms", "many", "fresh")],
+            1500: firing("4.85ms", "many", "fresh"),
+        },
+        every_s=15,
+    )
+
+
+LEVEL_SCENARIOS.append(_acquisition())

@@ -1,0 +1,120 @@
+"""A rule test proves something only when it fails for a wrong rule: each threshold and comparison is changed, one at a time.
+
+A mutant runs against the scenarios of its own alert (all of them for a recorded series). Mutants share promtool
+processes, because starting one costs more than a scenario.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from isolation_monitor.alerts import build
+from tests.alerts.scenarios import LINKS, SCENARIOS
+from tests.alerts.score_scenarios import SCORE_SCENARIOS
+from tests.real_parts.promtool import Scenario, run_tests, write_test
+
+_CORES = os.cpu_count() or 1
+
+_SKIPPED = re.compile(r'\{[^}]*\}|\[[^]]*\]|"[^"]*"|offset \w+|(?:by|on) \([^)]*\)|[A-Za-z_:][\w:]*')
+_TOKEN = re.compile(r"[<>=!]=|[<>]|(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
+_FLIPS = {">": (">=", "<"), "<": ("<=", ">"), ">=": (">", "<"), "<=": ("<", ">"), "==": ("!=",), "!=": ("==",)}
+
+EQUIVALENT = {
+    # The value of a constant alert is compared with nothing.
+    "DeadMansSwitch",
+}
+
+
+def mutants_of(expression: str) -> Iterator[tuple[str, str]]:
+    """Yield each mutant of an expression with a name: every comparison flipped, every number moved."""
+    masked = _SKIPPED.sub(lambda match: " " * len(match.group()), expression)
+    for token in _TOKEN.finditer(masked):
+        text = token.group()
+        for other in _FLIPS.get(text) or _moved(text):
+            yield f"{text} at {token.start()} becomes {other}", expression[: token.start()] + other + expression[token.end() :]
+
+
+def _moved(number: str) -> tuple[str, ...]:
+    if "." in number:
+        return f"{float(number) * 2:g}", f"{float(number) / 2:g}"
+    return str(int(number) + 1), str(int(number) - 1)
+
+
+def _groups() -> list[dict[str, Any]]:
+    return [group for text in build.rules().values() for group in yaml.safe_load(text)["groups"]]
+
+
+def _name(rule: dict[str, Any]) -> str:
+    return str(rule.get("alert") or f"{rule['record']} {rule.get('labels', '')}".strip())
+
+
+def _changes(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    for what, expression in mutants_of(rule["expr"]):
+        yield what, {"expr": expression}
+    for key in ("for", "keep_firing_for"):
+        if key in rule:
+            yield f"{key} doubled", {key: f"{int(rule[key][:-1]) * 2}{rule[key][-1]}"}
+            yield f"{key} gone", {key: "0s"}
+
+
+def _rules_beside(rule: dict[str, Any], recordings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rules that a mutant runs with, in order: an alert with the recordings it reads, a recording with all."""
+    if "record" in rule:
+        return recordings
+    needed: list[dict[str, Any]] = [rule]
+    for recording in reversed(recordings):
+        if any(re.search(rf"(?<![\w:]){recording['record']}(?![\w:])", other["expr"]) for other in needed):
+            needed.insert(0, recording)
+    return needed
+
+
+def _scenarios_of(rule: dict[str, Any]) -> list[Scenario]:
+    if "alert" in rule:
+        return [scenario for scenario in SCENARIOS if scenario.alert == rule["alert"]]
+    readers = {alert.name for alert in build.alerts() if rule["record"] in alert.expr}
+    return [scenario for scenario in SCENARIOS if scenario.alert in readers or scenario in SCORE_SCENARIOS]
+
+
+def _mutants(folder: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Write each mutant with its scenarios; yield its name and its promtool files."""
+    rules = [rule for group in _groups() for rule in group["rules"]]
+    recordings = [rule for rule in rules if "record" in rule]
+    for rule in rules:
+        for what, change in _changes(rule) if _name(rule) not in EQUIVALENT else ():
+            place = folder / f"{len(list(folder.iterdir()))}"
+            place.mkdir()
+            chosen = [rule | change if other is rule else other for other in _rules_beside(rule, recordings)]
+            if "record" in rule:
+                chosen += [other for other in rules if "alert" in other and rule["record"] in other["expr"]]
+            mutant = place / "rules.yml"
+            mutant.write_text(yaml.safe_dump({"groups": [{"name": "mutant", "interval": "1s", "rules": chosen}]}))
+            by_pace = {pace: [s for s in _scenarios_of(rule) if s.every_s == pace] for pace in (1, 15)}
+            yield f"{_name(rule)}: {what}", [
+                write_test(place / f"every-{pace}.yml", [mutant], scenarios, LINKS) for pace, scenarios in by_pace.items() if scenarios
+            ]
+
+
+def _passed(files: list[Path]) -> set[str]:
+    """Return the files that pass, of many run in one process."""
+    output = run_tests(*files).stdout
+    return {block.split()[0] for block in output.split("Unit Testing:")[1:] if block.split()[1:2] == ["SUCCESS"]}
+
+
+def test_every_changed_threshold_and_comparison_fails_some_scenario(tmp_path: Path):
+    """A survivor means that a threshold could be typed wrongly and every test would stay green."""
+    mutants = list(_mutants(tmp_path))
+    files = [file for _, written in mutants for file in written]
+    batches = [files[n :: 2 * _CORES] for n in range(2 * _CORES)]
+
+    with ThreadPoolExecutor(_CORES) as pool:
+        passed = set().union(*pool.map(_passed, batches))
+
+    assert len(mutants) > 200
+    assert [name for name, written in mutants if passed.issuperset(map(str, written))] == []

@@ -1,0 +1,44 @@
+"""`isomon demo once` as a user runs it: all six faults, on real parts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isolation_monitor.telemetry import names
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+
+FAULTS = ["shared-agent", "wrong-socket", "inherited-context", "session-leak", "slow-factory", "lost-event"]
+
+
+async def test_the_story_holds_and_its_report_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    command = [sys.executable, "-m", "isolation_monitor.cli", "demo", "once", "--clean-seconds", "20", "--report", str(file)]
+
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=500, check=False)
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads(file.read_text())
+    assert report["schema"] == "demo/1"
+    assert report["ok"] is True
+    clean = report["clean"]
+    assert (clean["violations"], clean["pages"], clean["score"], clean["coverage"]) == (0, 0, 100.0, 1.0)
+    assert set(clean["evaluated"]) == set(names.DETECTORS)
+    assert all(clean["evaluated"].values())
+    assert [trial["fault"] for trial in report["faults"]] == FAULTS
+    for trial in report["faults"]:
+        assert trial["harm_proven"] is True
+        assert trial["gate_before"] == "pass"
+        assert trial["gate_after"] == ("pass" if trial["fault"] == "slow-factory" else "fail")
+        assert trial["page_s"] < 10
+    for trial in report["faults"][:3]:
+        assert trial["victim"] != trial["offender"]
+        assert len(trial["stacks"]) == 2
+        assert all(line.startswith("examples/chat/") for line in trial["stacks"])
+    assert report["after_heal"]["score_recovers_s"] > 0
