@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow check bench up lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow check bench up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -44,6 +44,9 @@ bench: $(STAMP) ## benchmarks: tables, and build/bench/*.json
 
 up: ## the stack in containers: docker compose -f docker-compose.monitoring.yml up
 	docker compose -f docker-compose.monitoring.yml up
+
+docs: $(STAMP)
+	@$(BIN)/python scripts/build_docs.py
 
 lock: $(STAMP)
 	@$(BIN)/python scripts/lock.py

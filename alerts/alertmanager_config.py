@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from isolation_monitor.alerts.yaml_text import dump
 
 PAGE, TICKET, DRILL, DEAD_MAN = "page", "ticket", "drill", "dead-mans-switch"
 RECEIVERS = (PAGE, TICKET, DRILL, DEAD_MAN)
@@ -82,13 +82,7 @@ def render(
         ],
         **({"templates": list(template_files)} if template_files else {}),
     }
-    # Receivers share one webhook mapping; an alias (`*id001`) would be right but hard to read at night.
-    return yaml.dump(config, Dumper=_PlainDumper, sort_keys=False, width=140)
-
-
-class _PlainDumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:  # Any: the signature of the library
-        return True
+    return dump(config)
 
 
 def _routes() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
+from isolation_monitor.alerts.yaml_text import dump
 
 ISOLATION_JOB = "isolation"
 MAIN_JOB = "isolation-main"
@@ -71,7 +71,7 @@ def render(
             },
         ],
     }
-    return yaml.safe_dump(config, sort_keys=False, width=140)
+    return dump(config)
 
 
 def _authorization(token_file: str | None) -> dict[str, Any]:

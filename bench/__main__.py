@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from bench import suites
-from bench.rows import Row, report, write
 from rich.console import Console
 from rich.table import Table
+
+from bench import suites
+from bench.rows import Row, report, write
 
 OUTPUT = Path(__file__).resolve().parent.parent / "build" / "bench" / "overhead.json"
 

@@ -11,8 +11,9 @@ from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import Any
 
-from bench.applications import App, Message
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from bench.applications import App, Message
 
 CURRENT_PATH: ContextVar[str] = ContextVar("current_path")
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.applications import Stack, build
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from prometheus_client import CollectorRegistry
+
+from bench.applications import Stack, build
 
 PFI = "prometheus-fastapi-instrumentator"
 OTEL = "opentelemetry-instrumentation-fastapi"
@@ -99,7 +100,10 @@ def missing(stack: Stack) -> list[tuple[str, str]]:
 def peers(stack: Stack, routes: int = 1) -> list[Peer]:
     """Return every installed peer of a stack, around an application of its own."""
     absent = {name for name, _ in missing(stack)}
-    makers: dict[str, Callable[[Stack, int], Peer]] = {PFI: _pfi, _otel_name(stack): _otel_fastapi if stack == "fastapi" else _otel_starlette}
+    makers: dict[str, Callable[[Stack, int], Peer]] = {
+        PFI: _pfi,
+        _otel_name(stack): _otel_fastapi if stack == "fastapi" else _otel_starlette,
+    }
     if stack == "fastapi":
         makers[NATIVE] = _native
     return [make(stack, routes) for name, make in makers.items() if name not in absent]

@@ -18,7 +18,7 @@ async def scrape(quick: bool) -> list[Row]:
         from bench import scrape as measured
     except ImportError as error:
         return [Row("scrape", None, "ms", note=f"cannot run here: {error}")]
-    rows = cast("list[Any]", await asyncio.to_thread(measured.rows))
+    rows = cast("list[Any]", await asyncio.to_thread(measured.rows, quick))
     return [row if isinstance(row, Row) else Row.from_json(row) for row in rows]
 
 

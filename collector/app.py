@@ -68,7 +68,9 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         redoc_url=None,
     )
     app.state.runtime = Runtime(settings, database, metrics, clock)
-    app.state.gates = GateService(database, source, metrics, clock, settings.scrape_stale_after_s)
+    app.state.gates = GateService(
+        database, source, metrics, clock, scrape_stale_after_s=settings.scrape_stale_after_s, base_url=settings.base_url
+    )
     app.state.guard = TokenGuard(settings.tokens_by_scope())
     app.state.schema_revision = newest_revision()
     problems.install(app)

@@ -26,7 +26,9 @@ class SettingsError(Exception):
 class CollectorSettings(BaseSettings):
     """Everything that can be set. Durations are seconds, sizes are bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="COLLECTOR_", env_file=None, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="COLLECTOR_", env_file=None, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True
+    )
 
     database_url: str = "sqlite+aiosqlite:///./isolation-monitor.sqlite3"
     base_url: str = "http://127.0.0.1:8080"

@@ -30,7 +30,7 @@ from isolation_monitor.telemetry import names
 FULL_SCORE: Final = 100
 """A score below this is critical, however little: the display rounds down."""
 
-_ANSWERS: Final = {0: Words("no, we see", GREEN), 1: Words("nothing could leak", GREY), 2: Words("BLIND", RED)}
+_ANSWERS: Final = {0: Words("no", GREEN), 1: Words("nothing could leak", GREY), 2: Words("BLIND", RED)}
 
 
 def row(t: Thresholds) -> Row:
@@ -147,7 +147,7 @@ def pages() -> Panel:
         decimals=0,
         steps=NONE_ALLOWED,
         no_value="rules are dead",
-        height=7,
+        height=8,
         description=(
             "Alerts that wake someone, firing now. 0 is good. No number at all means that not even the dead man's switch fires: "
             "Prometheus evaluates no rules and nobody would be paged."
@@ -159,11 +159,13 @@ def pages() -> Panel:
 def firing_alerts() -> Panel:
     return listing(
         "Firing alerts",
-        Column("alertname", "Alert", queries.alerts_firing(), width=230),
-        Column("severity", "Severity", width=80),
-        Column("service", "Service", width=140),
+        Column("Alert", "alertname", width=210),
+        Column("Severity", "severity", width=75),
+        Column("Action", "action", width=65),
+        Column("Service", "service"),
+        rows=queries.alerts_firing(),
         width=8,
-        height=7,
+        height=8,
         no_value="rules are dead",
         description=(
             "What is firing now. DeadMansSwitch alone is good: it always fires, to prove that rules run. For each other one, open its "
@@ -178,36 +180,33 @@ def public_numbers(t: Thresholds) -> Panel:
     delivery = t.delivery
     return listing(
         "The public numbers by service",
-        Column("service", "Service"),
-        Column("score", "Score", expr[names.ISOLATION_SCORE], steps=good_from((FULL_SCORE, GREEN)), unit="percent", decimals=2),
+        Column("Service", "service"),
+        Column("Score", expr=expr[names.ISOLATION_SCORE], steps=good_from((FULL_SCORE, GREEN)), unit="percent", decimals=2),
         Column(
-            "containment",
             "Containment",
-            expr[names.FAILURE_CONTAINMENT_RATE],
+            expr=expr[names.FAILURE_CONTAINMENT_RATE],
             steps=good_from((FULL_SCORE, GREEN)),
             unit="percent",
             decimals=2,
         ),
         Column(
-            "creation",
             "Creation p95",
-            expr[names.INSTANCE_CREATION_TIME_MS],
+            expr=expr[names.INSTANCE_CREATION_TIME_MS],
             unit="ms",
             decimals=1,
             steps=bad_from((milliseconds(t.creation.max_creation_s), YELLOW)),
         ),
         Column(
-            "delivery",
             "Delivery",
-            expr[names.EVENT_DELIVERY_RATE],
+            expr=expr[names.EVENT_DELIVERY_RATE],
             steps=good_from((delivery.rollback_below_percent, ORANGE), (delivery.page_below_percent, GREEN)),
             unit="percent",
             decimals=2,
         ),
-        Column("sockets", "Wrong sockets", expr[names.WEBSOCKET_ISOLATION_VIOLATIONS], steps=NONE_ALLOWED, decimals=0),
-        Column("leaks", "Leaked sessions", expr[names.SESSION_LEAK_COUNT], steps=NONE_ALLOWED, decimals=0),
+        Column("Wrong sockets", expr=expr[names.WEBSOCKET_ISOLATION_VIOLATIONS], steps=NONE_ALLOWED, decimals=0),
+        Column("Leaked sessions", expr=expr[names.SESSION_LEAK_COUNT], steps=NONE_ALLOWED, decimals=0),
         width=12,
-        height=7,
+        height=8,
         description=(
             "The recorded series that gates and scripts read, by service. Good: 100, 100, below the creation budget, 100, 0, 0. The "
             "last two count since the service started. An empty cell: nothing happened that could be measured."

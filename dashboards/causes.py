@@ -57,8 +57,8 @@ def creation(t: Thresholds) -> Panel:
         steps=bad_from((milliseconds(t.creation.max_creation_s), YELLOW)),
         alerts=["InstanceCreationSlow"],
         description=(
-            f"Time a factory takes to make a fresh instance. Below {milliseconds(t.creation.max_creation_s):g} ms is good. Above: the factory "
-            "loads, connects or reads something on every request; move it to start-up."
+            f"Time a factory takes to make a fresh instance. Below {milliseconds(t.creation.max_creation_s):g} ms is good. Above: the "
+            "factory loads, connects or reads something on every request; move it to start-up."
         ),
     )
 
@@ -72,8 +72,8 @@ def reset(t: Thresholds) -> Panel:
         no_value="no resets",
         alerts=["InstanceResetSlow"],
         description=(
-            f"Time to clear an instance's state. Below {milliseconds(t.creation.max_reset_s):g} ms is good. Above: state of the last request "
-            "lives on for so long; make the instance anew instead."
+            f"Time to clear an instance's state. Below {milliseconds(t.creation.max_reset_s):g} ms is good. Above: state of the last "
+            "request lives on for so long; make the instance anew instead."
         ),
     )
 
@@ -84,7 +84,6 @@ def shared_instances() -> Panel:
         Query(queries.grown(names.INSTANCE_SHARED, queries.STEP, "component"), "{{component}}"),
         unit="none",
         decimals=0,
-        bars=True,
         alerts=["SingletonReuse", "IsolationViolation"],
         description=(
             "Instances that were declared fresh for each request and were not. Zero is good. Above: a cache or a module-level "
@@ -117,8 +116,8 @@ def acquisition(t: Thresholds) -> Panel:
         no_value="no database",
         alerts=["SessionAcquisitionSlow"],
         description=(
-            f"Below {milliseconds(t.sessions.max_wait_s):g} ms is good. Above: the pool is too small, sessions are held too long, or some have "
-            "leaked; compare with the three graphs around."
+            f"Below {milliseconds(t.sessions.max_wait_s):g} ms is good. Above: the pool is too small, sessions are held too long, or "
+            "some have leaked; compare with the three graphs around."
         ),
     )
 

@@ -240,7 +240,6 @@ def anomalies() -> Panel:
         Query(queries.grown(names.EVENT_ANOMALIES_TOTAL, queries.STEP, "anomaly"), "{{anomaly}}"),
         unit="none",
         decimals=0,
-        bars=True,
         stacked=True,
         width=6,
         alerts=["RunIncomplete", "WebSocketIsolationViolation"],
@@ -287,7 +286,9 @@ def messages() -> Panel:
         Query(queries.rate(names.WEBSOCKET_MESSAGES, "direction"), "{{direction}}"),
         unit="cps",
         width=6,
-        description="Sent above received is normal: a question has several events. Received without sent: runs start and nothing comes back.",
+        description=(
+            "Sent above received is normal: one question, several events. Received without sent: runs start and nothing comes back."
+        ),
     )
 
 

@@ -104,7 +104,6 @@ def dropped() -> Panel:
         Query(queries.grown(names.MONITOR_DROPPED, queries.STEP, "reason"), "{{reason}}"),
         unit="none",
         decimals=0,
-        bars=True,
         stacked=True,
         alerts=["IsolationTelemetryDropping"],
         description=(
@@ -134,7 +133,6 @@ def monitor_errors() -> Panel:
         Query(queries.grown(names.MONITOR_ERRORS, queries.STEP, "hook"), "{{hook}}"),
         unit="none",
         decimals=0,
-        bars=True,
         stacked=True,
         alerts=["IsolationMonitorErrors"],
         description=(
@@ -203,11 +201,13 @@ def gates() -> Panel:
 def monitors() -> Panel:
     return listing(
         "Monitors at work",
-        Column("service", "Service", queries.monitors()),
-        Column("instance", "Instance"),
-        Column("version", "Version"),
-        Column("mode", "Mode"),
-        width=8,
+        Column("Service", "service"),
+        Column("Instance", "instance"),
+        Column("Version", "version"),
+        Column("Mode", "mode"),
+        rows=queries.monitors(),
+        width=24,
+        height=6,
         no_value="no monitor answers",
         alerts=["IsolationTargetDown"],
         description=(

@@ -113,7 +113,6 @@ def graph(
     steps: Sequence[Step] = (),
     alerts: Sequence[str] = (),
     stacked: bool = False,
-    bars: bool = False,
     decimals: int | None = None,
     maximum: float | None = None,
     minimum: float | None = 0,
@@ -124,9 +123,9 @@ def graph(
     """Lines over time. `steps` are drawn as dashed lines; gaps stay gaps, because no data is not zero."""
     builder = (
         timeseries.Panel()
-        .draw_style(common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE)
+        .draw_style(common.GraphDrawStyle.LINE)
         .line_width(1)
-        .fill_opacity(60 if bars else 25 if stacked else 8)
+        .fill_opacity(25 if stacked else 6)
         .show_points(common.VisibilityMode.NEVER)
         .span_nulls(False)
         .stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL if stacked else common.StackingMode.NONE).group("A"))
@@ -185,11 +184,11 @@ def states(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: a label or, with an expression, its value. `steps` colour the text of values."""
+    """One column of a table: the label of that name or, with an expression, its value. `steps` colour values. `width` is pixels."""
 
-    label: str
     header: str
-    expr: str | None = None
+    label: str = ""
+    expr: str = ""
     unit: str = "none"
     decimals: int | None = None
     steps: Sequence[Step] = ()
@@ -199,45 +198,52 @@ class Column:
 def listing(
     title: str,
     *columns: Column,
+    rows: str = "",
     description: str,
     alerts: Sequence[str] = (),
     no_value: str = "no data",
     width: int = 12,
     height: int = 8,
 ) -> Panel:
-    """A table of the values now. Columns with an expression become values `A`, `B`, …; rows with the same labels join."""
-    values = [column for column in columns if column.expr is not None]
+    """A table of what is now: one line for each series of `rows`, or the columns' own expressions joined by their labels.
+
+    Expressions that are joined must carry the shown labels and no others, or one thing would fill several lines.
+    """
+    expressions = [rows] if rows else [column.expr for column in columns if column.expr]
     builder = table.Panel().show_header(True).cell_height(common.TableCellHeight.SM)
-    for number, column in enumerate(values):
-        builder = builder.with_target(_target(Query(column.expr or ""), number, instant=True, as_table=True))
+    for number, expr in enumerate(expressions):
+        builder = builder.with_target(_target(Query(expr), number, instant=True, as_table=True))
     # One query gives a column `Value`, several give `Value #A`, `Value #B`, … after joining.
-    value_names = ["Value"] if len(values) == 1 else [f"Value #{chr(65 + number)}" for number in range(len(values))]
-    field_of = {id(column): value_names[number] for number, column in enumerate(values)}
-    order = [field_of.get(id(column), column.label) for column in columns]
-    if len(values) > 1:
+    names = {expr: f"Value #{chr(65 + number)}" if len(expressions) > 1 else "Value" for number, expr in enumerate(expressions)}
+    fields = [names[column.expr] if column.expr else column.label for column in columns]
+    if len(expressions) > 1:
         builder = builder.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
     builder = builder.with_transformation(
-        models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(order)}})
+        models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": fields}})
     ).with_transformation(
         models.DataTransformerConfig(
             id_val="organize",
             options={
-                "indexByName": {name: number for number, name in enumerate(order)},
-                "renameByName": {name: column.header for name, column in zip(order, columns, strict=True)},
+                "indexByName": {field: number for number, field in enumerate(fields)},
+                "renameByName": {field: column.header for field, column in zip(fields, columns, strict=True)},
             },
         )
     )
     for column in columns:
-        properties = [models.DynamicConfigValue(id_val="unit", value=column.unit)]
-        if column.decimals is not None:
-            properties.append(models.DynamicConfigValue(id_val="decimals", value=column.decimals))
-        if column.steps:
-            properties.append(models.DynamicConfigValue(id_val="thresholds", value=_thresholds(column.steps).build()))
-            properties.append(models.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}))
-        if column.width is not None:
-            properties.append(models.DynamicConfigValue(id_val="custom.width", value=column.width))
-        builder = builder.override_by_name(column.header, properties)
+        builder = builder.override_by_name(column.header, _column_properties(column))
     return _finish(builder.build(), title, "none", description, alerts, width, height, no_value=no_value)
+
+
+def _column_properties(column: Column) -> list[models.DynamicConfigValue]:
+    found = [models.DynamicConfigValue(id_val="unit", value=column.unit if column.expr else "string")]
+    if column.decimals is not None:
+        found.append(models.DynamicConfigValue(id_val="decimals", value=column.decimals))
+    if column.steps:
+        found.append(models.DynamicConfigValue(id_val="thresholds", value=_thresholds(column.steps).build()))
+        found.append(models.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}))
+    if column.width is not None:
+        found.append(models.DynamicConfigValue(id_val="custom.width", value=column.width))
+    return found
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

@@ -125,8 +125,12 @@ _ALERTED: Final = 'service=~"$service|isolation-collector|isolation-monitor|unkn
 
 
 def public_numbers() -> dict[str, str]:
-    """The recorded series that this product's users query by name, each by service."""
-    return {name: recorded(name) for name in names.PUBLIC_SERIES}
+    """The recorded series that this product's users query by name, each by service; percentages rounded down."""
+    # The maximum of one: a table joins series whose labels are the same, and a name would tell them apart.
+    by_service = {name: f"max by (service) ({recorded(name)})" for name in names.PUBLIC_SERIES}
+    for percentage in (names.ISOLATION_SCORE, names.FAILURE_CONTAINMENT_RATE, names.EVENT_DELIVERY_RATE):
+        by_service[percentage] = f"floor(100 * {by_service[percentage]}) / 100"
+    return by_service
 
 
 # --- violations and verdicts ------------------------------------------------------------------------------------------

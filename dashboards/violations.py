@@ -37,12 +37,11 @@ def scored_violations() -> Panel:
         Query(queries.scored_violations(), "{{kind}}"),
         unit="none",
         decimals=0,
-        bars=True,
         stacked=True,
         alerts=["IsolationViolation", "WebSocketIsolationViolation"],
         description=(
-            "Violations that lower the score, by kind. An empty graph on the zero line is good. Any bar: the kind says which of our "
-            "promises broke; roll back, then read the evidence of that minute."
+            "Violations that lower the score, by kind. Each point counts the minute before it, or more when zoomed out. Zero is good. "
+            "Above: the kind says which of our promises broke; roll back, then read the evidence of that minute."
         ),
     )
 
@@ -53,12 +52,11 @@ def hygiene_violations() -> Panel:
         Query(queries.hygiene_violations(), "{{kind}}"),
         unit="none",
         decimals=0,
-        bars=True,
         stacked=True,
         alerts=["SessionLeak", "RunIncomplete", "InstanceCreationSlow"],
         description=(
             "Leaks, slow creations and unfinished runs: nobody's data was exposed, but users wait or the pool runs dry. Zero is good. "
-            "A steady bar is a defect on a common path; start with its newest evidence."
+            "A steady line above it is a defect on a common path; start with its newest evidence."
         ),
     )
 

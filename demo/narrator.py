@@ -44,10 +44,10 @@ class Narrator:
             if self._status is not None:
                 self._status.start()
 
-    def doing(self, text: str) -> None:
-        """Show what is waited for now; in a log, each text once."""
+    def doing(self, text: str, moving: str = "") -> None:
+        """Show what is waited for now, with a part that changes; a log gets each text once, without that part."""
         if self._status is not None:
-            self._status.update(text)
+            self._status.update(f"{text} {moving}".rstrip())
         elif text != self._last:
             self._line(f"... {text}")
         self._last = text

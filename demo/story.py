@@ -82,7 +82,7 @@ class Story:
         before = await measures.totals(metrics)
         begun = time.time()
         while (left := begun + self.clean_s - time.time()) > 0:
-            self.narrator.doing(f"clean minute: {left:.0f} s left, no violation and no page may appear")
+            self.narrator.doing("clean minute: no violation and no page may appear", f"({left:.0f} s left)")
             self._check()
             await asyncio.sleep(min(1.0, left))
         after = await measures.totals(metrics)

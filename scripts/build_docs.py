@@ -94,7 +94,7 @@ def alerts_page() -> str:
         "",
         GENERATED,
         "",
-        "`page` wakes someone, `ticket` waits for morning. Alerts marked as rollback triggers carry `rollback=\"true\"`. Each has a runbook,",
+        "`page` wakes someone, `ticket` waits for morning. Rollback triggers carry the label `rollback`. Each alert has a runbook,",
         "which the collector serves at `/runbooks/NAME`, and rule tests that fire it, keep it silent just below, and resolve it.",
         "",
         "| alert | severity | action | rollback | what it says |",

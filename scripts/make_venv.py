@@ -82,13 +82,14 @@ def _show_progress(pip: subprocess.Popen[str], count: int) -> list[str]:
     """Read pip's output to its end, printing a counter instead of its two hundred lines."""
     lines: list[str] = []
     collected = 0
+    installing = False
     shown_at = time.monotonic()
     terminal = sys.stdout.isatty()
     for line in pip.stdout or ():
         lines.append(line.rstrip())
-        collected += line.startswith(("Collecting ", "Requirement already satisfied"))
-        installing = line.startswith("Installing collected packages")
-        if installing or time.monotonic() - shown_at > (0.2 if terminal else 5.0):
+        collected += line.startswith(("Collecting ", "Processing ", "Requirement already satisfied"))
+        installing = installing or line.startswith("Installing collected packages")
+        if line.startswith("Installing collected packages") or time.monotonic() - shown_at > (0.2 if terminal else 5.0):
             shown_at = time.monotonic()
             text = "  unpacking into .venv" if installing else f"  {min(collected, count)} of {count} collected"
             print(f"\r{text:<40}" if terminal else text, end="" if terminal else "\n", flush=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry import names, stacks
 
 if TYPE_CHECKING:
+    from isolation_monitor.telemetry.metrics.cells import HistogramCell
     from isolation_monitor.telemetry.principals import Principal, Scope
     from isolation_monitor.telemetry.stacks import RawStack
     from isolation_monitor.telemetry.violations import Violation
@@ -27,19 +28,39 @@ _clock = time.perf_counter
 class Connection:
     """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
 
-    __slots__ = ("closed", "principal", "scope", "serial")
+    __slots__ = ("closed", "principal", "scope", "serial", "served")
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
         self.serial = next(_serials)
         self.principal = principal
         self.scope = scope
+        self.served: Served | None = None
         self.closed = False
+
+
+class Served:
+    """What answered a request, and the cell of its duration: what is left of the scope when the request is over.
+
+    Kept for the next requests, so that the request path finds them with one look-up. `endpoint` and `route` are held, so
+    that their identities are not used again.
+    """
+
+    __slots__ = ("cell", "endpoint", "method", "route", "status")
+
+    def __init__(self, scope: Scope, status: int = 0, cell: HistogramCell | None = None) -> None:
+        # Read after the response: the router sets these while handling the request.
+        self.route: Any = scope.get("route")
+        self.endpoint: Any = scope.get("endpoint")
+        self.method: str = scope.get("method") or "WS"
+        self.status = status
+        self.cell: Any = cell
+        """None for WebSocket messages, whose duration is nobody's."""
 
 
 class RequestContext:
     """One request under judgement. `serial` rises with time within the process; `started` is `time.perf_counter()`.
 
-    Slots, all but the sealed ones set at once: reading a default from the class costs more, in CPython 3.11, than setting it.
+    Slots, all set at once: reading a default from the class costs more, in CPython 3.11, than setting it.
     """
 
     __slots__ = (
@@ -47,18 +68,16 @@ class RequestContext:
         "baseline",
         "checkouts",
         "connection",
-        "endpoint",
         "exposed",
         "failed",
         "finished",
-        "method",
         "open_runs",
         "pending",
         "principal",
         "responded",
-        "route_object",
         "scope",
         "serial",
+        "served",
         "started",
         "status",
         "transport",
@@ -67,7 +86,9 @@ class RequestContext:
         "violations",
     )
 
-    def __init__(self, transport: str, principal: Principal | None, scope: Scope, connection: Connection | None = None) -> None:
+    def __init__(
+        self, transport: str, principal: Principal | None, scope: Scope, connection: Connection | None, baseline: Context | None
+    ) -> None:
         self.serial = next(_serials)
         self.transport = transport
         self.principal = principal
@@ -84,7 +105,7 @@ class RequestContext:
         self.responded = False
         """The last byte of the answer was handed to the server."""
         self.finished = False
-        self.baseline: Context | None = None
+        self.baseline = baseline
         """Context at entry, or the one of the request it was inherited from: what was there before anybody's request."""
         self.checkouts: dict[int, Any] | None = None
         """Database connections out for this request, by key; None until the first."""
@@ -92,30 +113,33 @@ class RequestContext:
         self.pending: list[Any] | None = None
         """Findings that wait for the route to be known."""
         self.violations: list[Violation] | None = None
-        # Until `seal` has set `scope` to None, `route_object`, `endpoint` and `method` do not exist.
+        self.served: Served | None = None
+        """Set when the request is over; until then the scope tells."""
 
     def seal(self) -> None:
         """Keep what evidence may need of the scope, and let the scope go: a finished request must not hold the host's objects."""
-        scope = self.scope
-        if scope is not None:
-            # Read after the response: the router sets these while handling the request.
-            self.route_object = scope.get("route")
-            self.endpoint = scope.get("endpoint")
-            self.method = scope.get("method") or "WS"
+        if self.scope is not None:
+            self.served = Served(self.scope)
             self.scope = None
 
     @property
     def route(self) -> str:
         """`METHOD /template` when the router has run, else `METHOD unmatched`. Never the raw path: ids live in it."""
-        scope = self.scope
-        template = getattr(self.route_object if scope is None else scope.get("route"), "path", None)
-        method = self.method if scope is None else scope.get("method") or "WS"
+        served = self._served
+        template = getattr(served.route, "path", None) if served is not None else None
+        method = served.method if served is not None else "WS"
         return f"{method} {template if isinstance(template, str) else names.UNMATCHED}"
 
     @property
     def endpoint_stack(self) -> RawStack:
         """Where the endpoint that serves this request is defined; empty before routing."""
-        return stacks.of_function(self.endpoint if self.scope is None else self.scope.get("endpoint"))
+        served = self._served
+        return stacks.of_function(served.endpoint if served is not None else None)
+
+    @property
+    def _served(self) -> Served | None:
+        scope = self.scope
+        return self.served if scope is None else Served(scope)
 
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("isolation_monitor_request", default=None)
@@ -139,13 +163,15 @@ class Exposure:
     Moments are serial numbers. Written by one event loop; a second loop in the same process may miss an overlap.
     """
 
-    __slots__ = ("latest_overlap", "nobody", "principals")
+    __slots__ = ("finished", "latest_overlap", "nobody", "principals")
 
     def __init__(self) -> None:
         self.nobody = _Nobody()
         self.principals = 0
         """Principals with something live now."""
         self.latest_overlap = 0
+        self.finished = 0
+        """Requests judged so far."""
 
     def enter(self, principal: Principal | None, serial: int) -> None:
         """Count something of a principal as live until `leave`."""

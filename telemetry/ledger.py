@@ -36,7 +36,6 @@ class Ledger:
         self.outbox = outbox
         self.exposure = Exposure()
         self.recent: deque[Violation] = deque(maxlen=RECENT_LIMIT)
-        self.finished_requests = 0
         self.on_violation: list[Any] = []
         """Callables given each violation; for tests and the pytest plugin."""
         self.verdict_cells: dict[tuple[str, str, bool, str], Cell] = {
@@ -97,10 +96,15 @@ class Ledger:
     def retract(self, violation: Violation, reason: str) -> None:
         self._send_note("retraction", violation, {"reason": reason})
 
+    @property
+    def finished_requests(self) -> int:
+        """How many requests were judged so far."""
+        return self.exposure.finished
+
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def finish(self, request: RequestContext, late_principal: Principal | None = None) -> None:
-        """Judge a request at its end. On the request path: a few cell updates, nothing else.
+        """Judge a request at its end: a few cell updates. The middleware has the commonest case written out.
 
         `late_principal` is whom authentication inside the application named, for a request that had none at entry.
         """
@@ -108,8 +112,12 @@ class Ledger:
             request.exposed = True
         if late_principal is not None:
             request.principal = late_principal
+        self.judge(request)
+
+    def judge(self, request: RequestContext) -> None:
+        """Count the verdict of a request whose exposure is known."""
         request.finished = True
-        self.finished_requests += 1
+        self.exposure.finished += 1
         if request.violated:
             verdict = "violated"
         elif request.principal is None or request.unverifiable:

@@ -30,6 +30,7 @@ from isolation_monitor.telemetry.instrument import starlette as starlette_instru
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
 from isolation_monitor.telemetry.ledger import Ledger
 from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
+from isolation_monitor.telemetry.metrics.port import MetricsPort, serve_on_port
 from isolation_monitor.telemetry.metrics.registry import MetricRegistry
 from isolation_monitor.telemetry.principals import Principal, PrincipalExtractor, PrincipalHasher, Principals, Scope
 from isolation_monitor.telemetry.records.outbox import Outbox
@@ -84,7 +85,9 @@ class IsolationMonitor:
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
         self.housekeeper.every_second(self._tick)
-        self.registry.gauge(names.MONITOR_INFO, version=__version__, mode=self.mode).set(1.0)
+        self._port: MetricsPort | None = None
+        self._shown_mode: Mode = self.mode
+        self._show_info()
 
     @classmethod
     def from_env(cls, **arguments: Any) -> IsolationMonitor:
@@ -211,12 +214,17 @@ class IsolationMonitor:
         self.registry.own_thread()
         self.housekeeper.start()
         self.served = True
+        if self.settings.metrics_port and self._port is None:
+            self._port = serve_on_port(self.registry, "0.0.0.0", self.settings.metrics_port, self.settings.metrics_token)
 
     def close(self) -> None:
         """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""
         self.uninstrument()
         self.housekeeper.close()
         self.outbox.close()
+        self.endpoint.close()
+        if self._port is not None:
+            self._port.close()
         self.registry.close()
 
     async def aclose(self) -> None:
@@ -231,7 +239,15 @@ class IsolationMonitor:
         self._undo.append(done.undo)
         self.instrumented_engines.append(engine)
 
+    def _show_info(self) -> None:
+        """Say that this process watches, and in which mode; again at each tick, because a forked worker starts at zero."""
+        if self._shown_mode != self.mode:
+            self.registry.gauge(names.MONITOR_INFO, version=__version__, mode=self._shown_mode).set(0.0)
+            self._shown_mode = self.mode
+        self.registry.gauge(names.MONITOR_INFO, version=__version__, mode=self.mode).set(1.0)
+
     def _tick(self, now: float) -> None:
+        self._show_info()
         if self.ledger.finished_requests != self._judged:
             self._judged = self.ledger.finished_requests
             self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())

@@ -48,9 +48,9 @@ class Settings:
     run_id_field: str = _setting("run_id", "JSON field of a frame that names its run.")
     event_field: str = _setting("type", "JSON field of a frame that names its event.")
     leak_grace_s: float = _setting(
-        0.5, "How long after its request a database connection may stay out before it counts as leaked, seconds."
+        0.4, "How long after its request a database connection may stay out before it counts as leaked, seconds."
     )
-    settle_s: float = _setting(0.5, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
+    settle_s: float = _setting(0.3, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
     creation_budget_ms: float = _setting(10.0, "Creation of an instance above this is slow, milliseconds (requirement R3).")
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
     queue_limit: int = _setting(10_000, "Records kept in memory for sending; beyond it new ones are dropped and counted.")
@@ -63,7 +63,7 @@ class Settings:
         None, "Bearer token that both metrics pages ask for. `ISOLATION_METRICS_TOKEN_FILE` names a file instead."
     )
     metrics_port: int = _setting(
-        0, "Serve the metrics on a port of their own as well; 0: no. For several workers use one port per worker or the paths."
+        0, "Serve the metrics on a port of their own as well; 0: no. Several workers may share it: one serves the numbers of all."
     )
 
 

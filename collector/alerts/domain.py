@@ -43,3 +43,14 @@ class ReceivedNotification:
     received_at: datetime
     last_received_at: datetime
     deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationQuery:
+    """What to list; None does not narrow. `since` is inclusive and by first arrival. Newest first."""
+
+    since: datetime | None = None
+    alertname: str | None = None
+    status: str | None = None
+    limit: int = 100
+    after: tuple[datetime, str] | None = None

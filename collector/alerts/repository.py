@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,19 +10,8 @@ from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from isolation_monitor.collector.alerts.domain import Notification, ReceivedNotification
+from isolation_monitor.collector.alerts.domain import Notification, NotificationQuery, ReceivedNotification
 from isolation_monitor.collector.storage.models import NotificationRow
-
-
-@dataclass(frozen=True, slots=True)
-class NotificationQuery:
-    """What to list; None does not narrow. `since` is inclusive and by first arrival. Newest first."""
-
-    since: datetime | None = None
-    alertname: str | None = None
-    status: str | None = None
-    limit: int = 100
-    after: tuple[datetime, str] | None = None
 
 
 class NotificationRepository:

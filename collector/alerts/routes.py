@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from isolation_monitor.collector.alerts.domain import ReceivedNotification
-from isolation_monitor.collector.alerts.repository import NotificationQuery
+from isolation_monitor.collector.alerts.domain import NotificationQuery, ReceivedNotification
 from isolation_monitor.collector.alerts.schemas import parse_webhook
 from isolation_monitor.collector.alerts.service import AlertService
 from isolation_monitor.collector.body import read_json_body

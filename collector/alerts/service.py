@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isolation_monitor.collector.alerts.domain import Notification, ReceivedNotification
-from isolation_monitor.collector.alerts.repository import NotificationQuery, NotificationRepository
+from isolation_monitor.collector.alerts.domain import Notification, NotificationQuery, ReceivedNotification
+from isolation_monitor.collector.alerts.repository import NotificationRepository
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.storage.database import Database
 

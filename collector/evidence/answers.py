@@ -16,10 +16,12 @@ def reply(batch: Batch, stored: Stored) -> Json:
     return {"schema": "records-reply/1", "accepted": stored.accepted, "duplicate": stored.duplicate, "rejected": rejected}
 
 
-def violation(found: Violation) -> Json:
+def violation(found: Violation, base_url: str) -> Json:
+    """Return one violation; `url` opens it alone, with its escalations and retractions."""
     record = found.record
     return {
         "id": record.id,
+        "url": f"{base_url}/v1/violations/{record.id}",
         "service": found.service,
         "instance": found.instance,
         "time": rfc3339(record.time),
@@ -43,10 +45,10 @@ def violation(found: Violation) -> Json:
     }
 
 
-def violation_with_amendments(found: Violation, amendments: list[Amendment]) -> Json:
+def violation_with_amendments(found: Violation, amendments: list[Amendment], base_url: str) -> Json:
     return {
         "schema": "violation/1",
-        **violation(found),
+        **violation(found, base_url),
         "escalations": [_amendment(item) | {"grade": item.grade} for item in amendments if item.type == "escalation"],
         "retractions": [_amendment(item) for item in amendments if item.type == "retraction"],
     }

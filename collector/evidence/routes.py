@@ -73,10 +73,13 @@ async def list_violations(
     found = await _service(runtime).find(query)
     page = found[:limit]
     following = make_cursor(page[-1].record.time, page[-1].record.id) if len(found) > limit else None
-    return JsonResponse({"schema": "violations/1", "items": [answers.violation(item) for item in page], "next_cursor": following})
+    return JsonResponse(
+        {"schema": "violations/1", "items": [answers.violation(item, runtime.settings.base_url) for item in page], "next_cursor": following}
+    )
 
 
 @router.get("/violations/{violation_id}", dependencies=[Depends(requires("read"))])
 async def get_violation(runtime: RuntimeDep, violation_id: str) -> JsonResponse:
     """Return the evidence of one violation: both sides, and its escalations and retractions."""
-    return JsonResponse(answers.violation_with_amendments(*await _service(runtime).violation(violation_id)))
+    found, amendments = await _service(runtime).violation(violation_id)
+    return JsonResponse(answers.violation_with_amendments(found, amendments, runtime.settings.base_url))

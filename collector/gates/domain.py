@@ -112,9 +112,9 @@ def judge(plan: GatePlan, inputs: Inputs) -> Judgement:
     reasons = [
         *_isolation(inputs),
         *_session_leaks(inputs),
-        *_delivery(plan, inputs),
         *_sight(plan, inputs.metrics),
         *_exposure(plan, inputs),
+        *_delivery(plan, inputs),
     ]
     reasons.sort(key=lambda reason: PRECEDENCE.index(reason.state))
     verdict: Verdict = reasons[0].state if reasons else "pass"
@@ -201,7 +201,7 @@ def _too_few(trigger: str, what: str, have: float, need: int, elapsed_s: float) 
     whole = math.floor(max(have, 0.0))
     detail = f"{whole} of {need} {what}"
     minutes = None
-    if have > 0:
+    if whole:
         minutes = max(1, math.ceil((need - have) / have * elapsed_s / 60))
         detail += f"; needs {need - whole} more, about {minutes} min at the traffic so far"
     return Reason(trigger, "inconclusive", "min_samples", detail, have=whole, need=need, about_minutes=minutes)

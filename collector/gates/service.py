@@ -26,7 +26,14 @@ _TARGETS = ("targets_up", "targets_down")
 
 class GateService:
     def __init__(
-        self, database: Database, source: PrometheusSource | None, metrics: CollectorMetrics, clock: Clock, scrape_stale_after_s: float
+        self,
+        database: Database,
+        source: PrometheusSource | None,
+        metrics: CollectorMetrics,
+        clock: Clock,
+        *,
+        scrape_stale_after_s: float,
+        base_url: str,
     ) -> None:
         """`source` None means that no Prometheus is configured."""
         self._database = database
@@ -34,6 +41,7 @@ class GateService:
         self._metrics = metrics
         self._clock = clock
         self._scrape_stale_after_s = scrape_stale_after_s
+        self._base_url = base_url
 
     async def evaluate(self, name: str, stage: str = "") -> Json:
         """Return the answer `gate/v1` for a rollout; `stage` is only repeated in it.
@@ -45,7 +53,8 @@ class GateService:
         started = time.perf_counter()
         answer = await self._answer(name, stage)
         self._metrics.gate_evaluated(name, answer["verdict"], self._clock().timestamp(), time.perf_counter() - started)
-        return answer | {"stage": stage}
+        decision_url = f"{self._base_url}/v1/gates/{name}/decisions/{answer['decision_id']}"
+        return answer | {"stage": stage, "decision_url": decision_url}
 
     async def _answer(self, name: str, stage: str) -> Json:
         async with self._database.reading() as connection:

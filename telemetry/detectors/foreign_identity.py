@@ -4,7 +4,7 @@ Sees: `"user_id": "..."` pairs of the declared fields, anywhere in a JSON body o
 request's (or connection's) principal. Numbers and strings compare by their text.
 Cannot see: principals known only by a credential (no extractor declared: counted as skipped), bodies above the limit or
 in an encoding other than identity, gzip or deflate, ids written in any other form.
-Cost: one regular expression per body (about 8 us for 5 kB). Precision: that of the declaration: a field that may
+Cost: three searches per declared field that a body has (about 5 us for 5 kB), a regular expression where one of them may be foreign. Precision: that of the declaration: a field that may
 rightly name somebody else (an author, a member list) is not an identity field.
 """
 
@@ -36,9 +36,18 @@ class IdentityFields:
         pattern = rf'"({alternatives})"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?\d+))'
         self._text = re.compile(pattern)
         self._bytes = re.compile(pattern.encode())
+        self._keys = tuple(f'"{f}"' for f in self.fields)
+        self._keys_bytes = tuple(key.encode() for key in self._keys)
 
     def foreign_in_text(self, text: str, own: str) -> tuple[str, str] | None:
         """Return (field, value) of the first declared field that does not name `own`; None when all do."""
+        # Where each key that there is stands right before the own id, nothing foreign can follow one. Counting both is
+        # several times cheaper than matching; every other answer is matched.
+        for key in self._keys:
+            if (found := text.count(key)) and text.count(f'{key}:"{own}"') + text.count(f'{key}: "{own}"') != found:
+                break
+        else:
+            return None
         for field, quoted, number in self._text.findall(text):
             value = quoted or number
             if value and value != own and _unescaped(value) != own:
@@ -48,6 +57,13 @@ class IdentityFields:
     def foreign_in_bytes(self, body: bytes, own: str) -> tuple[str, str] | None:
         """As `foreign_in_text`, for UTF-8."""
         own_bytes = own.encode("utf-8", "surrogatepass")
+        for key in self._keys_bytes:
+            if (found := body.count(key)) and body.count(b'%b:"%b"' % (key, own_bytes)) + body.count(
+                b'%b: "%b"' % (key, own_bytes)
+            ) != found:
+                break
+        else:
+            return None
         for field, quoted, number in self._bytes.findall(body):
             value = quoted or number
             if value and value != own_bytes:

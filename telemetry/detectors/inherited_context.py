@@ -12,7 +12,7 @@ start pipelined requests inside the finishing one, and pools of worker tasks nev
 
 from __future__ import annotations
 
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
@@ -27,19 +27,10 @@ _PLAIN: Final = (str, bytes, int, float, bool, type(None))
 """Exact types whose comparison runs no code of the host."""
 
 
-def enter(request: RequestContext, earlier: RequestContext | None) -> None:
-    """Check the context at a request's entry, then make the request the context's own."""
-    context = copy_context()
-    if earlier is None:
-        request.baseline = context
-    else:
-        _judge(request, earlier, context)
-    CURRENT.set(request)
-
-
-def _judge(request: RequestContext, earlier: RequestContext, context: Context) -> None:
-    request.baseline = earlier.baseline
-    if _is_another_principal(request, earlier) and (earlier.finished or earlier.responded):
+def judge(request: RequestContext, earlier: RequestContext) -> None:
+    """Check a request that found an earlier one in its context; `request.baseline` is the context as it entered."""
+    context, request.baseline = request.baseline, earlier.baseline
+    if context is not None and _is_another_principal(request, earlier) and (earlier.finished or earlier.responded):
         crossed = inherited_variables(context, earlier.baseline)
         if crossed:
             # Sides are described once the route is known; the values must be judged now, before the handler runs.

@@ -8,16 +8,18 @@ no second route match, no `current_task()`; `send` is a plain function that retu
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext
+from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.frames import Frames
-    from isolation_monitor.telemetry.metrics.cells import HistogramCell
+    from isolation_monitor.telemetry.metrics.cells import Cell, HistogramCell
     from isolation_monitor.telemetry.monitor import IsolationMonitor
     from isolation_monitor.telemetry.principals import Principal
 
@@ -30,6 +32,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _clock = time.perf_counter
 _JSON: Final = b"json"
 _EVENT_STREAM: Final = b"text/event-stream"
+SERVED_LIMIT: Final = 5_000
+"""Combinations of endpoint, route, method and status whose cells are remembered."""
 
 
 class IsolationMiddleware:
@@ -40,12 +44,18 @@ class IsolationMiddleware:
         self.monitor = monitor
         self._ledger = monitor.ledger
         self._principal_of = monitor.principal_of
-        self._is_excluded = _excluder(monitor.settings.exclude)
         self._frames: Frames = monitor.frames
-        self._durations: dict[tuple[int, str, int], tuple[HistogramCell, object]] = {}
-        # Known per connection object at accept: the page paths are compared before anything else happens.
+        self._of_credential = monitor.principals.of_credential
+        self._context_passes = monitor.ledger.passes[names.INHERITED_CONTEXT]
+        self._isolated = _isolated_cells(monitor, "http")
+        self._isolated_messages = _isolated_cells(monitor, "websocket")
+        self._served: dict[int, Served] = {}
+        """By identity of the endpoint: the latest combination of route, method and status that it served."""
+        self._all_served: dict[tuple[int, int, str, int], Served] = {}
         self._pages = frozenset(p for p in (monitor.settings.isolation_path, f"{monitor.settings.isolation_path}/all") if p)
         self._main_page = monitor.settings.metrics_path
+        self._excluded, self._set_aside_prefixes = _patterns(monitor.settings.exclude)
+        self._set_aside = self._pages | self._excluded | {self._main_page}
         registry = monitor.registry
         self._accepted = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="accepted")
         self._refused = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="refused")
@@ -54,35 +64,46 @@ class IsolationMiddleware:
         self._sent = registry.counter(names.WEBSOCKET_MESSAGES, direction="sent")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            path = scope["path"]
-            if path in self._pages:
-                await self.monitor.endpoint(scope, receive, send)
-            elif path == self._main_page:
-                await self._host_page_or_ours(scope, receive, send)
-            elif not self.monitor.is_on or self._is_excluded(path):
-                await self.app(scope, receive, send)
-            else:
-                await self._http(scope, receive, send)
-        elif kind == "websocket" and self.monitor.is_on and not self._is_excluded(scope["path"]):
-            await self._websocket(scope, receive, send)
-        elif kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    # --- HTTP -------------------------------------------------------------------------------------------------------
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self.monitor.served:
-            # A server without lifespan events: the first request tells which thread runs the event loop.
-            self.monitor.serving()
-        request = self._enter("http", scope)
+        monitor = self.monitor
+        if (
+            scope["type"] != "http"
+            or (path := scope["path"]) in self._set_aside
+            or path.startswith(self._set_aside_prefixes)
+            or not monitor.is_on
+        ):
+            await self._aside(scope, receive, send)
+            return
+        # From here to the end: one request that is judged, written out in one piece. Split into the functions that it is
+        # made of, it costs half as much again: between two requests the host pushes our code and objects out of the
+        # caches of the processor, so each function, table and module looked at has to be fetched again.
+        request: RequestContext | None = None
+        exposure = self._ledger.exposure
+        try:
+            if not monitor.served:
+                # A server without lifespan events: the first request tells which thread runs the event loop.
+                monitor.serving()
+            principal = self._of_credential(scope["headers"]) if monitor.extractor is None else monitor.principal_of(scope)
+            earlier = CURRENT.get()
+            request = RequestContext("http", principal, scope, None, copy_context())
+            if earlier is not None:
+                inherited_context.judge(request, earlier)
+            # Deliberately never reset: who finds it there was started inside this request's context.
+            CURRENT.set(request)
+            scope[SCOPE_KEY] = request
+            # Exposure.enter; no call in between, so that another thread's event loop cannot come in between either.
+            who = exposure.nobody if principal is None else principal
+            if not who.live:
+                exposure.principals += 1
+            who.live += 1
+            if exposure.principals > 1:
+                exposure.latest_overlap = request.serial
+        except Exception as error:
+            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
+            request = None
         if request is None:
             await self.app(scope, receive, send)
             return
-        if self.monitor.identity is not None and request.principal is not None:
+        if monitor.identity is not None and principal is not None:
             send = self._reading_send(request, send)
         else:
             send = _counting_send(request, send)
@@ -95,56 +116,96 @@ class IsolationMiddleware:
                 request.status = 500
             raise
         finally:
-            self._leave(request, scope)
+            try:
+                if request.pending is not None:
+                    inherited_context.settle(request, self._ledger)
+                if request.checkouts:
+                    monitor.request_ended(request)
+                passes = self._context_passes
+                passes.values[passes.index] += 1.0
+                status = request.status
+                if status >= 500 or request.failed:
+                    monitor.request_failed(request)
+                # What is left of the scope. Endpoints are found by identity: one may not be hashable, and its comparison
+                # would be the host's code.
+                endpoint = scope.get("endpoint")
+                served = self._served.get(id(endpoint))
+                if (
+                    served is None
+                    or served.endpoint is not endpoint
+                    or served.status != status
+                    or served.route is not scope.get("route")
+                    or served.method != scope["method"]
+                ):
+                    served = self._newly_served(scope, status)
+                request.served = served
+                request.scope = None
+                if principal is None or request.violated or request.unverifiable:
+                    # Authentication inside the application may have named the user by now.
+                    self._ledger.finish(request, monitor.principal_of(scope) if principal is None else None)
+                else:
+                    # Ledger.finish for the requests that nothing was found on.
+                    if who.live > 1:
+                        who.live -= 1
+                    elif who.live:
+                        who.live = 0
+                        exposure.principals -= 1
+                    if exposure.latest_overlap >= request.serial:
+                        request.exposed = True
+                    request.finished = True
+                    exposure.finished += 1
+                    verdicts = self._isolated[request.arm][request.exposed]
+                    verdicts.values[verdicts.index] += 1.0
+                # HistogramCell.observe on the thread that owns the first lane.
+                durations: HistogramCell = served.cell
+                seconds = _clock() - request.started
+                values, at = durations.values, durations.index
+                values[at + bisect_left(durations.bounds, seconds)] += 1.0
+                values[at + durations.sum_offset] += seconds
+            except Exception as error:
+                self._ledger.internal_error("middleware", error)
 
-    def _enter(self, transport: str, scope: Scope, connection: Connection | None = None) -> RequestContext | None:
-        try:
-            earlier = CURRENT.get()
-            principal = connection.principal if connection is not None else self._principal_of(scope)
-            request = RequestContext(transport, principal, scope, connection)
-            scope[SCOPE_KEY] = request
-            inherited_context.enter(request, earlier)
-            self._ledger.exposure.enter(principal, request.serial)
-        except Exception as error:
-            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
-            return None
-        return request
+    async def _aside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Everything but judged HTTP requests: our pages, WebSockets, lifespan, excluded paths, and all while switched off."""
+        kind = scope["type"]
+        if kind == "http":
+            path = scope["path"]
+            if path in self._pages:
+                await self.monitor.endpoint(scope, receive, send)
+            elif path == self._main_page:
+                await self._host_page_or_ours(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+        elif kind == "websocket" and self.monitor.is_on and not self._is_excluded(scope["path"]):
+            await self._websocket(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
-    def _leave(self, request: RequestContext, scope: Scope) -> None:
-        try:
-            ledger = self._ledger
-            if request.pending is not None:
-                inherited_context.settle(request, ledger)
-            # Authentication inside the application may have named the user by now.
-            late = self._principal_of(scope) if request.principal is None else None
-            if request.checkouts:
-                self.monitor.request_ended(request)
-            passes = ledger.passes[names.INHERITED_CONTEXT]
-            passes.values[passes.index] += 1.0
-            if request.status >= 500 or request.failed:
-                self.monitor.request_failed(request)
-            request.seal()
-            ledger.finish(request, late)
-            # By identity: a framework's route may not be hashable, and its comparison would be the host's code. The route
-            # is kept beside the cell, so that its identity is not recycled.
-            key = (id(request.route_object or request.endpoint), request.method, request.status)
-            known = self._durations.get(key)
-            cell = known[0] if known is not None else self._duration_cell(key, request, scope)
-            cell.observe(_clock() - request.started)
-        except Exception as error:
-            self._ledger.internal_error("middleware", error)
+    # --- HTTP -------------------------------------------------------------------------------------------------------
 
-    def _duration_cell(self, key: tuple[int, str, int], request: RequestContext, scope: Scope) -> HistogramCell:
-        method = key[1] if key[1] in names.HTTP_METHODS else "_OTHER"
-        cell = self.monitor.registry.histogram(
-            names.HTTP_DURATION,
-            http_route=self.monitor.route_template(scope),
-            http_request_method=method,
-            http_response_status_code=str(key[2]),
-        )
-        if len(self._durations) < 5_000:
-            self._durations[key] = (cell, request.route_object or request.endpoint)
-        return cell
+    def _is_excluded(self, path: str) -> bool:
+        return path in self._excluded or path.startswith(self._set_aside_prefixes)
+
+    def _newly_served(self, scope: Scope, status: int) -> Served:
+        """Return what answered a request, made new, or found where it is not the endpoint's latest combination."""
+        served = Served(scope, status)
+        key = (id(served.route), id(served.endpoint), served.method, status)
+        known = self._all_served.get(key)
+        if known is None:
+            served.cell = self.monitor.registry.histogram(
+                names.HTTP_DURATION,
+                http_route=self.monitor.route_template(scope),
+                http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
+                http_response_status_code=str(status),
+            )
+            if len(self._all_served) >= SERVED_LIMIT:
+                # An application that makes endpoints as it goes: theirs are looked up each time.
+                return served
+            known = self._all_served[key] = served
+        self._served[id(served.endpoint)] = known
+        return known
 
     def _reading_send(self, request: RequestContext, send: Send) -> Send:
         """Return a send that collects a JSON body, bounded, and checks its identity fields before the last part leaves."""
@@ -231,8 +292,7 @@ class IsolationMiddleware:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = self._open(scope)
-        held = connection.principal
-        unit: RequestContext | None = self._enter("websocket", scope, connection)
+        unit: RequestContext | None = self._enter_handshake(scope, connection)
         frames, received, sent = self._frames, self._received, self._sent
         handshake = "refused"
 
@@ -241,12 +301,12 @@ class IsolationMiddleware:
             # One inbound message and what it starts is one request. It is judged when the application asks for the next
             # one, or, while a run of it is still going, when the next one comes.
             if unit is not None and not unit.finished and not unit.open_runs:
-                self._leave_message(unit)
+                self._leave_message(unit, connection)
             message = await receive()
             if message["type"] == "websocket.receive":
                 received.values[received.index] += 1.0
                 if unit is not None and not unit.finished:
-                    self._leave_message(unit)
+                    self._leave_message(unit, connection)
                 unit = self._enter_message(scope, connection, unit)
             elif message["type"] == "websocket.disconnect":
                 connection.closed = True
@@ -274,11 +334,11 @@ class IsolationMiddleware:
             handshake = "error" if handshake == "refused" else handshake
             raise
         finally:
-            self._close(connection, held)
+            self._close(connection)
             if handshake != "accepted":
                 (self._refused if handshake == "refused" else self._broken).inc()
             if unit is not None and not unit.finished:
-                self._leave_message(unit)
+                self._leave_message(unit, connection)
 
     def _open(self, scope: Scope) -> Connection:
         connection = Connection(self._principal_of(scope), scope)
@@ -289,40 +349,83 @@ class IsolationMiddleware:
             self._ledger.internal_error("middleware", error)
         return connection
 
-    def _close(self, connection: Connection, held: Principal | None) -> None:
+    def _close(self, connection: Connection) -> None:
         connection.closed = True
         try:
             self.monitor.connections.discard(connection)
-            self._ledger.exposure.leave(held, connection.serial)
+            self._ledger.exposure.leave(connection.principal, connection.serial)
         except Exception as error:
             self._ledger.internal_error("middleware", error)
 
-    def _enter_message(self, scope: Scope, connection: Connection, previous: RequestContext | None) -> RequestContext | None:
+    def _enter_handshake(self, scope: Scope, connection: Connection) -> RequestContext | None:
         try:
-            if connection.principal is None:
-                connection.principal = self._principal_of(scope)
-            request = RequestContext("websocket", connection.principal, scope, connection)
-            if previous is not None:
-                request.baseline = previous.baseline
-            # Set in the task that receives, so that what it starts belongs to this message.
+            earlier = CURRENT.get()
+            request = RequestContext("websocket", connection.principal, scope, connection, copy_context())
+            if earlier is not None:
+                inherited_context.judge(request, earlier)
             CURRENT.set(request)
-            self._ledger.exposure.enter(request.principal, request.serial)
+            scope[SCOPE_KEY] = request
+            self._note_overlap(request)
         except Exception as error:
             self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
             return None
         return request
 
-    def _leave_message(self, request: RequestContext) -> None:
+    def _enter_message(self, scope: Scope, connection: Connection, previous: RequestContext | None) -> RequestContext | None:
         try:
-            ledger = self._ledger
+            principal = connection.principal
+            if principal is None:
+                principal = self._named_late(scope, connection)
+            request = RequestContext("websocket", principal, scope, connection, None if previous is None else previous.baseline)
+            # Set in the task that receives, so that what it starts belongs to this message.
+            CURRENT.set(request)
+            self._note_overlap(request)
+        except Exception as error:
+            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
+            return None
+        return request
+
+    def _note_overlap(self, request: RequestContext) -> None:
+        """Exposure.enter without its counting: the open connection keeps its principal live for all its messages."""
+        exposure = self._ledger.exposure
+        if exposure.principals > 1:
+            exposure.latest_overlap = request.serial
+
+    def _named_late(self, scope: Scope, connection: Connection) -> Principal | None:
+        """Ask again whose the connection is: authentication inside the application may have named the user by now."""
+        principal = self._principal_of(scope)
+        if principal is not None:
+            exposure = self._ledger.exposure
+            exposure.leave(None, connection.serial)
+            exposure.enter(principal, connection.serial)
+            connection.principal = principal
+        return principal
+
+    def _leave_message(self, request: RequestContext, connection: Connection) -> None:
+        try:
             if request.pending is not None:
-                inherited_context.settle(request, ledger)
+                inherited_context.settle(request, self._ledger)
             if request.checkouts:
                 self.monitor.request_ended(request)
             if request.failed:
                 self.monitor.request_failed(request)
-            request.seal()
-            ledger.finish(request)
+            served = connection.served
+            if served is None or served.endpoint is None:
+                # Once for all messages of a connection, but not before a router has run.
+                served = connection.served = Served(connection.scope)
+            request.served = served
+            request.scope = None
+            exposure = self._ledger.exposure
+            if exposure.latest_overlap >= request.serial:
+                request.exposed = True
+            if request.principal is None or request.violated or request.unverifiable:
+                self._ledger.judge(request)
+            else:
+                # Ledger.judge for the messages that nothing was found on.
+                request.finished = True
+                exposure.finished += 1
+                cell = self._isolated_messages[request.arm][request.exposed]
+                cell.values[cell.index] += 1.0
         except Exception as error:
             self._ledger.internal_error("middleware", error)
 
@@ -336,8 +439,9 @@ class IsolationMiddleware:
 
 def _counting_send(request: RequestContext, send: Send) -> Send:
     def counting_send(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            request.status = message["status"]
+        if not request.status:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
         elif not message.get("more_body", False):
             request.responded = True
         return send(message)
@@ -345,11 +449,12 @@ def _counting_send(request: RequestContext, send: Send) -> Send:
     return counting_send
 
 
-def _excluder(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    exact = frozenset(p for p in patterns if not p.endswith("*"))
-    prefixes = tuple(p[:-1] for p in patterns if p.endswith("*"))
+def _isolated_cells(monitor: IsolationMonitor, transport: str) -> dict[str, tuple[Cell, Cell]]:
+    """Return the cells of the verdict `isolated`: by arm, then by whether the request was exposed."""
+    cells = monitor.ledger.verdict_cells
+    return {arm: (cells[transport, "isolated", False, arm], cells[transport, "isolated", True, arm]) for arm in names.ARMS}
 
-    def is_excluded(path: str) -> bool:
-        return path in exact or path.startswith(prefixes)
 
-    return is_excluded
+def _patterns(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the patterns that name one path, and the beginnings of the others, which end in `*`."""
+    return frozenset(p for p in patterns if not p.endswith("*")), tuple(p[:-1] for p in patterns if p.endswith("*"))

@@ -20,7 +20,7 @@ from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.instrument.patches import Patch
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
     from isolation_monitor.telemetry.housekeeper import Housekeeper
@@ -32,10 +32,11 @@ logger = logging.getLogger("isolation_monitor")
 SUPPORTED: Final = ((2, 0), (2, 1))
 _FRAMES: Final = 8
 """Frames kept of a checkout's stack, from the first that is not SQLAlchemy's."""
-_HOOK_FRAMES: Final = 7
-"""Frames between `sys._getframe` and whoever called `pool.connect()`: ours, and SQLAlchemy's event and checkout."""
-_usual_depth = _HOOK_FRAMES
+_HOOK_FRAMES: Final = 4
+"""Frames between `sys._getframe` and our wrapper of `pool.connect`: ours, and SQLAlchemy's event and checkout."""
 _EVENTS: Final = ("checkout", "checkin", "invalidate", "detach", "close_detached")
+_entrance: tuple[int, CodeType | None] = (_HOOK_FRAMES, None)
+"""How deep the last checkout's stack was inside SQLAlchemy, and the function through which the application entered it."""
 _clock = time.perf_counter
 _watched: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 """Engines that are instrumented now, with their pool's name; weak, so that the host's engines die when it drops them."""
@@ -108,7 +109,7 @@ def _watch(
     steps.append(lambda: _forget(reference))
     gauges = _Gauges(reference, leaks, registry, name)
     steps.append(gauges.stop)
-    listeners = _StaticListeners(leaks, registry, name) if _is_a(root.pool, "StaticPool") else _Listeners(leaks, registry, name)
+    listeners = (_StaticListeners if _is_a(root.pool, "StaticPool") else _Listeners)(root, leaks, registry, name)
     steps.append(lambda: listeners.stop(reference))
     listeners.listen(root)
     timer = _PoolTimer(leaks, registry, name)
@@ -162,9 +163,10 @@ def engines_seen() -> list[str]:
 class _Listeners:
     """One pool's event listeners. A listener that fails is counted; an exception here would break the host's checkout."""
 
-    def __init__(self, leaks: SessionLeaks, registry: MetricRegistry, name: str) -> None:
+    def __init__(self, engine: Any, leaks: SessionLeaks, registry: MetricRegistry, name: str) -> None:
         self._leaks = leaks
         self._name = name
+        self._stack = _stack_behind_greenlet if engine.dialect.is_async else _stack
         self._use = registry.histogram(names.DB_CONNECTION_USE, db_client_connection_pool_name=name)
         self.functions: dict[str, Callable[..., None]] = {
             "checkout": self._make_checkout(),
@@ -192,11 +194,11 @@ class _Listeners:
                     event.remove(engine, identifier, function)
 
     def _make_checkout(self) -> Callable[..., None]:
-        leaks, name, checked_out, ref = self._leaks, self._name, self._leaks.checked_out, weakref.ref
+        leaks, name, stack, checked_out, ref = self._leaks, self._name, self._stack, self._leaks.checked_out, weakref.ref
 
         def checkout(_connection: Any, record: Any, handle: Any) -> None:
             try:
-                checked_out(id(record), name, _stack(), ref(handle, _nothing))
+                checked_out(id(record), name, stack(), ref(handle, _nothing))
             except Exception as error:
                 leaks.failed(error)
 
@@ -235,13 +237,13 @@ class _StaticListeners(_Listeners):
     """
 
     def _make_checkout(self) -> Callable[..., None]:
-        leaks, name, ref = self._leaks, self._name, weakref.ref
+        leaks, name, stack, ref = self._leaks, self._name, self._stack, weakref.ref
         self._holders: dict[int, weakref.ref[Any]] = {}
 
         def checkout(_connection: Any, _record: Any, handle: Any) -> None:
             try:
                 self._holders[id(handle)] = reference = ref(handle, _nothing)
-                leaks.checked_out(id(handle), name, _stack(), reference)
+                leaks.checked_out(id(handle), name, stack(), reference)
             except Exception as error:
                 leaks.failed(error)
 
@@ -275,14 +277,36 @@ def _nothing(_reference: Any) -> None:
 def _stack() -> RawStack:
     """Return who asked SQLAlchemy for a connection, innermost first.
 
-    Each frame that Python has to show us costs about 0.2 us here and again when it returns, so SQLAlchemy's own are
-    jumped over. Asynchronous drivers run in a greenlet: the application then stands in the greenlet that waits for it.
+    Every frame that Python has to make an object of costs here and again when it returns, so SQLAlchemy's own are jumped
+    over. Most calls come by the same way as the last one: then one look finds SQLAlchemy's outermost frame.
     """
-    greenlet = sys.modules.get("greenlet")
-    driver = greenlet.getcurrent().parent if greenlet is not None else None
+    global _entrance
+    depth, code = _entrance
+    try:
+        frame = sys._getframe(depth)
+        # The same function lies on other ways too: it is the entrance only where its caller is outside.
+        is_usual = frame.f_code is code and not (frame.f_back is not None and _is_inside(frame.f_back))
+    except ValueError:
+        # The stack is shallower than the last one.
+        is_usual = False
+    if not is_usual:
+        depth = _HOOK_FRAMES
+        frame = sys._getframe(depth)
+        while frame.f_back is not None and _is_inside(frame.f_back):
+            frame = frame.f_back
+            depth += 1
+        _entrance = depth, frame.f_code
+    return _frames_from(frame)
+
+
+def _stack_behind_greenlet() -> RawStack:
+    """Return the same for an asynchronous engine: its driver runs in a greenlet, and the application waits outside of it."""
+    driver = sys.modules["greenlet"].getcurrent().parent
     frame = driver.gr_frame if driver is not None else None
-    if frame is None:
-        frame = _first_frame_outside()
+    return _frames_from(frame) if frame is not None else _stack()
+
+
+def _frames_from(frame: FrameType | None) -> RawStack:
     taken = []
     for _ in range(_FRAMES):
         if frame is None:
@@ -292,26 +316,10 @@ def _stack() -> RawStack:
     return tuple(taken)
 
 
-def _first_frame_outside() -> FrameType:
-    """Return the innermost frame above our hooks that is not SQLAlchemy's; the nearest one where the stack is too short."""
-    global _usual_depth
-    at = sys._getframe
-    try:
-        # Most calls come by the same way as the last one: two frames to look at instead of all.
-        depth = _usual_depth
-        if _is_sqlalchemys(at(depth)) or not _is_sqlalchemys(at(depth - 1)):
-            depth = _HOOK_FRAMES
-            while _is_sqlalchemys(at(depth)):
-                depth += 1
-            _usual_depth = max(depth, _HOOK_FRAMES)
-        return at(depth)
-    except ValueError:
-        return at(0)
-
-
-def _is_sqlalchemys(frame: FrameType) -> bool:
-    name: str = frame.f_globals.get("__name__") or ""
-    return name.startswith("sqlalchemy.")
+def _is_inside(frame: FrameType) -> bool:
+    # SQLAlchemy's generated wrappers have no module name at all; our own `connect` stands among its frames.
+    name: str | None = frame.f_globals.get("__name__")
+    return not name or name.startswith(("sqlalchemy.", "isolation_monitor."))
 
 
 # --- waiting ------------------------------------------------------------------------------------------------------------

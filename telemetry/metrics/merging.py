@@ -92,18 +92,22 @@ class Merger:
 
 def _build(family: Family, sources: Sequence[Source], pause: Pacer) -> Iterator[Chunk]:
     fitting = [source for source in sources if family.name in source.families and family.merges_with(source.families[family.name])]
-    union: dict[tuple[str, ...], None] = {}
-    for source in fitting:
-        # A copy, as another thread may be adding; its length is what the signature saw or more.
-        listed = list(source.per_family.get(family.name, ()))
-        for start in range(0, len(listed), _CHUNK_CELLS):
-            union.update(dict.fromkeys(listed[start : start + _CHUNK_CELLS]))
-            pause()
-    keys = list(union)
+    # Copies, as other threads may be adding; they hold what the signature saw, or more.
+    listed = [list(source.per_family.get(family.name, ())) for source in fitting]
+    keys = listed[0] if len(listed) == 1 else _union(listed, pause)
     size = max(1, _CHUNK_CELLS // family.width)
     for start in range(0, len(keys), size):
         part = keys[start : start + size]
         yield Chunk(family, part, list(_gathers(family, part, fitting, pause)))
+
+
+def _union(listed: list[list[tuple[str, ...]]], pause: Pacer) -> list[tuple[str, ...]]:
+    union: dict[tuple[str, ...], None] = {}
+    for series in listed:
+        for start in range(0, len(series), _CHUNK_CELLS):
+            union.update(dict.fromkeys(series[start : start + _CHUNK_CELLS]))
+            pause()
+    return list(union)
 
 
 def _gathers(

@@ -26,13 +26,14 @@ class OwnSource(Source):
     def __init__(self, directory: Path | None, service: str) -> None:
         super().__init__()
         self.series_file: Path | None = None
+        self._pid = os.getpid()
         self._fd: int | None = None
         self._numbers: dict[str, int] = {}
         self._batch: list[bytes] | None = None
         if directory is not None:
             self._open(directory)
         self._cells = CellStore(None if self.series_file is None else self.series_file.with_suffix(CELLS_SUFFIX))
-        self._append(header_line(service=service, pid=os.getpid()))
+        self._append(header_line(service=service, pid=self._pid))
 
     def declare(self, family: Family) -> Family:
         """Make `family` known; returns the one that holds (the first of its name)."""
@@ -71,7 +72,8 @@ class OwnSource(Source):
 
     def close(self) -> None:
         """Tell the others that nothing more comes from here. The cells stay usable."""
-        if self.series_file is not None:
+        # In a child whose fork hook failed the file is still the parent's, who counts on.
+        if self.series_file is not None and self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 self.series_file.with_suffix(CLOSED_SUFFIX).touch(mode=0o600)
         self.abandon()

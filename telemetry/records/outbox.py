@@ -109,8 +109,11 @@ class Outbox:
                 batch = [self._queue.popleft() for _ in range(min(BATCH_LIMIT, len(self._queue)))]
                 self._in_flight = len(batch)
                 try:
-                    connection = connection or self._connect()
-                    outcome = self._post(connection, batch)
+                    if connection is not None:
+                        connection, outcome = self._post_on_kept(connection, batch)
+                    else:
+                        connection = self._connect()
+                        outcome = self._post(connection, batch)
                 except Exception:
                     # A broken connection, a bad answer or a record that JSON cannot carry: same treatment, none may end the thread.
                     outcome = "retry"
@@ -144,6 +147,19 @@ class Outbox:
             raise OSError("no collector")
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         return kind(url.hostname, url.port, timeout=TIMEOUT_S)
+
+    def _post_on_kept(self, connection: http.client.HTTPConnection, batch: list[dict[str, Any]]) -> tuple[http.client.HTTPConnection, str]:
+        """Send on a connection kept from the last batch, or on a new one if the collector has closed it meanwhile.
+
+        Servers close idle connections after seconds; that is no failure, and waiting for a retry would delay the page.
+        Sending twice is safe: the collector knows each record by its id.
+        """
+        try:
+            return connection, self._post(connection, batch)
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            fresh = self._connect()
+            return fresh, self._post(fresh, batch)
 
     def _post(self, connection: http.client.HTTPConnection, batch: list[dict[str, Any]]) -> str:
         """Send one batch; return `sent`, `rejected` (final) or `retry`."""

@@ -38,8 +38,8 @@ def _target_down() -> Scenario:
         )
 
     every = [firing("down", "b:1"), firing("gone", None), firing("unknown", "never:1")]
-    moments = {99: [], 129: [], 131: every, 199: every, 201: [firing("gone", None)]}
-    return Scenario("IsolationTargetDown", inputs, "IsolationTargetDown", moments)
+    moments = {98: [], 128: [], 132: every, 198: every, 202: [firing("gone", None)]}
+    return Scenario("IsolationTargetDown", inputs, "IsolationTargetDown", moments, every_s=2)
 
 
 def _checks_silent() -> Scenario:
@@ -74,15 +74,15 @@ def _checks_silent() -> Scenario:
     unjudged = firing("unjudged")
     moments = {
         25: [],
-        99: [unjudged],
+        100: [unjudged],
         340: [unjudged],
         360: [unjudged, firing("silent")],
-        399: [unjudged, firing("silent")],
-        405: [unjudged],
+        395: [unjudged, firing("silent")],
+        410: [unjudged],
         525: [unjudged],
         600: [unjudged, firing("fresh")],
     }
-    return Scenario("IsolationChecksSilent", inputs, "IsolationChecksSilent", moments)
+    return Scenario("IsolationChecksSilent", inputs, "IsolationChecksSilent", moments, every_s=5)
 
 
 def _detector_silent() -> Scenario:
@@ -100,8 +100,8 @@ def _detector_silent() -> Scenario:
     for detector, (metric, labels) in detectors.items():
         checks = {"detector": detector, "result": "pass"}
         # Checks stop at 600, work goes on: 20 acts in five minutes.
-        inputs[series(metric, {"service": detector, **labels})] = steps(every_s=15, until_s=3600)
-        inputs[series("isolation_checks_total", {"service": detector, **checks})] = ramp((600, 1), (3000, 0))
+        inputs[series(metric, {"service": detector, **labels})] = steps(every_s=15, until_s=1620)
+        inputs[series("isolation_checks_total", {"service": detector, **checks})] = ramp((600, 1), (1020, 0))
     work = {"verdict": "isolated"}
     checks = {"detector": "inherited_context", "result": "pass"}
 
@@ -109,13 +109,13 @@ def _detector_silent() -> Scenario:
         inputs[series("isolation_requests_total", {"service": service, **work})] = acts
         inputs[series("isolation_checks_total", {"service": service, **checks})] = checked
 
-    also("healthy", ramp((3600, 1)), ramp((3600, 1)))
-    also("idle", ramp((600, 1), (3000, 0)), ramp((600, 1), (3000, 0)))
-    also("few", steps(every_s=16, until_s=3600), ramp((600, 1), (3000, 0)))
-    also("never", ramp((3600, 1)), "0x3600")
-    also("fresh", "_x1200 " + ramp((2400, 1), start=1), "_x1200 " + ramp((2400, 1), start=1))
-    also("restarted", ramp((900, 1)) + " " + ramp((2700, 1)), ramp((900, 1)) + " " + ramp((2700, 1)))
-    also("healed", ramp((3600, 1)), ramp((600, 1), (600, 0), (2400, 1)))
+    also("healthy", ramp((1620, 1)), ramp((1620, 1)))
+    also("idle", ramp((600, 1), (1020, 0)), ramp((600, 1), (1020, 0)))
+    also("few", steps(every_s=16, until_s=1620), ramp((600, 1), (1020, 0)))
+    also("never", ramp((1620, 1)), "0x1620")
+    also("fresh", "_x1200 " + ramp((420, 1), start=1), "_x1200 " + ramp((420, 1), start=1))
+    also("restarted", ramp((900, 1)) + " " + ramp((720, 1)), ramp((900, 1)) + " " + ramp((720, 1)))
+    also("healed", ramp((1620, 1)), ramp((600, 1), (600, 0), (420, 1)))
 
     def firing(service: str, detector: str, number: int = 20) -> Firing:
         return Firing(
@@ -127,7 +127,7 @@ def _detector_silent() -> Scenario:
 
     silent = [firing(detector, detector) for detector in detectors]
     healed = firing("healed", "inherited_context", 300)
-    moments = {885: [], 930: [*silent, healed], 1185: [*silent, healed], 1560: silent}
+    moments = {885: [], 930: [*silent, healed], 1185: [*silent, healed], 1470: [*silent, healed], 1560: silent}
     return Scenario("IsolationDetectorSilent", inputs, "IsolationDetectorSilent", moments, every_s=15)
 
 
@@ -172,8 +172,8 @@ def _collector_down(name: str, ups: list[str]) -> Scenario:
         "gates and runbooks do not answer.",
     )
     inputs = {series("up", {"job": "collector", "instance": f"collector:{n}"}): up for n, up in enumerate(ups)}
-    moments = {99: [], 159: [], 161: [firing], 199: [firing], 201: []}
-    return Scenario(f"IsolationCollectorDown {name}", inputs, "IsolationCollectorDown", moments)
+    moments = {98: [], 158: [], 162: [firing], 198: [firing], 202: []}
+    return Scenario(f"IsolationCollectorDown {name}", inputs, "IsolationCollectorDown", moments, every_s=2)
 
 
 BLINDNESS_SCENARIOS = [

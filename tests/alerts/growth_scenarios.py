@@ -55,10 +55,11 @@ class GrowthCase:
             Firing({"service": service, **self.labels}, f"{service}: {self.summary}", self.text(number, service))
             for service, number in _GROWTH.items()
         ]
-        # The condition holds for the window; the alert is kept for `keep_s` after it and then resolves. The number in
-        # the text is that of the last moment when it held.
-        end = at + self.window_s + self.keep_s
-        return Scenario(f"{self.alert} {self.labels.get('kind', '')} grows", moving, self.alert, {at - 1: [], at + 1: firing, end - 3: firing, end + 3: []})
+        # The condition holds for the window; the alert is kept for `keep_s` after it and then resolves.
+        end, pace = at + self.window_s + self.keep_s, self.window_s // 5
+        moments = {at - pace: [], at + pace: firing, end - 2 * pace: firing, end + 2 * pace: []}
+        name = f"{self.alert} {self.labels.get('kind', '')} grows"
+        return Scenario(name, moving, self.alert, moments, every_s=pace)
 
 
 _PAGE = {"action": "page"}
@@ -114,7 +115,11 @@ GROWTH_CASES = [
             f"About {n} requests of the last 10s in {service} were violated while requests of other users could reach them. "
             "This alert counts requests; it does not read the rounded score."
         ),
-        silent=[{"verdict": "isolated", "exposed": "true"}, {"verdict": "violated", "exposed": "false"}, {"verdict": "unverified", "exposed": "true"}],
+        silent=[
+            {"verdict": "isolated", "exposed": "true"},
+            {"verdict": "violated", "exposed": "false"},
+            {"verdict": "unverified", "exposed": "true"},
+        ],
     ),
     GrowthCase(
         "RunIncomplete",

@@ -14,7 +14,9 @@ _TICKET = {"severity": "warning", "action": "ticket"}
 def _histogram(metric: str, labels: dict[str, str], good: str, good_le: str, all_: str, bad_le: str) -> dict[str, str]:
     """Return a histogram whose observations are within `good_le` or, the rest, between it and `bad_le` (both bucket bounds)."""
     buckets = {good_le: good, bad_le: all_, "+Inf": all_}
-    return {series(f"{metric}_bucket", {**labels, "le": le}): values for le, values in buckets.items()} | {series(f"{metric}_count", labels): all_}
+    return {series(f"{metric}_bucket", {**labels, "le": le}): values for le, values in buckets.items()} | {
+        series(f"{metric}_count", labels): all_
+    }
 
 
 def _speed(alert: str, metric: str, good_le: str, bad_le: str, over: str, worst: str, summary: str, text: str) -> Scenario:
@@ -38,7 +40,10 @@ def _speed(alert: str, metric: str, good_le: str, bad_le: str, over: str, worst:
     }
 
     def firing(value: str, *services: str) -> list[Firing]:
-        return [Firing({"service": s, "component": "agent", **_TICKET}, f"{s}: {summary}", text.format(service=s, value=value)) for s in services]
+        return [
+            Firing({"service": s, "component": "agent", **_TICKET}, f"{s}: {summary}", text.format(service=s, value=value))
+            for s in services
+        ]
 
     steady = firing(over, "over")
     return Scenario(
@@ -46,17 +51,23 @@ def _speed(alert: str, metric: str, good_le: str, bad_le: str, over: str, worst:
         inputs,
         alert,
         {
-            60: [*steady, *firing(_halfway(good_le, bad_le), "healed")],
-            398: [*steady, *firing(worst, "seldom")],
+            60: [*steady, *firing(_within(good_le, bad_le, 0.9), "healed")],
+            360: [*steady, *firing(worst, "seldom"), *firing(_within(good_le, bad_le, 0.5), "healed")],
+            396: [*steady, *firing(worst, "seldom")],
             402: [*steady, *firing(worst, "seldom", "many")],
             420: [*steady, *firing(worst, "seldom", "many", "fresh")],
         },
+        every_s=6,
     )
 
 
-def _halfway(good_le: str, bad_le: str) -> str:
-    # Half of all are slow: rank 95 lies at 45/50 of the slow bucket.
-    return f"{(float(good_le) + (float(bad_le) - float(good_le)) * 0.9) * 1000:.4g}ms"
+def _within(good_le: str, bad_le: str, part: float) -> str:
+    """Return the percentile that lies in this part of the slow bucket.
+
+    Of the healed service half of all were slow, so rank 95 lies at 45/50 of that bucket. Six seconds after, in the last
+    moment when its half minute still was slow, 300 of 3,000 are in it, and rank 2,850 is in its middle.
+    """
+    return f"{(float(good_le) + (float(bad_le) - float(good_le)) * part) * 1000:.4g}ms"
 
 
 def _delivery(alert: str, labels: dict[str, str], summary: str, ending: str, at: int) -> Scenario:
@@ -83,7 +94,11 @@ def _delivery(alert: str, labels: dict[str, str], summary: str, ending: str, at:
 
     def firing(percent: str, *services: str) -> list[Firing]:
         return [
-            Firing({"service": s, **labels}, f"{s}: {summary}", f"{percent} % of the events owed to users of {s} in the last 1m were delivered{ending}")
+            Firing(
+                {"service": s, **labels},
+                f"{s}: {summary}",
+                f"{percent} % of the events owed to users of {s} in the last 1m were delivered{ending}",
+            )
             for s in services
         ]
 
@@ -94,15 +109,16 @@ def _delivery(alert: str, labels: dict[str, str], summary: str, ending: str, at:
         alert,
         {
             90: [*below, *firing("50.00", "healed")],
-            199: [*below, *firing(_HEALED_LAST[at], "healed")],
+            198: [*below, *firing(_HEALED_LAST[at], "healed")],
             202: [*below, *firing(_HEALED_LAST[at], "healed"), *firing("50.00", "many")],
             230: [*below, *firing("50.00", "many", "fresh")],
         },
+        every_s=2,
     )
 
 
-_HEALED_LAST = {10: "98.33", 50: "94.17"}
-"""The share in the last moment at which the healed service is still below: of the minute, so many seconds were half lost."""
+_HEALED_LAST = {10: "98.33", 50: "93.33"}
+"""The share in the last moment at which the healed service is still below: of the minute, 2 or 8 seconds were half lost."""
 
 LEVEL_SCENARIOS = [
     _speed(

@@ -7,14 +7,18 @@ from tests.real_parts.promtool import Scenario, ramp, series
 _S = 300
 
 
-def _service(name: str, requests: dict[tuple[str, str], str], checks: str = ramp((_S, 10)), up: str = f"1x{_S}", info: str = f"1x{_S}") -> dict[str, str]:
+def _service(
+    name: str, requests: dict[tuple[str, str], str], checks: str = ramp((_S, 10)), up: str = f"1x{_S}", info: str = f"1x{_S}"
+) -> dict[str, str]:
     instance = f"{name}:1"
     return {
         series("up", {"job": "isolation", "instance": instance}): up,
         series("isolation_monitor_info", {"service": name, "instance": instance, "version": "1", "mode": "monitor"}): info,
         series("isolation_checks_total", {"service": name, "instance": instance, "detector": "wrong_socket", "result": "pass"}): checks,
     } | {
-        series("isolation_requests_total", {"service": name, "instance": instance, "verdict": verdict, "exposed": exposed, "arm": "none"}): values
+        series(
+            "isolation_requests_total", {"service": name, "instance": instance, "verdict": verdict, "exposed": exposed, "arm": "none"}
+        ): values
         for (verdict, exposed), values in requests.items()
     }
 
@@ -27,10 +31,14 @@ def _score() -> Scenario:
         **_service("leaky", {isolated: ramp((_S, 99)), violated: ramp((_S, 1))}),
         # Of ten first counted isolated each second one is reclassified, and counts again as violated: 9 to 1.
         **_service("late", {isolated: ramp((_S, 10)), violated: ramp((_S, 1))}),
-        series("isolation_requests_reclassified_total", {"service": "late", "instance": "late:1", "exposed": "true", "arm": "none"}): ramp((_S, 1)),
+        series("isolation_requests_reclassified_total", {"service": "late", "instance": "late:1", "exposed": "true", "arm": "none"}): ramp(
+            (_S, 1)
+        ),
         # The whole minute's requests of this one are reclassified later than they were counted.
         **_service("later", {isolated: quiet, violated: ramp((_S, 1))}),
-        series("isolation_requests_reclassified_total", {"service": "later", "instance": "later:1", "exposed": "true", "arm": "none"}): ramp((_S, 1)),
+        series(
+            "isolation_requests_reclassified_total", {"service": "later", "instance": "later:1", "exposed": "true", "arm": "none"}
+        ): ramp((_S, 1)),
         **_service("alone", {unexposed: ramp((_S, 10)), isolated: quiet, violated: quiet}),
         **_service("idle", {isolated: f"5x{_S}", violated: quiet}, checks=f"5x{_S}"),
         **_service("unchecked", {isolated: ramp((_S, 7)), violated: quiet}, checks=quiet),
@@ -43,7 +51,9 @@ def _score() -> Scenario:
         **_service("fresh", {isolated: "_x240 3x60", violated: "_x240 1x60"}),
         # Two instances and two arms are one service.
         **_service("sum", {isolated: ramp((_S, 3)), violated: quiet}),
-        series("isolation_requests_total", {"service": "sum", "instance": "sum:2", "verdict": "violated", "exposed": "true", "arm": "on"}): ramp((_S, 1)),
+        series(
+            "isolation_requests_total", {"service": "sum", "instance": "sum:2", "verdict": "violated", "exposed": "true", "arm": "on"}
+        ): ramp((_S, 1)),
     }
     scores = {"clean": 100.0, "leaky": 99.0, "late": 90.0, "later": 0.0, "sum": 75.0}
     first = scores | {"down": 100.0, "half": 100.0}
@@ -61,7 +71,7 @@ def _score() -> Scenario:
             }
         samples["sum by (service) (isolation_score_state)", moment] = {series("", {"service": name}): 1.0 for name in every}
         samples["count by (service) (isolation_score_state)", moment] = {series("", {"service": name}): 3.0 for name in every}
-    return Scenario("isolation_score", inputs, samples=samples)
+    return Scenario("isolation_score", inputs, samples=samples, every_s=10)
 
 
 def _target_flicker() -> Scenario:
@@ -72,7 +82,10 @@ def _target_flicker() -> Scenario:
     blind = 'isolation_score_state{state="blind"}'
 
     def states(of_flicker: float) -> dict[str, float]:
-        return {series("isolation_score_state", {**flicker, "state": "blind"}): of_flicker, series("isolation_score_state", {**gone, "state": "blind"}): 1.0}
+        return {
+            series("isolation_score_state", {**flicker, "state": "blind"}): of_flicker,
+            series("isolation_score_state", {**gone, "state": "blind"}): 1.0,
+        }
 
     samples = {
         (blind, 100): states(0.0),
@@ -81,7 +94,7 @@ def _target_flicker() -> Scenario:
         ("isolation_score", 206): {},
         ("isolation_score", 100): {series("isolation_score", flicker): 100.0},
     }
-    return Scenario("isolation_score when a target flickers", inputs, samples=samples)
+    return Scenario("isolation_score when a target flickers", inputs, samples=samples, every_s=2)
 
 
 def _public_names() -> Scenario:
@@ -117,8 +130,10 @@ def _public_names() -> Scenario:
         "session_leak_count": {"chat": 3.0, "older": 6.0},
         "instance_creation_time_ms": {"chat": 15.0},
     }
-    samples = {(name, 400): {series(name, {"service": service}): value for service, value in values.items()} for name, values in expected.items()}
-    return Scenario("public names", inputs, samples=samples)
+    samples = {
+        (name, 400): {series(name, {"service": service}): value for service, value in values.items()} for name, values in expected.items()
+    }
+    return Scenario("public names", inputs, samples=samples, every_s=100)
 
 
 SCORE_SCENARIOS = [_score(), _target_flicker(), _public_names()]

@@ -6,6 +6,8 @@ processes, because starting one costs more than a scenario.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +19,6 @@ import yaml
 
 from isolation_monitor.alerts import build
 from tests.alerts.scenarios import LINKS, SCENARIOS
-from tests.alerts.score_scenarios import SCORE_SCENARIOS
 from tests.real_parts.promtool import Scenario, run_tests, write_test
 
 _CORES = os.cpu_count() or 1
@@ -64,41 +65,56 @@ def _changes(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
             yield f"{key} gone", {key: "0s"}
 
 
-def _rules_beside(rule: dict[str, Any], recordings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rules that a mutant runs with, in order: an alert with the recordings it reads, a recording with all."""
-    if "record" in rule:
-        return recordings
-    needed: list[dict[str, Any]] = [rule]
-    for recording in reversed(recordings):
-        if any(re.search(rf"(?<![\w:]){recording['record']}(?![\w:])", other["expr"]) for other in needed):
-            needed.insert(0, recording)
-    return needed
+def _reads(rule: dict[str, Any], record: str) -> bool:
+    return re.search(rf"(?<![\w:]){record}(?![\w:])", rule["expr"]) is not None
 
 
-def _scenarios_of(rule: dict[str, Any]) -> list[Scenario]:
-    if "alert" in rule:
-        return [scenario for scenario in SCENARIOS if scenario.alert == rule["alert"]]
-    readers = {alert.name for alert in build.alerts() if rule["record"] in alert.expr}
-    return [scenario for scenario in SCENARIOS if scenario.alert in readers or scenario in SCORE_SCENARIOS]
+def _surroundings(rule: dict[str, Any], rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rule, all that read it, and all that those read, in the order of the files."""
+    chosen = [rule]
+    for other in rules:
+        if other not in chosen and any("record" in known and _reads(other, known["record"]) for known in chosen):
+            chosen.append(other)
+    for other in reversed(rules):
+        if other not in chosen and "record" in other and any(_reads(known, other["record"]) for known in chosen):
+            chosen.append(other)
+    return [other for other in rules if other in chosen]
+
+
+def _scenarios_of(rules: list[dict[str, Any]]) -> Iterator[Scenario]:
+    """Yield the scenarios of these rules, without the samples of series that they do not record."""
+    alerts = {rule["alert"] for rule in rules if "alert" in rule}
+    for scenario in SCENARIOS:
+        samples = {
+            (expression, moment): values
+            for (expression, moment), values in scenario.samples.items()
+            if any("record" in rule and rule["record"] in re.findall(r"[\w:]+", expression) for rule in rules)
+        }
+        if scenario.alert in alerts or samples:
+            yield dataclasses.replace(scenario, samples=samples)
 
 
 def _mutants(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """Write each mutant with its scenarios; yield its name and its promtool files."""
     rules = [rule for group in _groups() for rule in group["rules"]]
-    recordings = [rule for rule in rules if "record" in rule]
-    for rule in rules:
-        for what, change in _changes(rule) if _name(rule) not in EQUIVALENT else ():
-            place = folder / f"{len(list(folder.iterdir()))}"
+    for number, rule in enumerate(rules):
+        surroundings = _surroundings(rule, rules)
+        # An alert is judged by its own scenarios, a recorded series by all that depend on it.
+        judged = [rule] if "alert" in rule else surroundings
+        scenarios = list(_scenarios_of(judged))
+        for variant, (what, change) in enumerate(_changes(rule) if _name(rule) not in EQUIVALENT else ()):
+            place = folder / f"{number}-{variant}"
             place.mkdir()
-            chosen = [rule | change if other is rule else other for other in _rules_beside(rule, recordings)]
-            if "record" in rule:
-                chosen += [other for other in rules if "alert" in other and rule["record"] in other["expr"]]
             mutant = place / "rules.yml"
-            mutant.write_text(yaml.safe_dump({"groups": [{"name": "mutant", "interval": "1s", "rules": chosen}]}))
-            by_pace = {pace: [s for s in _scenarios_of(rule) if s.every_s == pace] for pace in (1, 15)}
-            yield f"{_name(rule)}: {what}", [
-                write_test(place / f"every-{pace}.yml", [mutant], scenarios, LINKS) for pace, scenarios in by_pace.items() if scenarios
-            ]
+            changed = [rule | change if other is rule else other for other in surroundings]
+            mutant.write_text(json.dumps({"groups": [{"name": "mutant", "interval": "1s", "rules": changed}]}))
+            yield (
+                f"{_name(rule)}: {what}",
+                [
+                    write_test(place / f"every-{pace}.yml", [mutant], [s for s in scenarios if s.every_s == pace], LINKS)
+                    for pace in sorted({s.every_s for s in scenarios})
+                ],
+            )
 
 
 def _passed(files: list[Path]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from isolation_monitor.collector.app import create_app
-from isolation_monitor.collector.clock import rfc3339
+from isolation_monitor.collector.clock import Clock, rfc3339
 from isolation_monitor.collector.settings import load_settings
+from isolation_monitor.collector.storage.database import Database
+from isolation_monitor.collector.storage.models import Base
 from isolation_monitor.collector.storage.schema import migrate
 from tests.real_parts.postgres import Postgres
 from tests.real_parts.postgres import postgres as running_postgres
@@ -28,16 +32,35 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One cluster for the session, with a migrated database to copy from."""
+    """One cluster for the session, with a migrated database that tests empty and use in turn."""
     with running_postgres() as cluster:
-        url = cluster.create("migrated")
-        asyncio.run(migrate(url))
+        asyncio.run(migrate(cluster.create("shared")))
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy: migrating takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / "collector.sqlite3"
+    asyncio.run(migrate(f"sqlite:///{path}"))
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a new, migrated database, on either kind."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a migrated database without a row, on either kind."""
+    if request.param == "sqlite":
+        copy = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "collector.sqlite3")
+        return f"sqlite+aiosqlite:///{copy}"
+    cluster: Postgres = request.getfixturevalue("postgres")
+    url = cluster.url("shared")
+    asyncio.run(emptied(url))
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a migrated database whose schema the test may change."""
     if request.param == "sqlite":
         url = f"sqlite+aiosqlite:///{tmp_path / 'collector.sqlite3'}"
         asyncio.run(migrate(url))
@@ -45,8 +68,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     cluster: Postgres = request.getfixturevalue("postgres")
     name = f"test_{next(_numbers)}"
-    yield cluster.create(name, template="migrated")
+    yield cluster.create(name, template="shared")
     cluster.drop(name)
+
+
+async def emptied(url: str) -> None:
+    database = Database(url)
+    try:
+        async with database.writing() as connection:
+            await connection.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+    finally:
+        await database.close()
 
 
 @pytest.fixture
@@ -165,9 +197,9 @@ def make_api(clock: FrozenClock) -> Callable[..., Any]:
     from contextlib import asynccontextmanager
 
     @asynccontextmanager
-    async def build(database_url: str, **settings: object) -> AsyncIterator[Api]:
+    async def build(database_url: str, now: Clock = clock, **settings: object) -> AsyncIterator[Api]:
         chosen = load_settings(database_url=database_url, send_token=SEND, read_token=READ, **settings)
-        app = create_app(chosen, clock)
+        app = create_app(chosen, now)
         # A defect must come out as an answer here too, as it does over HTTP.
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url="http://collector") as client:

@@ -149,7 +149,7 @@ async def test_a_body_that_trickles_is_refused(make_api: Callable[..., Any], emp
 class TestTokens:
     @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer wrong", "bearer \u00fc"])
     async def test_no_token_or_an_unknown_one_is_401(self, lean: Api, header: str | None) -> None:
-        headers = [] if header is None else [("Authorization", header.encode())]
+        headers = {} if header is None else {b"Authorization": header.encode()}
 
         answer = await lean.client.post("/v1/records", json=lean.batch(lean.violation()), headers=headers)
 

@@ -26,32 +26,32 @@ async def look(url: str, question: Any) -> Any:
         await database.close()
 
 
-async def test_the_migrated_schema_is_the_one_of_the_models(database_url: str) -> None:
+async def test_the_migrated_schema_is_the_one_of_the_models(own_database_url: str) -> None:
     def differences(connection: Connection) -> list[Any]:
-        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata)
+        return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Base.metadata))
 
-    assert await look(database_url, differences) == []
+    assert await look(own_database_url, differences) == []
 
 
-async def test_downgrade_takes_everything_away_and_upgrade_brings_it_back(database_url: str) -> None:
+async def test_downgrade_takes_everything_away_and_upgrade_brings_it_back(own_database_url: str) -> None:
     def tables(connection: Connection) -> set[str]:
         return set(inspect(connection).get_table_names()) - {"alembic_version"}
 
-    assert await migrate(database_url, "base", down=True) == (newest_revision(), None)
-    assert await look(database_url, tables) == set()
+    assert await migrate(own_database_url, "base", down=True) == (newest_revision(), None)
+    assert await look(own_database_url, tables) == set()
 
-    assert await migrate(database_url) == (None, newest_revision())
-    assert await look(database_url, tables) == set(Base.metadata.tables)
-
-
-async def test_migrating_again_changes_nothing(database_url: str) -> None:
-    assert await migrate(database_url) == (newest_revision(), newest_revision())
+    assert await migrate(own_database_url) == (None, newest_revision())
+    assert await look(own_database_url, tables) == set(Base.metadata.tables)
 
 
-async def test_replicas_that_migrate_at_the_same_time_all_succeed(database_url: str) -> None:
-    await migrate(database_url, "base", down=True)
+async def test_migrating_again_changes_nothing(own_database_url: str) -> None:
+    assert await migrate(own_database_url) == (newest_revision(), newest_revision())
 
-    results = await asyncio.gather(*(migrate(database_url) for _ in range(4)))
+
+async def test_replicas_that_migrate_at_the_same_time_all_succeed(own_database_url: str) -> None:
+    await migrate(own_database_url, "base", down=True)
+
+    results = await asyncio.gather(*(migrate(own_database_url) for _ in range(4)))
 
     assert {after for _, after in results} == {newest_revision()}
     assert sorted(before is None for before, _ in results) == [False, False, False, True]

@@ -120,6 +120,9 @@ def test_the_upper_bound_is_the_rule_of_three() -> None:
     assert 0.0099 < numbers["isolation_upper95"] < 0.01
 
 
+COUNTED = (
+    "data_age_s", "checks", "requests", "exposed_isolated", "violations", "session_leaks", "session_leaks_retracted", "delivered", "lost",
+)  # fmt: skip
 readings = st.builds(
     MetricReading,
     problem=st.none() | st.text(max_size=20),
@@ -127,9 +130,7 @@ readings = st.builds(
     targets_down=st.integers(0, 5),
     **{
         name: st.none() | st.floats(-10, 1e12, allow_nan=False)
-        for name in (
-            "data_age_s", "checks", "requests", "exposed_isolated", "violations", "session_leaks", "session_leaks_retracted", "delivered", "lost",
-        )
+        for name in COUNTED
     },
 )  # fmt: skip
 counts = st.builds(

@@ -47,7 +47,11 @@ def test_every_make_target_and_isomon_command_in_the_pages_exists() -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
     for words in sorted(set(re.findall(r"isomon ((?:gate|rollout|demo) [a-z]+|migrate|doctor)", text))):
         done = subprocess.run(
-            [sys.executable, "-m", "isolation_monitor.cli.main", *words.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "isolation_monitor.cli.main", *words.split(), "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"isomon {words}: {done.stderr}"
 

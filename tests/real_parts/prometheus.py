@@ -34,7 +34,6 @@ class Prometheus:
         """Return the alerts that are pending or firing."""
         return list(self._get("alerts")["alerts"])
 
-
     def _get(self, path: str, **parameters: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=20) as answer:
             return dict(json.load(answer)["data"])

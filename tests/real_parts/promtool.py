@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tests.real_parts.processes import binary
 
@@ -44,7 +43,11 @@ class Scenario:
             "interval": "1s",
             "input_series": [{"series": name, "values": values} for name, values in self.inputs.items()],
             "alert_rule_test": [
-                {"eval_time": f"{moment}s", "alertname": self.alert, "exp_alerts": [self._expected(alert, links[self.alert]) for alert in firing]}
+                {
+                    "eval_time": f"{moment}s",
+                    "alertname": self.alert,
+                    "exp_alerts": [self._expected(alert, links[self.alert]) for alert in firing],
+                }
                 for moment, firing in self.firing.items()
             ],
             "promql_expr_test": [
@@ -78,7 +81,8 @@ def write_test(file: Path, rule_files: Iterable[Path], scenarios: Iterable[Scena
         "evaluation_interval": f"{every_s}s",
         "tests": [scenario.as_test(links) for scenario in chosen],
     }
-    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    # JSON is YAML, and written much faster.
+    file.write_text(json.dumps(tree))
     return file
 
 

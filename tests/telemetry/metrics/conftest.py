@@ -119,10 +119,6 @@ class Server:
         """One counted request, answered by whichever worker took it."""
         return dict(json.loads(self.get("/hit")))
 
-    def workers(self) -> set[int]:
-        """The workers that answer, found by asking."""
-        return {self.hit()["pid"] for _ in range(20)}
-
     def stop(self) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):

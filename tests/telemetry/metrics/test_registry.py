@@ -125,12 +125,13 @@ def test_a_label_value_that_is_no_text_is_made_writable(registry: MetricRegistry
 
 
 def test_many_threads_making_series_get_one_cell_each(registry: MetricRegistry) -> None:
-    metric = Metric("spells_total", "counter", "Spells.", {"wizard": 1000})
+    """Pages are rendered meanwhile, and the file of cells grows several times under them."""
+    metric = Metric("spells_total", "counter", "Spells.", {"wizard": 10_000})
     start = threading.Event()
 
     def work() -> None:
         start.wait()
-        for number in range(300):
+        for number in range(8000):
             registry.counter(metric, wizard=f"w{number}").inc()
 
     threads = [threading.Thread(target=work) for _ in range(6)]
@@ -141,7 +142,7 @@ def test_many_threads_making_series_get_one_cell_each(registry: MetricRegistry) 
         registry.render()
 
     found = [entry.values[0] for entry in registry.series() if entry.family.name == "spells_total"]
-    assert found == [6.0] * 300
+    assert found == [6.0] * 8000
 
 
 def test_cells_work_after_close(registry: MetricRegistry) -> None:

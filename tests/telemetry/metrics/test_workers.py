@@ -244,6 +244,32 @@ def test_a_forked_child_counts_from_zero_in_cells_of_its_own(tmp_path: Path) -> 
     registry.close()
 
 
+def test_a_forked_child_that_exits_normally_leaves_its_parent_counting(tmp_path: Path) -> None:
+    """Exit handlers come along in a fork; they must not say that the parent is done."""
+    code = """
+import os, pathlib, sys
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.metrics import MetricRegistry
+registry = MetricRegistry("chat", None)
+registry.counter(names.WEBSOCKET_MESSAGES, direction="sent").inc(1)
+if os.fork() == 0:
+    registry.counter(names.WEBSOCKET_MESSAGES, direction="sent").inc(10)
+    sys.exit(0)
+os.wait()
+registry.counter(names.WEBSOCKET_MESSAGES, direction="sent").inc(100)
+print(len(list(registry.directory.glob("*.closed"))), registry.value(names.WEBSOCKET_MESSAGES, direction="sent"), registry.directory)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "ISOLATION_METRICS_DIR"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=120, check=True
+    )
+
+    closed, total, folder = ran.stdout.split()
+
+    assert (closed, total) == ("1", "111.0")
+    assert not Path(folder).exists()
+
+
 def test_a_fork_during_new_series_and_renders_neither_hangs_nor_loses_a_count(tmp_path: Path) -> None:
     """The child inherits no lock that a thread of the parent holds."""
     registry = MetricRegistry("chat", tmp_path)

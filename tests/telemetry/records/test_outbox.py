@@ -24,6 +24,7 @@ class Collector(ThreadingHTTPServer):
         self.status = 200
         self.delay_s = 0.0
         self.attempts = 0
+        self.close_after_answer = False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,6 +43,8 @@ class Collector(ThreadingHTTPServer):
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
+                # Without saying so in a header: as an idle timeout does.
+                self.close_connection = server.close_after_answer
 
             def log_message(self, format: str, *args: Any) -> None:
                 return
@@ -99,6 +102,20 @@ def test_what_was_refused_for_now_is_sent_again_and_lost_nowhere(collector, stat
     box.close()
 
     assert [r["id"] for r in collector.stored] == [1]
+
+
+def test_a_kept_connection_that_the_collector_closed_is_no_failure(collector) -> None:
+    """Servers close idle connections after seconds; the next record must not wait for a retry because of it."""
+    counts: Counter[str] = Counter()
+    collector.close_after_answer = True
+    box = outbox(collector.url, counts)
+
+    for n in range(3):
+        box.put({"id": n})
+        until(lambda n=n: len(collector.stored) == n + 1, "the record arrives")
+    box.close()
+
+    assert counts["failed"] == 0
 
 
 def test_a_final_refusal_is_counted_and_not_tried_again(collector) -> None:

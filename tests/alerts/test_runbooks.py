@@ -1,0 +1,99 @@
+"""Every alert has one runbook that a tired person can follow, and every link of an alert has the right shape."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import promql_parser
+import pytest
+import yaml
+
+from isolation_monitor.alerts import build
+from isolation_monitor.alerts.series import series_of
+from isolation_monitor.telemetry import names
+from tests.alerts.scenarios import LINKS
+
+HEADINGS = ["Meaning", "Impact", "First five minutes", "Fix", "How to silence"]
+ALERTS = [alert.name for alert in build.alerts()]
+
+
+def sections(alert: str) -> dict[str, str]:
+    text = (build.RUNBOOKS / f"{alert}.md").read_text()
+    return dict(re.findall(r"^## (.+?)\n\n(.+?)(?=\n## |\Z)", text, flags=re.M | re.S))
+
+
+def queries(alert: str) -> list[str]:
+    return [block.strip() for block in re.findall(r"```promql\n(.*?)```", sections(alert)["First five minutes"], flags=re.S)]
+
+
+def test_each_alert_has_exactly_one_rule_and_one_runbook():
+    assert len(ALERTS) == len(set(ALERTS))
+    assert {file.stem for file in build.RUNBOOKS.iterdir()} == set(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_runbook_answers_the_five_questions(alert):
+    found = sections(alert)
+
+    assert list(found) == HEADINGS
+    assert all(len(text.strip()) > 40 for text in found.values())
+    assert (build.RUNBOOKS / f"{alert}.md").read_text().startswith(f"# {alert}\n")
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_a_runbook_has_queries_that_parse_and_read_what_exists(alert):
+    exposed = {
+        sample
+        for metric in names.CATALOGUE
+        for sample in ([f"{metric.name}_bucket", f"{metric.name}_count"] if metric.type == "histogram" else [metric.name])
+    }
+    recorded = {rule["record"] for group in yaml.safe_load(build.rules()["recording.yml"])["groups"] for rule in group["rules"]}
+
+    assert len(queries(alert)) >= 2
+    for query in queries(alert):
+        promql_parser.parse(query)
+        assert series_of(query).keys() <= exposed | recorded | {"up", "ALERTS"}, query
+
+
+@pytest.mark.parametrize("alert", build.alerts(), ids=lambda alert: alert.name)
+def test_an_alert_says_who_what_and_where_to_look(alert):
+    from isolation_monitor.alerts.model import Links
+
+    rule = alert.as_rule(Links(build.DEFAULT_BASE_URL, build.DEFAULT_GRAFANA_URL))
+
+    assert rule["labels"]["severity"] in {"critical", "error", "warning"}
+    assert rule["labels"]["action"] in {"page", "ticket"}
+    assert (rule["labels"]["severity"] == "warning") <= (rule["labels"]["action"] == "ticket")
+    assert (rule["labels"].get("rollback") == "true") <= (rule["labels"]["action"] == "page")
+    assert "service" in rule["labels"] or "service" in alert.expr
+    assert len(rule["annotations"]["description"]) > 80
+    assert "$value" not in rule["annotations"]["summary"]
+    assert {name: rule["annotations"][name] for name in ("runbook_url", "dashboard_url")} == LINKS[alert.name]
+    assert not any("{{" in value for value in rule["labels"].values()), "a value in a label makes each change a new alert"
+
+
+def test_links_follow_the_base_urls_of_the_generator():
+    written = build.rules("https://collector.example.org/", "https://grafana.example.org/")
+
+    for text in written.values():
+        for rule in (rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"] if "alert" in rule):
+            runbook, dashboard = urlsplit(rule["annotations"]["runbook_url"]), urlsplit(rule["annotations"]["dashboard_url"])
+            assert (runbook.scheme, runbook.netloc, runbook.path) == ("https", "collector.example.org", f"/runbooks/{rule['alert']}")
+            assert dashboard.netloc == "grafana.example.org"
+            assert dashboard.path in {"/d/isolation-overview", "/d/event-delivery"}
+            assert {"from", "to"} <= parse_qs(dashboard.query).keys()
+
+
+def test_without_grafana_no_alert_links_a_dashboard():
+    assert not any("dashboard_url" in text for text in build.rules("http://127.0.0.1:1", None).values())
+
+
+def test_the_rollback_triggers_are_the_five_that_gates_know():
+    assert {alert.name for alert in build.alerts() if alert.rollback} == {
+        "IsolationViolation",
+        "WebSocketIsolationViolation",
+        "IsolationScoreBelow100",
+        "SessionLeak",
+        "EventDeliveryBelow95",
+    }

@@ -1,0 +1,187 @@
+"""A service that lives: real registries of telemetry and the collector, served over HTTP, with numbers that keep growing.
+
+Every metric of the catalogue grows as a healthy, busy service's would, or, once `break_down()` was called, as every
+fault together would. The pages are rendered by the product's own code.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+
+from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.metrics.registry import MetricRegistry
+
+SERVICE = "chat"
+TICK_S = 0.2
+POOL = "main"
+COMPONENT = "agent"
+ROUTES = ("/api/me", "/api/threads/{id}/messages")
+_FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
+
+
+class LivingService:
+    """Serves `/metrics/isolation` and `/metrics` of a service, and `/collector/metrics` of a collector, on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = MetricRegistry(SERVICE, folder, strict=True)
+        self.collector = CollectorMetrics()
+        for metric in names.CATALOGUE:
+            self.registry.declare(metric)
+        self._stop = threading.Event()
+        self._faults: set[str] = set()
+        service = self
+
+        class Pages(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = {
+                    "/metrics/isolation": lambda: service.registry.render("isolation"),
+                    "/metrics": lambda: service.registry.render("main"),
+                    "/collector/metrics": service.collector.render,
+                }[self.path]()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+        self._threads = [threading.Thread(target=self._server.serve_forever), threading.Thread(target=self._live)]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> LivingService:
+        self._tick()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._server.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self._server.server_close()
+        self.registry.close()
+
+    def switch_on(self, *faults: str) -> None:
+        """Let the numbers grow as these faults make them grow, from now on."""
+        self._faults |= set(faults)
+
+    def _live(self) -> None:
+        while not self._stop.wait(TICK_S):
+            self._tick()
+
+    def _tick(self) -> None:
+        self._requests()
+        self._runs()
+        self._health()
+        for fault in tuple(self._faults):
+            FAULTS[fault](self)
+
+    def count(self, metric: names.Metric, amount: float = 1, **labels: str) -> None:
+        self.registry.counter(metric, **labels).inc(amount)
+
+    def _requests(self) -> None:
+        self.count(names.REQUESTS, 8, transport="http", verdict="isolated", exposed="true", arm="none")
+        self.count(names.REQUESTS, 2, transport="websocket", verdict="isolated", exposed="false", arm="none")
+        self.count(names.REQUESTS, 1, transport="http", verdict="unverified", exposed="false", arm="none")
+        for route in ROUTES:
+            self.registry.histogram(
+                names.HTTP_DURATION, http_route=route, http_request_method="GET", http_response_status_code="200"
+            ).observe(0.03)
+        for detector in names.DETECTORS:
+            self.count(names.CHECKS, 11, detector=detector, result="pass")
+        self.count(names.WEBSOCKET_MESSAGES, 2, direction="received")
+        self.count(names.WEBSOCKET_MESSAGES, 10, direction="sent")
+        self.count(names.WEBSOCKET_CONNECTIONS, 1, outcome="accepted")
+        self.registry.gauge(names.WEBSOCKET_ACTIVE).set(30)
+        self.registry.histogram(names.INSTANCE_CREATE, component=COMPONENT).observe(0.0015)
+        self.registry.histogram(names.INSTANCE_RESET, component=COMPONENT).observe(0.0004)
+        self.count(names.INSTANCE_SHARED, 0, component=COMPONENT)
+        self.registry.histogram(names.DB_CONNECTION_WAIT, db_client_connection_pool_name=POOL).observe(0.0004)
+        self.registry.histogram(names.DB_CONNECTION_USE, db_client_connection_pool_name=POOL).observe(0.007)
+        for state, number in (("used", 4), ("idle", 6)):
+            self.registry.gauge(names.DB_CONNECTION_COUNT, db_client_connection_pool_name=POOL, db_client_connection_state=state).set(
+                number
+            )
+        self.registry.gauge(names.DB_CONNECTION_MAX, db_client_connection_pool_name=POOL).set(30)
+
+    def _runs(self) -> None:
+        self.count(names.RUNS, 2, outcome="complete", arm="none")
+        self.count(names.RUNS, 0.1, outcome="failed", arm="none")
+        self.count(names.FAILURES, 0.1, outcome="contained", arm="none")
+        self.count(names.EVENT_DELIVERIES, 10, result="delivered", arm="none")
+        for event in _FIVE:
+            for stage in ("emitted", "sent"):
+                self.count(names.EVENTS, 2, event=event, stage=stage)
+        self.registry.histogram(names.RUN_DURATION).observe(0.6)
+        self.registry.gauge(names.RUN_ACTIVE).set(3)
+
+    def _health(self) -> None:
+        self.registry.gauge(names.MONITOR_INFO, version="1", mode="monitor").set(1)
+        self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
+        self.registry.gauge(names.MONITOR_SERIES).set(500)
+        self.registry.gauge(names.RECORD_QUEUE_DEPTH).set(1)
+        for state in ("queued", "sent"):
+            self.count(names.RECORDS, 2, state=state)
+        self.collector.batch_stored(2, 0, 0, 0.004)
+        self.collector.alert_received("DeadMansSwitch", "firing")
+        self.collector.gate_evaluated("canary-42", "pass", time.time(), 0.02)
+
+    def violate(self, kind: str, grade: str) -> None:
+        self.count(names.VIOLATIONS, 1, kind=kind, grade=grade, arm="none", synthetic="false")
+        self.count(names.CHECKS, 1, detector=kind, result="violation")
+        if grade != "hygiene":
+            self.count(names.REQUESTS, 1, transport="http", verdict="violated", exposed="true", arm="none")
+
+
+def _shared_agent(service: LivingService) -> None:
+    service.violate(names.INSTANCE_REUSE, "crossed")
+    service.count(names.INSTANCE_SHARED, 1, component=COMPONENT)
+
+
+def _wrong_socket(service: LivingService) -> None:
+    service.violate(names.WRONG_SOCKET, "crossed")
+    service.count(names.EVENT_ANOMALIES_TOTAL, 1, anomaly="wrong_owner")
+
+
+def _inherited_context(service: LivingService) -> None:
+    service.violate(names.INHERITED_CONTEXT, "reachable")
+
+
+def _session_leak(service: LivingService) -> None:
+    service.violate(names.SESSION_LEAK, "hygiene")
+    service.count(names.SESSION_LEAKS, 1, arm="none")
+
+
+def _slow_factory(service: LivingService) -> None:
+    service.violate(names.SLOW_CREATION, "hygiene")
+    for _ in range(5):
+        service.registry.histogram(names.INSTANCE_CREATE, component=COMPONENT).observe(0.04)
+
+
+def _lost_event(service: LivingService) -> None:
+    service.violate(names.INCOMPLETE_RUN, "hygiene")
+    service.count(names.RUNS, 1, outcome="incomplete", arm="none")
+    service.count(names.EVENT_DELIVERIES, 1, result="lost", arm="none")
+    service.count(names.EVENT_ANOMALIES_TOTAL, 1, anomaly="missing")
+
+
+FAULTS = {
+    "shared-agent": _shared_agent,
+    "wrong-socket": _wrong_socket,
+    "inherited-context": _inherited_context,
+    "session-leak": _session_leak,
+    "slow-factory": _slow_factory,
+    "lost-event": _lost_event,
+}
+"""What each fault of the demonstration does to the numbers, as telemetry counts it."""

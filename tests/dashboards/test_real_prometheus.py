@@ -1,0 +1,128 @@
+"""Every panel's query on a real Prometheus, with the product's own pages and rules."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from isolation_monitor.dashboards.build import GENERATED
+from isolation_monitor.dashboards.preview import board as reader
+from isolation_monitor.dashboards.preview import page
+from isolation_monitor.dashboards.preview.board import Board
+from isolation_monitor.dashboards.preview.prometheus import Prometheus as Client
+from isolation_monitor.dashboards.preview.prometheus import Window
+from tests.dashboards.boards import UIDS
+from tests.dashboards.living_service import FAULTS, LivingService
+from tests.real_parts.processes import PATIENCE_S, eventually
+from tests.real_parts.prometheus import Prometheus
+
+pytestmark = pytest.mark.xdist_group("dashboards")
+
+Numbers = dict[str, list[tuple[str, float]]]
+RANGES = {"percentunit": (0.0, 1.0), "percent": (0.0, 100.0)}
+
+
+def boards() -> list[Board]:
+    return [reader.read(json.loads((GENERATED / f"{uid}.json").read_text(encoding="utf-8"))) for uid in UIDS]
+
+
+def numbers(watched: Prometheus) -> Numbers:
+    """The last value of each series of each query, by dashboard, panel and query."""
+    found: Numbers = {}
+    window = Window.until(time.time(), 300)
+    with Client(watched.url) as client:
+        for board in boards():
+            answers = page.ask(board, client, window)
+            for panel in board.panels:
+                for target in panel.targets:
+                    series = answers[page.key(panel)][target.ref]
+                    found[f"{board.uid} / {panel.title} / {target.ref}"] = [(str(sorted(one.labels.items())), one.last) for one in series]
+    return found
+
+
+def test_every_query_of_every_panel_returns_data(watched: Prometheus):
+    """A panel without data looks the same as a panel with a wrong query."""
+    empty: list[str] = []
+
+    def complete() -> bool:
+        empty[:] = [where for where, values in numbers(watched).items() if not values]
+        return not empty
+
+    try:
+        # Some rules run each 15 s.
+        eventually(complete, "every query returns data", 2 * PATIENCE_S)
+    except AssertionError:
+        pytest.fail(f"without data: {empty}")
+
+
+def test_shares_and_percentages_stay_in_their_range(watched: Prometheus):
+    window = Window.until(time.time(), 300)
+    with Client(watched.url) as client:
+        for board in boards():
+            answers = page.ask(board, client, window)
+            for panel in board.panels:
+                low, high = RANGES.get(panel.unit, (float("-inf"), float("inf")))
+                values = [value for series in answers[page.key(panel)].values() for one in series for _, value in one.points]
+                assert all(low <= value <= high + 1e-9 for value in values), panel.title
+
+
+def test_choosing_another_service_leaves_no_number_of_this_one(watched: Prometheus):
+    """A panel that ignores the choice would show one service's score under another's name."""
+    shared = {"Pages firing", "Firing alerts", "Targets answer", "Gates of rollouts", "Notifications that arrived"}
+    with Client(watched.url, values={"service": "another"}) as client:
+        for board in boards():
+            answers = page.ask(board, client, Window.until(time.time(), 300))
+            for panel in board.panels:
+                if panel.title not in shared and not panel.title.startswith("Collector:"):
+                    assert not any(answers[page.key(panel)].values()), panel.title
+
+
+CHANGES = {
+    "shared-agent": {
+        "isolation-overview / Foreign data left the service / A",
+        "isolation-overview / Instances given to a second request / A",
+    },
+    "wrong-socket": {"event-delivery / Events on a wrong socket / A", "isolation-overview / Foreign data left the service / A"},
+    "inherited-context": {"isolation-overview / Could have crossed / A", "isolation-overview / Isolation broken, by kind / A"},
+    "session-leak": {
+        "isolation-overview / Database sessions leaked and not given back / A",
+        "isolation-overview / Hygiene violations, by kind / A",
+    },
+    "slow-factory": {"isolation-overview / Instance creation, slowest 5 % / A", "isolation-overview / Instance creation, slowest 5 % / B"},
+    "lost-event": {"event-delivery / Events lost / A", "event-delivery / Runs incomplete / A", "event-delivery / Delivery rate (sent) / A"},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_changes_panels(watched: Prometheus, service: LivingService, fault: str):
+    """A fault that moves nothing on the screen is a silent failure."""
+    before = numbers(watched)
+    service.switch_on(fault)
+
+    def changed() -> bool:
+        after = numbers(watched)
+        return all(sorted(after[where]) != sorted(before[where]) for where in CHANGES[fault])
+
+    eventually(changed, f"{CHANGES[fault]} change", 2 * PATIENCE_S)
+
+
+def test_broken_isolation_is_no_longer_shown_as_good(watched: Prometheus, service: LivingService):
+    """Runs last: the tiles that were green are red by their own thresholds."""
+    service.switch_on(*FAULTS)
+
+    def red() -> bool:
+        found = numbers(watched)
+        value = {
+            title: found[f"isolation-overview / {title} / A"]
+            for title in ("Foreign data left the service", "Isolation score", "Pages firing")
+        }
+        return (
+            all(value.values())
+            and value["Foreign data left the service"][0][1] >= 1
+            and value["Isolation score"][0][1] < 100
+            and value["Pages firing"][0][1] >= 1
+        )
+
+    eventually(red, "the first row is red", 2 * PATIENCE_S)
