@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from isolation_monitor.alerts import build as alerts
+from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.settings import PREFIX, Settings
 
@@ -46,6 +47,18 @@ def metrics_page() -> str:
             if metric.endpoint == endpoint:
                 labels = "; ".join(f"`{label}`: {_values(values)}" for label, values in metric.labels.items())
                 lines.append(f"| `{metric.name}` | {metric.type} | {labels or '-'} | {metric.help} |")
+    lines += [
+        "",
+        "## The collector's own `/metrics`",
+        "",
+        "Asks for the read token.",
+        "",
+        "| metric | type | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for family in CollectorMetrics().registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
     lines += [
         "",
         "## Buckets",
