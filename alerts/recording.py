@@ -56,7 +56,7 @@ def _blindness(t: Thresholds) -> list[Recording]:
             f"count by (service) ({SEEN} and on (instance) ({down}))\n"
             f"or\n(count by (service) ({SEEN}) unless on (service) ({SEEN} and on (instance) {up}))",
         ),
-        Recording(CHECKS_SILENT, f"({requests} > 0 or {http} > 0)\nunless\n{checks} > 0"),
+        Recording(CHECKS_SILENT, f"({requests} > 0 or {http})\nunless\n{checks} > 0"),
     ]
 
 
@@ -66,7 +66,7 @@ def _score(t: Thresholds) -> list[Recording]:
     reclassified = summed(growth(selector(names.RECLASSIFIED, exposed="true"), window, memory))
     violated = summed(growth(selector(names.REQUESTS, verdict="violated", exposed="true"), window, memory))
     state, score, seen = names.ISOLATION_SCORE_STATE, names.ISOLATION_SCORE, f"count by (service) ({SEEN})"
-    blind = f"({TARGET_DOWN} or {CHECKS_SILENT})"
+    blind = f"({TARGET_DOWN} or {CHECKS_SILENT} > 0)"
     return [
         Recording(_FIRST_ISOLATED, isolated),
         # A request reclassified after the window of its first count would make the difference negative.

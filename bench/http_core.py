@@ -25,7 +25,7 @@ async def core(quick: bool) -> list[Row]:
     """CPU added per request, in units of the floor, and whether that is below every peer in the same run."""
     rows = []
     for stack in STACKS:
-        rows += await _core(stack, *((4, 30) if quick else (150, 100)))
+        rows += await _core(stack, *((4, 30) if quick else (100, 300)))
     return rows
 
 

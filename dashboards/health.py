@@ -173,13 +173,14 @@ def collector_ingest() -> Panel:
 def pages_delivered() -> Panel:
     return graph(
         "Notifications that arrived",
-        Query(queries.collector_rate("isolation_collector_alerts_received_total", "alertname"), "{{alertname}}"),
-        unit="cps",
+        Query(queries.notifications(), "{{alertname}}"),
+        unit="none",
+        decimals=0,
         no_value="none arrived",
         alerts=["DeadMansSwitch"],
         description=(
-            "What Alertmanager delivered to the collector. DeadMansSwitch arriving again and again is good: the way from rule to "
-            "receiver works. If it stops, nobody is being paged."
+            f"What Alertmanager delivered to the collector in {queries.NOTIFICATIONS_WINDOW}. DeadMansSwitch arriving again and again "
+            "is good: the way from rule to receiver works. If it stops, nobody is being paged."
         ),
     )
 

@@ -16,6 +16,8 @@ from isolation_monitor.telemetry.names import Metric
 STEP: Final = "$__rate_interval"
 RANGE: Final = "$__range"
 
+NOTIFICATIONS_WINDOW: Final = "5m"
+
 SCORED_GRADES: Final = ("crossed", "reachable")
 """Grades that lower the score."""
 SCORED_KINDS: Final = tuple(kind for kind, grades in names.KIND_GRADES.items() if set(grades) & set(SCORED_GRADES))
@@ -218,6 +220,12 @@ def gate_verdicts() -> str:
 def collector_rate(metric: str, by: str) -> str:
     """Rate per second of a counter of the collector, which serves all services and so has no service label."""
     return f"sum by ({by}) (rate({metric}[{STEP}]))"
+
+
+def notifications() -> str:
+    """Alerts that arrived at the collector in the last minutes, by name. The dead man's switch repeats each 45 s."""
+    # Longer than a graph's step: with few arrivals a short window would see one value and no growth.
+    return f"sum by (alertname) (increase(isolation_collector_alerts_received_total[{NOTIFICATIONS_WINDOW}]))"
 
 
 def collector_ingest_p95() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 SCOPE_KEY: Final = "isolation_monitor.request"
 
-_serials = itertools.count(1)
-_clock = time.perf_counter
+next_serial: Callable[[], int] = itertools.count(1).__next__
+clock = time.perf_counter
 
 
 class Connection:
@@ -31,7 +32,7 @@ class Connection:
     __slots__ = ("closed", "principal", "scope", "serial", "served")
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
-        self.serial = next(_serials)
+        self.serial = next_serial()
         self.principal = principal
         self.scope = scope
         self.served: Served | None = None
@@ -80,21 +81,19 @@ class RequestContext:
         "served",
         "started",
         "status",
-        "transport",
         "unverifiable",
         "violated",
         "violations",
     )
 
-    def __init__(
-        self, transport: str, principal: Principal | None, scope: Scope, connection: Connection | None, baseline: Context | None
-    ) -> None:
-        self.serial = next(_serials)
-        self.transport = transport
+    def __init__(self, principal: Principal | None, scope: Scope, connection: Connection | None, baseline: Context | None) -> None:
+        self.serial = next_serial()
         self.principal = principal
         self.scope: Scope | None = scope
+        """The ASGI scope until the request is over, then None."""
         self.connection = connection
-        self.started = _clock()
+        self.baseline = baseline
+        """Context at entry, or the one of the request it was inherited from: what was there before anybody's request."""
         self.status = 0
         self.arm = "none"
         self.exposed = False
@@ -105,8 +104,6 @@ class RequestContext:
         self.responded = False
         """The last byte of the answer was handed to the server."""
         self.finished = False
-        self.baseline = baseline
-        """Context at entry, or the one of the request it was inherited from: what was there before anybody's request."""
         self.checkouts: dict[int, Any] | None = None
         """Database connections out for this request, by key; None until the first."""
         self.open_runs = 0
@@ -115,6 +112,12 @@ class RequestContext:
         self.violations: list[Violation] | None = None
         self.served: Served | None = None
         """Set when the request is over; until then the scope tells."""
+        self.started = clock()
+
+    @property
+    def transport(self) -> str:
+        """`http`, or `websocket` for the handshake and each message of a connection."""
+        return "http" if self.connection is None else "websocket"
 
     def seal(self) -> None:
         """Keep what evidence may need of the scope, and let the scope go: a finished request must not hold the host's objects."""
@@ -163,15 +166,15 @@ class Exposure:
     Moments are serial numbers. Written by one event loop; a second loop in the same process may miss an overlap.
     """
 
-    __slots__ = ("finished", "latest_overlap", "nobody", "principals")
+    __slots__ = ("latest_finished", "latest_overlap", "nobody", "principals")
 
     def __init__(self) -> None:
         self.nobody = _Nobody()
         self.principals = 0
         """Principals with something live now."""
         self.latest_overlap = 0
-        self.finished = 0
-        """Requests judged so far."""
+        self.latest_finished = 0
+        """The request judged last."""
 
     def enter(self, principal: Principal | None, serial: int) -> None:
         """Count something of a principal as live until `leave`."""

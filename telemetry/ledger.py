@@ -97,9 +97,9 @@ class Ledger:
         self._send_note("retraction", violation, {"reason": reason})
 
     @property
-    def finished_requests(self) -> int:
-        """How many requests were judged so far."""
-        return self.exposure.finished
+    def latest_finished(self) -> int:
+        """Serial number of the request that was judged last; 0 before the first."""
+        return self.exposure.latest_finished
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Ledger:
     def judge(self, request: RequestContext) -> None:
         """Count the verdict of a request whose exposure is known."""
         request.finished = True
-        self.exposure.finished += 1
+        self.exposure.latest_finished = request.serial
         if request.violated:
             verdict = "violated"
         elif request.principal is None or request.unverifiable:

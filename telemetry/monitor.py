@@ -248,8 +248,8 @@ class IsolationMonitor:
 
     def _tick(self, now: float) -> None:
         self._show_info()
-        if self.ledger.finished_requests != self._judged:
-            self._judged = self.ledger.finished_requests
+        if self.ledger.latest_finished != self._judged:
+            self._judged = self.ledger.latest_finished
             self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
         self.registry.gauge(names.WEBSOCKET_ACTIVE).set(float(len(self.connections)))
         self.registry.gauge(names.RECORD_QUEUE_DEPTH).set(float(len(self.outbox)))

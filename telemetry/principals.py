@@ -65,7 +65,8 @@ class Principals:
     def __init__(self, hasher: PrincipalHasher) -> None:
         self._hasher = hasher
         self._by_id: dict[str, Principal] = {}
-        self._by_credential: dict[bytes, Principal] = {}
+        self.by_credential: dict[bytes | None, Principal] = {}
+        """Known credentials; the middleware looks here first."""
 
     def named(self, id: str) -> Principal:
         found = self._by_id.get(id)
@@ -79,10 +80,9 @@ class Principals:
 
         Used when no extractor is declared: each credential is one principal, known by its digest only.
         """
-        # On the request path: where both are sent, one comparison per header is enough.
         for name, value in headers:
             if name == b"authorization":
-                return self._by_credential.get(value) or self._credential(value)
+                return self._credential(value)
         for name, value in headers:
             if name == b"cookie":
                 for part in value.split(b";"):
@@ -92,11 +92,11 @@ class Principals:
         return None
 
     def _credential(self, value: bytes) -> Principal:
-        found = self._by_credential.get(value)
+        found = self.by_credential.get(value)
         if found is None:
             id = "credential:" + hashlib.sha256(value).hexdigest()
-            found = self._by_credential[value] = Principal(id, self._hasher, is_credential=True)
-            _forget_oldest(self._by_credential)
+            found = self.by_credential[value] = Principal(id, self._hasher, is_credential=True)
+            _forget_oldest(self.by_credential)
         return found
 
 

@@ -7,14 +7,13 @@ no second route match, no `current_task()`; `send` is a plain function that retu
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served
+from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served, clock
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_clock = time.perf_counter
 _JSON: Final = b"json"
 _EVENT_STREAM: Final = b"text/event-stream"
 SERVED_LIMIT: Final = 5_000
@@ -43,18 +41,22 @@ class IsolationMiddleware:
         self.app = app
         self.monitor = monitor
         self._ledger = monitor.ledger
+        self._exposure = monitor.ledger.exposure
         self._principal_of = monitor.principal_of
         self._frames: Frames = monitor.frames
-        self._of_credential = monitor.principals.of_credential
+        self._by_credential = monitor.principals.by_credential
         self._context_passes = monitor.ledger.passes[names.INHERITED_CONTEXT]
         self._isolated = _isolated_cells(monitor, "http")
         self._isolated_messages = _isolated_cells(monitor, "websocket")
-        self._served: dict[int, Served] = {}
-        """By identity of the endpoint: the latest combination of route, method and status that it served."""
-        self._all_served: dict[tuple[int, int, str, int], Served] = {}
+        self._served: dict[tuple[int, int, str | None, int], Served] = {}
+        """By endpoint, route, method and status; the first two by identity."""
         self._pages = frozenset(p for p in (monitor.settings.isolation_path, f"{monitor.settings.isolation_path}/all") if p)
         self._main_page = monitor.settings.metrics_path
         self._excluded, self._set_aside_prefixes = _patterns(monitor.settings.exclude)
+        # What the excluded paths begin with, cut to the shortest: a look-up costs a third of `startswith`, and tells the same of
+        # nearly every path.
+        self._beginning_length = min(map(len, self._set_aside_prefixes), default=0)
+        self._beginnings = frozenset(prefix[: self._beginning_length] for prefix in self._set_aside_prefixes)
         self._set_aside = self._pages | self._excluded | {self._main_page}
         registry = monitor.registry
         self._accepted = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="accepted")
@@ -68,7 +70,7 @@ class IsolationMiddleware:
         if (
             scope["type"] != "http"
             or (path := scope["path"]) in self._set_aside
-            or path.startswith(self._set_aside_prefixes)
+            or (path[: self._beginning_length] in self._beginnings and path.startswith(self._set_aside_prefixes))
             or not monitor.is_on
         ):
             await self._aside(scope, receive, send)
@@ -77,14 +79,24 @@ class IsolationMiddleware:
         # made of, it costs half as much again: between two requests the host pushes our code and objects out of the
         # caches of the processor, so each function, table and module looked at has to be fetched again.
         request: RequestContext | None = None
-        exposure = self._ledger.exposure
+        exposure = self._exposure
         try:
             if not monitor.served:
                 # A server without lifespan events: the first request tells which thread runs the event loop.
                 monitor.serving()
-            principal = self._of_credential(scope["headers"]) if monitor.extractor is None else monitor.principal_of(scope)
+            if monitor.extractor is None:
+                # Principals.of_credential for the credentials that are known already.
+                principal = None
+                for name, value in scope["headers"]:
+                    if name == b"authorization":
+                        principal = self._by_credential.get(value)
+                        break
+                if principal is None:
+                    principal = monitor.principal_of(scope)
+            else:
+                principal = monitor.principal_of(scope)
             earlier = CURRENT.get()
-            request = RequestContext("http", principal, scope, None, copy_context())
+            request = RequestContext(principal, scope, None, copy_context())
             if earlier is not None:
                 inherited_context.judge(request, earlier)
             # Deliberately never reset: who finds it there was started inside this request's context.
@@ -126,17 +138,11 @@ class IsolationMiddleware:
                 status = request.status
                 if status >= 500 or request.failed:
                     monitor.request_failed(request)
-                # What is left of the scope. Endpoints are found by identity: one may not be hashable, and its comparison
-                # would be the host's code.
-                endpoint = scope.get("endpoint")
-                served = self._served.get(id(endpoint))
-                if (
-                    served is None
-                    or served.endpoint is not endpoint
-                    or served.status != status
-                    or served.route is not scope.get("route")
-                    or served.method != scope["method"]
-                ):
+                # What is left of the scope. Found by identity: a route may not be hashable, and its comparison would be the
+                # host's code. What is found is the same object, because it is kept there.
+                get = scope.get
+                served = self._served.get((id(get("endpoint")), id(get("route")), get("method"), status))
+                if served is None:
                     served = self._newly_served(scope, status)
                 request.served = served
                 request.scope = None
@@ -153,12 +159,12 @@ class IsolationMiddleware:
                     if exposure.latest_overlap >= request.serial:
                         request.exposed = True
                     request.finished = True
-                    exposure.finished += 1
+                    exposure.latest_finished = request.serial
                     verdicts = self._isolated[request.arm][request.exposed]
                     verdicts.values[verdicts.index] += 1.0
                 # HistogramCell.observe on the thread that owns the first lane.
                 durations: HistogramCell = served.cell
-                seconds = _clock() - request.started
+                seconds = clock() - request.started
                 values, at = durations.values, durations.index
                 values[at + bisect_left(durations.bounds, seconds)] += 1.0
                 values[at + durations.sum_offset] += seconds
@@ -189,23 +195,18 @@ class IsolationMiddleware:
         return path in self._excluded or path.startswith(self._set_aside_prefixes)
 
     def _newly_served(self, scope: Scope, status: int) -> Served:
-        """Return what answered a request, made new, or found where it is not the endpoint's latest combination."""
+        """Return what answered a request, and remember it for the next one that is answered by the same with the same status."""
         served = Served(scope, status)
-        key = (id(served.route), id(served.endpoint), served.method, status)
-        known = self._all_served.get(key)
-        if known is None:
-            served.cell = self.monitor.registry.histogram(
-                names.HTTP_DURATION,
-                http_route=self.monitor.route_template(scope),
-                http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
-                http_response_status_code=str(status),
-            )
-            if len(self._all_served) >= SERVED_LIMIT:
-                # An application that makes endpoints as it goes: theirs are looked up each time.
-                return served
-            known = self._all_served[key] = served
-        self._served[id(served.endpoint)] = known
-        return known
+        served.cell = self.monitor.registry.histogram(
+            names.HTTP_DURATION,
+            http_route=self.monitor.route_template(scope),
+            http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
+            http_response_status_code=str(status),
+        )
+        # An application that makes endpoints as it goes, or a client that invents methods: theirs are looked up each time.
+        if len(self._served) < SERVED_LIMIT:
+            self._served[id(served.endpoint), id(served.route), scope.get("method"), status] = served
+        return served
 
     def _reading_send(self, request: RequestContext, send: Send) -> Send:
         """Return a send that collects a JSON body, bounded, and checks its identity fields before the last part leaves."""
@@ -344,7 +345,7 @@ class IsolationMiddleware:
         connection = Connection(self._principal_of(scope), scope)
         try:
             self.monitor.connections.add(connection)
-            self._ledger.exposure.enter(connection.principal, connection.serial)
+            self._exposure.enter(connection.principal, connection.serial)
         except Exception as error:
             self._ledger.internal_error("middleware", error)
         return connection
@@ -353,14 +354,14 @@ class IsolationMiddleware:
         connection.closed = True
         try:
             self.monitor.connections.discard(connection)
-            self._ledger.exposure.leave(connection.principal, connection.serial)
+            self._exposure.leave(connection.principal, connection.serial)
         except Exception as error:
             self._ledger.internal_error("middleware", error)
 
     def _enter_handshake(self, scope: Scope, connection: Connection) -> RequestContext | None:
         try:
             earlier = CURRENT.get()
-            request = RequestContext("websocket", connection.principal, scope, connection, copy_context())
+            request = RequestContext(connection.principal, scope, connection, copy_context())
             if earlier is not None:
                 inherited_context.judge(request, earlier)
             CURRENT.set(request)
@@ -376,7 +377,7 @@ class IsolationMiddleware:
             principal = connection.principal
             if principal is None:
                 principal = self._named_late(scope, connection)
-            request = RequestContext("websocket", principal, scope, connection, None if previous is None else previous.baseline)
+            request = RequestContext(principal, scope, connection, None if previous is None else previous.baseline)
             # Set in the task that receives, so that what it starts belongs to this message.
             CURRENT.set(request)
             self._note_overlap(request)
@@ -387,7 +388,7 @@ class IsolationMiddleware:
 
     def _note_overlap(self, request: RequestContext) -> None:
         """Exposure.enter without its counting: the open connection keeps its principal live for all its messages."""
-        exposure = self._ledger.exposure
+        exposure = self._exposure
         if exposure.principals > 1:
             exposure.latest_overlap = request.serial
 
@@ -395,7 +396,7 @@ class IsolationMiddleware:
         """Ask again whose the connection is: authentication inside the application may have named the user by now."""
         principal = self._principal_of(scope)
         if principal is not None:
-            exposure = self._ledger.exposure
+            exposure = self._exposure
             exposure.leave(None, connection.serial)
             exposure.enter(principal, connection.serial)
             connection.principal = principal
@@ -415,7 +416,7 @@ class IsolationMiddleware:
                 served = connection.served = Served(connection.scope)
             request.served = served
             request.scope = None
-            exposure = self._ledger.exposure
+            exposure = self._exposure
             if exposure.latest_overlap >= request.serial:
                 request.exposed = True
             if request.principal is None or request.violated or request.unverifiable:
@@ -423,7 +424,7 @@ class IsolationMiddleware:
             else:
                 # Ledger.judge for the messages that nothing was found on.
                 request.finished = True
-                exposure.finished += 1
+                exposure.latest_finished = request.serial
                 cell = self._isolated_messages[request.arm][request.exposed]
                 cell.values[cell.index] += 1.0
         except Exception as error:

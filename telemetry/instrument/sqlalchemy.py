@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("isolation_monitor")
 
 SUPPORTED: Final = ((2, 0), (2, 1))
-_FRAMES: Final = 8
+_FRAMES: Final = 4
 """Frames kept of a checkout's stack, from the first that is not SQLAlchemy's."""
 _HOOK_FRAMES: Final = 4
 """Frames between `sys._getframe` and our wrapper of `pool.connect`: ours, and SQLAlchemy's event and checkout."""
 _EVENTS: Final = ("checkout", "checkin", "invalidate", "detach", "close_detached")
-_entrance: tuple[int, CodeType | None] = (_HOOK_FRAMES, None)
-"""How deep the last checkout's stack was inside SQLAlchemy, and the function through which the application entered it."""
+_entrance: tuple[int, CodeType | None, CodeType | None] = (_HOOK_FRAMES, None, None)
+"""How deep the last checkout's stack was inside SQLAlchemy, the function of SQLAlchemy's that was called, and its caller."""
 _clock = time.perf_counter
 _watched: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 """Engines that are instrumented now, with their pool's name; weak, so that the host's engines die when it drops them."""
@@ -50,10 +50,6 @@ class Uninstrument:
     patches: list[Patch]
     reason: str = ""
     steps: list[Callable[[], None]] = field(default_factory=list)
-
-    @property
-    def is_watched(self) -> bool:
-        return bool(self.steps)
 
     def undo(self) -> None:
         """Take every hook off again; a second call does nothing."""
@@ -143,6 +139,12 @@ def name_of(engine: Any) -> str:
         return "sqlite"
     port = f":{url.port}" if url.port else ""
     return f"{url.drivername}://{url.host or ''}{port}/{url.database or ''}"
+
+
+def name_of_any(engine: Any) -> str:
+    """Return the pool name under which an engine is watched, or would be."""
+    root = root_engine(engine)
+    return _watched.get(root) or name_of(root)
 
 
 def engines_seen() -> list[str]:
@@ -278,37 +280,43 @@ def _stack() -> RawStack:
     """Return who asked SQLAlchemy for a connection, innermost first.
 
     Every frame that Python has to make an object of costs here and again when it returns, so SQLAlchemy's own are jumped
-    over. Most calls come by the same way as the last one: then one look finds SQLAlchemy's outermost frame.
+    over. Most calls come by the same way as the last one: then one look finds the place.
     """
     global _entrance
-    depth, code = _entrance
+    depth, code, caller = _entrance
     try:
         frame = sys._getframe(depth)
+        outside = frame.f_back
         # The same function lies on other ways too: it is the entrance only where its caller is outside.
-        is_usual = frame.f_code is code and not (frame.f_back is not None and _is_inside(frame.f_back))
+        is_usual = frame.f_code is code and outside is not None and (outside.f_code is caller or not _is_inside(outside))
     except ValueError:
         # The stack is shallower than the last one.
         is_usual = False
     if not is_usual:
         depth = _HOOK_FRAMES
         frame = sys._getframe(depth)
-        while frame.f_back is not None and _is_inside(frame.f_back):
-            frame = frame.f_back
+        while (outside := frame.f_back) is not None and _is_inside(outside):
+            frame = outside
             depth += 1
-        _entrance = depth, frame.f_code
-    return _frames_from(frame)
+        _entrance = depth, frame.f_code, outside.f_code if outside is not None else None
+    taken = []
+    for _ in range(_FRAMES):
+        if outside is None:
+            break
+        taken.append((outside.f_code, outside.f_lasti))
+        outside = outside.f_back
+    return tuple(taken)
 
 
 def _stack_behind_greenlet() -> RawStack:
     """Return the same for an asynchronous engine: its driver runs in a greenlet, and the application waits outside of it."""
     driver = sys.modules["greenlet"].getcurrent().parent
-    frame = driver.gr_frame if driver is not None else None
-    return _frames_from(frame) if frame is not None else _stack()
-
-
-def _frames_from(frame: FrameType | None) -> RawStack:
+    frame: FrameType | None = driver.gr_frame if driver is not None else None
+    if frame is None:
+        return _stack()
     taken = []
-    for _ in range(_FRAMES):
+    # Two or three of these are SQLAlchemy's own.
+    for _ in range(_FRAMES + 3):
         if frame is None:
             break
         taken.append((frame.f_code, frame.f_lasti))

@@ -57,6 +57,11 @@ def _checks_silent() -> Scenario:
         **one("unjudged", "0x700", "0x700", http=ramp((700, 10))),
         **one("slow", "0x199 1x500", "0x199 1x500"),
         **one("idle", "5x700", "5x700"),
+        # One request is one too many.
+        **one("single", "0x99 1x600", "0x700"),
+        **one("once", "0x700", "0x700", http="0x99 1x600"),
+        # One check in two minutes is not silence.
+        **one("barely", ramp((700, 1)), "0x19 1x109 2x109 3x109 4x109 5x109 6x109 7x109"),
         **one("probed", "0x700", "0x700", http=ramp((700, 1)), route="/healthz"),
         **one("fresh", "_x500 " + ramp((200, 10), start=10), "_x500 0x200"),
         **one("restarted", ramp((200, 10)) + " " + ramp((500, 10)), ramp((200, 20)) + " " + ramp((500, 20))),
@@ -64,17 +69,19 @@ def _checks_silent() -> Scenario:
         series("isolation_checks_total", {"service": "silent", "detector": "wrong_socket", "result": "error"}): ramp((700, 1)),
     }
 
-    def firing(service: str) -> Firing:
+    def firing(service: str, number: int = 600) -> Firing:
         return Firing(
             {"service": service, **_PAGE},
             f"{service}: requests are served and none is checked",
-            f"About 600 requests of {service} in the last 1m went by without one isolation check. Nothing would be seen; the score is blind, not good.",
+            f"About {number} requests of {service} in the last 1m went by without one isolation check. "
+            "Nothing would be seen; the score is blind, not good.",
         )
 
     unjudged = firing("unjudged")
     moments = {
         25: [],
         100: [unjudged],
+        145: [unjudged, firing("single", 1), firing("once", 1)],
         340: [unjudged],
         360: [unjudged, firing("silent")],
         395: [unjudged, firing("silent")],
@@ -117,6 +124,9 @@ def _detector_silent() -> Scenario:
     also("restarted", ramp((900, 1)) + " " + ramp((720, 1)), ramp((900, 1)) + " " + ramp((720, 1)))
     also("healed", ramp((1620, 1)), ramp((600, 1), (600, 0), (420, 1)))
 
+    also("rarely", ramp((1620, 1)), "0x299 1x1320")
+    also("barely", ramp((1620, 1)), steps(every_s=290, until_s=1740))
+
     def firing(service: str, detector: str, number: int = 20) -> Firing:
         return Firing(
             {"service": service, "detector": detector, **_PAGE},
@@ -126,8 +136,15 @@ def _detector_silent() -> Scenario:
         )
 
     silent = [firing(detector, detector) for detector in detectors]
-    healed = firing("healed", "inherited_context", 300)
-    moments = {885: [], 930: [*silent, healed], 1185: [*silent, healed], 1470: [*silent, healed], 1560: silent}
+    healed, rarely = firing("healed", "inherited_context", 300), firing("rarely", "inherited_context", 300)
+    moments = {
+        585: [],
+        885: [rarely],
+        930: [*silent, healed, rarely],
+        1185: [*silent, healed, rarely],
+        1470: [*silent, healed, rarely],
+        1560: [*silent, rarely],
+    }
     return Scenario("IsolationDetectorSilent", inputs, "IsolationDetectorSilent", moments, every_s=15)
 
 
@@ -141,7 +158,7 @@ def _coverage_low() -> Scenario:
     inputs = {
         **one("at", ramp((1800, 50)), ramp((1800, 50))),
         **one("over", ramp((900, 51), (900, 0)), ramp((900, 49), (900, 100))),
-        **one("few", steps(every_s=16, until_s=1800), "0x1800"),
+        **one("few", steps(every_s=15, until_s=1800, skip=20), "0x1800"),
         **one("many", steps(every_s=15, until_s=1800), "0x1800"),
         **one("fresh", "_x900 " + ramp((900, 1), start=1), "_x900 0x900"),
         **one("restarted", ramp((600, 2)) + " " + ramp((1200, 2)), ramp((600, 8)) + " " + ramp((1200, 8))),

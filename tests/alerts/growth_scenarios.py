@@ -2,7 +2,8 @@
 
 The moment of truth is `at`; until then every service is silent. `fires`: 0 to 1. `fresh`: the series is born with 1
 (the trap: `increase()` never sees it). `reset`: 5 to 0, then 1. `reborn`: 5 to 2. `twin`: 1 to 0 to 1. `missed`: grew
-while its target was not scraped. Silent for ever: `back` (its target came back with the old value), `quiet`, `zero`.
+while its target was not scraped; `returned`: restarted then. Silent for ever: `back` (its target came back with the
+old value), `quiet`, `zero`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from dataclasses import dataclass, field
 
 from tests.real_parts.promtool import Firing, Scenario, series
 
-_GROWTH = {"fires": 1, "fresh": 1, "reset": 1, "reborn": 2, "twin": 1, "missed": 1}
+_GROWTH = {"fires": 1, "fresh": 1, "reset": 1, "reborn": 2, "twin": 1, "missed": 1, "returned": 2}
 
 
-def _movements(at: int, seconds: int) -> dict[str, str]:
+def _movements(at: int, window_s: int, seconds: int) -> dict[str, str]:
+    # What happens while nobody scrapes lasts longer than the alert's window: `increase()` must not see both ends.
+    unscraped = f"5x{at - window_s - 2} stale _x{window_s}"
     return {
         "fires": f"0x{at - 1} 1x{seconds}",
         "fresh": f"_x{at} 1x{seconds}",
-        "reset": f"5x{at - 11} 0x9 1x{seconds}",
+        "reset": f"5x{at - window_s - 1} 0x{window_s - 1} 1x{seconds}",
         "reborn": f"5x{at - 1} 2x{seconds}",
         "twin": f"1x{at - 5} 0x3 1x{seconds}",
-        "missed": f"5x{at - 11} stale _x9 6x{seconds}",
-        "back": f"5x{at - 11} stale _x9 5x{seconds}",
+        "missed": f"{unscraped} 6x{seconds}",
+        "returned": f"{unscraped} 2x{seconds}",
+        "back": f"{unscraped} 5x{seconds}",
         "quiet": f"7x{at + seconds}",
         "zero": f"0x{at + seconds}",
     }
@@ -47,7 +51,7 @@ class GrowthCase:
         at = (self.window_s + self.keep_s) * 2
         moving = {
             series(self.metric, {"service": service, **self.series_labels}): movement
-            for service, movement in _movements(at, self.window_s + self.keep_s + 60).items()
+            for service, movement in _movements(at, self.window_s, self.window_s + self.keep_s + 60).items()
         }
         # Series of the same metric that are none of this alert's business jump by 9 at the same moment.
         moving |= {series(self.metric, {"service": f"other{n}", **labels}): f"0x{at - 1} 9x200" for n, labels in enumerate(self.silent)}
@@ -74,8 +78,8 @@ GROWTH_CASES = [
         {"kind": "instance_reuse", "synthetic": "false", **_CRITICAL},
         "isolation broken (instance_reuse)",
         lambda n, service: (
-            f"State of one user reached, or could reach, another user's request: instance_reuse in {service}, about {n} requests in the last 10s. "
-            "Both sides of each are in the collector's evidence. Roll back first, then read it."
+            f"State of one user reached, or could reach, another user's request: instance_reuse in {service}, "
+            f"about {n} requests in the last 10s. Both sides of each are in the collector's evidence. Roll back first, then read it."
         ),
         silent=[
             {"kind": "instance_reuse", "grade": "hygiene", "synthetic": "false"},
@@ -89,8 +93,8 @@ GROWTH_CASES = [
         {"kind": "inherited_context", "synthetic": "true", **_CRITICAL},
         "isolation broken (inherited_context)",
         lambda n, service: (
-            f"State of one user reached, or could reach, another user's request: inherited_context in {service}, about {n} requests in the last 10s. "
-            "Both sides of each are in the collector's evidence. Roll back first, then read it."
+            f"State of one user reached, or could reach, another user's request: inherited_context in {service}, "
+            f"about {n} requests in the last 10s. Both sides of each are in the collector's evidence. Roll back first, then read it."
         ),
     ),
     GrowthCase(
@@ -100,8 +104,8 @@ GROWTH_CASES = [
         {"kind": "wrong_socket", "synthetic": "false", **_CRITICAL},
         "events of one user were sent to another user's WebSocket",
         lambda n, service: (
-            f"About {n} events in the last 10s left {service} on the connection of a user who does not own them. Foreign data has been shown. "
-            "Roll back first; the evidence names both users' hashes and connections."
+            f"About {n} events in the last 10s left {service} on the connection of a user who does not own them. "
+            "Foreign data has been shown. Roll back first; the evidence names both users' hashes and connections."
         ),
         silent=[{"kind": "instance_reuse", "grade": "crossed", "synthetic": "false"}],
     ),
@@ -152,8 +156,8 @@ GROWTH_CASES = [
         {"component": "agent", "severity": "error", "action": "ticket"},
         "agent is shared between requests",
         lambda n, service: (
-            f"About {n} instances of agent in the last 10s were given to a second request, though its factory is declared to make a fresh one for each. "
-            "Requests of different users page by IsolationViolation."
+            f"About {n} instances of agent in the last 10s were given to a second request, "
+            "though its factory is declared to make a fresh one for each. Requests of different users page by IsolationViolation."
         ),
     ),
     GrowthCase(

@@ -33,6 +33,13 @@ def _speed(alert: str, metric: str, good_le: str, bad_le: str, over: str, worst:
         **one("many", "0x900", "0x399 20x500"),
         # One creation in ten seconds: only the long window ever holds enough.
         **one("seldom", "0x900", steps(every_s=10, until_s=900)),
+        # Bursts that only the long window still sees, on the threshold and beyond it.
+        **one("burst_at", "0x99 95x800", "0x99 100x800"),
+        **one("burst_over", "0x99 94x800", "0x99 100x800"),
+        # Nineteen of twenty slow ones are in the short window: one too few for it to speak, so the long one does.
+        **one("nineteen", "0x900", "0x99 1x149 20x600"),
+        # Exactly twenty in each half minute are enough for the long window to be quiet after the fix.
+        **one("healed_twenty", "0x299 " + _twice_in_three_seconds(600), _twice_in_three_seconds(900)),
         **one("fresh", "_x405 " + ramp((500, 0)), "_x405 " + ramp((500, 10), start=10)),
         **one("restarted", ramp((400, 98)) + " " + ramp((500, 98)), ramp((400, 100)) + " " + ramp((500, 100))),
         # Slow until 300, good from then on: the long window stays bad for minutes and must not speak.
@@ -45,27 +52,40 @@ def _speed(alert: str, metric: str, good_le: str, bad_le: str, over: str, worst:
             for s in services
         ]
 
-    steady = firing(over, "over")
+    steady, halves = firing(over, "over"), firing(_within(good_le, bad_le, 0.9), "healed")
     return Scenario(
         f"{alert} level",
         inputs,
         alert,
         {
-            60: [*steady, *firing(_within(good_le, bad_le, 0.9), "healed")],
-            360: [*steady, *firing(worst, "seldom"), *firing(_within(good_le, bad_le, 0.5), "healed")],
-            396: [*steady, *firing(worst, "seldom")],
-            402: [*steady, *firing(worst, "seldom", "many")],
-            420: [*steady, *firing(worst, "seldom", "many", "fresh")],
+            60: [*steady, *halves, *firing(worst, "healed_twenty")],
+            258: [*steady, *halves, *firing(worst, "healed_twenty", "nineteen", "seldom"), *firing(over, "burst_over")],
+            360: [
+                *steady,
+                *firing(worst, "seldom", "nineteen"),
+                *firing(_within(good_le, bad_le, 0.5), "healed"),
+                *firing(over, "burst_over"),
+                *firing(_within(good_le, bad_le, 0.75), "healed_twenty"),
+            ],
+            396: [*steady, *firing(worst, "seldom", "nineteen"), *firing(over, "burst_over")],
+            402: [*steady, *firing(worst, "seldom", "nineteen", "many"), *firing(over, "burst_over")],
+            420: [*steady, *firing(worst, "seldom", "nineteen", "many", "fresh"), *firing(over, "burst_over")],
+            540: [*steady, *firing(worst, "seldom", "many", "fresh")],
         },
         every_s=6,
     )
+
+
+def _twice_in_three_seconds(seconds: int) -> str:
+    return " ".join(f"{2 * n}x2" for n in range(seconds // 3))
 
 
 def _within(good_le: str, bad_le: str, part: float) -> str:
     """Return the percentile that lies in this part of the slow bucket.
 
     Of the healed service half of all were slow, so rank 95 lies at 45/50 of that bucket. Six seconds after, in the last
-    moment when its half minute still was slow, 300 of 3,000 are in it, and rank 2,850 is in its middle.
+    moment when its half minute still was slow, 300 of 3,000 are in it, and rank 2,850 is in its middle. Of exactly
+    twenty, 4 are in it, and rank 19 lies at 3/4.
     """
     return f"{(float(good_le) + (float(bad_le) - float(good_le)) * part) * 1000:.4g}ms"
 
@@ -129,7 +149,8 @@ LEVEL_SCENARIOS = [
         "12.5ms",
         "24.25ms",
         "creating agent is slow",
-        "The slowest 5 % of creations of agent in {service} take {value} or longer; 10 ms is the budget. Every request that needs an instance waits for it.",
+        "The slowest 5 % of creations of agent in {service} take {value} or longer; 10 ms is the budget. "
+        "Every request that needs an instance waits for it.",
     ),
     _speed(
         "InstanceResetSlow",
@@ -139,7 +160,8 @@ LEVEL_SCENARIOS = [
         "5.833ms",
         "9.75ms",
         "resetting agent is slow",
-        "The slowest 5 % of resets of agent in {service} take {value} or longer; 5 ms is the budget. State of the last request lives on until the reset is done.",
+        "The slowest 5 % of resets of agent in {service} take {value} or longer; 5 ms is the budget. "
+        "State of the last request lives on until the reset is done.",
     ),
     _delivery(
         "EventDeliveryBelow99",
@@ -167,7 +189,7 @@ def _acquisition() -> Scenario:
     inputs = {
         **one("at", ramp((1800, 95)), ramp((1800, 100))),
         **one("over", ramp((900, 94), (900, 100)), ramp((1800, 100))),
-        **one("few", "0x1800", "0x299 19x1500"),
+        **one("few", "0x1800", steps(every_s=15, until_s=1800, skip=20)),
         **one("many", "0x1800", steps(every_s=15, until_s=1800)),
         **one("fresh", "_x400 " + ramp((1400, 0)), "_x400 " + ramp((1400, 1), start=1)),
         **one("restarted", ramp((400, 98)) + " " + ramp((1400, 98)), ramp((400, 100)) + " " + ramp((1400, 100))),
@@ -191,7 +213,9 @@ def _acquisition() -> Scenario:
             285: [],
             360: firing("2.5ms", "over"),
             800: [*firing("2.5ms", "over"), *firing("4.85ms", "many", "fresh")],
-            1500: firing("4.85ms", "many", "fresh"),
+            # In the last moment when it was slow, 45 s of 300 were good: 5.1 % in the slow bucket, rank 95 at 1/51 of it.
+            1005: [*firing("2.059ms", "over"), *firing("4.85ms", "many", "fresh")],
+            1050: firing("4.85ms", "many", "fresh"),
         },
         every_s=15,
     )

@@ -41,6 +41,9 @@ def _score() -> Scenario:
         ): ramp((_S, 1)),
         **_service("alone", {unexposed: ramp((_S, 10)), isolated: quiet, violated: quiet}),
         **_service("idle", {isolated: f"5x{_S}", violated: quiet}, checks=f"5x{_S}"),
+        series("http_server_request_duration_seconds_count", {"service": "idle", "http_route": "/chat"}): f"4x{_S}",
+        # One request in each of the two minutes that are looked at, and no check of it.
+        **_service("once", {isolated: "0x149 1x99 2x50"}, checks=quiet),
         **_service("unchecked", {isolated: ramp((_S, 7)), violated: quiet}, checks=quiet),
         **_service("down", {isolated: ramp((200, 7)) + " stale", violated: "0x199 stale"}, up="1x199 0x100", info="1x199 stale"),
         # One of two instances is down: its requests are unseen, so the service is grey.
@@ -58,8 +61,8 @@ def _score() -> Scenario:
     scores = {"clean": 100.0, "leaky": 99.0, "late": 90.0, "later": 0.0, "sum": 75.0}
     first = scores | {"down": 100.0, "half": 100.0}
     second = scores | {"fresh": 75.0}
-    every = {*first, *second, "alone", "idle", "unchecked"}
-    blind = {190: {"unchecked"}, 260: {"unchecked", "down", "half"}}
+    every = {*first, *second, "alone", "idle", "unchecked", "once"}
+    blind = {190: {"unchecked", "once"}, 260: {"unchecked", "once", "down", "half"}}
     measured = {190: set(first), 260: set(second)}
     samples: dict[tuple[str, int], dict[str, float]] = {}
     for moment, found in ((190, first), (260, second)):
@@ -117,6 +120,13 @@ def _public_names() -> Scenario:
         **one(create, {"component": "agent", "le": "0.02"}, ramp((_S * 2, 100))),
         **one(create, {"component": "agent", "le": "+Inf"}, ramp((_S * 2, 100))),
         series("isolation_session_leaks_total", {"service": "older"}): "6x600",
+        # One failure, one event: enough for a share. Creations of half a millisecond.
+        series("isolation_failures_total", {"service": "rare", "outcome": "contained"}): "0x300 1x300",
+        series("isolation_failures_total", {"service": "rare", "outcome": "escaped"}): "0x600",
+        series("isolation_event_deliveries_total", {"service": "rare", "result": "delivered"}): "0x380 1x200",
+        series("isolation_event_deliveries_total", {"service": "rare", "result": "lost"}): "0x600",
+        series(create, {"service": "rare", "component": "agent", "le": "0.0005"}): ramp((_S * 2, 1)),
+        series(create, {"service": "rare", "component": "agent", "le": "+Inf"}): ramp((_S * 2, 1)),
         series(create, {"service": "idle", "component": "agent", "le": "0.01"}): "0x600",
         series(create, {"service": "idle", "component": "agent", "le": "+Inf"}): "0x600",
         series("isolation_failures_total", {"service": "idle", "outcome": "contained"}): "0x600",
@@ -124,11 +134,11 @@ def _public_names() -> Scenario:
         series("isolation_event_deliveries_total", {"service": "idle", "result": "lost"}): "0x600",
     }
     expected = {
-        "failure_containment_rate": {"chat": 75.0},
-        "event_delivery_rate": {"chat": 80.0},
+        "failure_containment_rate": {"chat": 75.0, "rare": 100.0},
+        "event_delivery_rate": {"chat": 80.0, "rare": 100.0},
         "websocket_isolation_violations": {"chat": 7.0},
         "session_leak_count": {"chat": 3.0, "older": 6.0},
-        "instance_creation_time_ms": {"chat": 15.0},
+        "instance_creation_time_ms": {"chat": 15.0, "rare": 0.475},
     }
     samples = {
         (name, 400): {series(name, {"service": service}): value for service, value in values.items()} for name, values in expected.items()

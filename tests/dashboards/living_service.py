@@ -151,7 +151,6 @@ def _shared_agent(service: LivingService) -> None:
 
 def _wrong_socket(service: LivingService) -> None:
     service.violate(names.WRONG_SOCKET, "crossed")
-    service.count(names.EVENT_ANOMALIES_TOTAL, 1, anomaly="wrong_owner")
 
 
 def _inherited_context(service: LivingService) -> None:

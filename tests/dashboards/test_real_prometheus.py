@@ -21,6 +21,8 @@ from tests.real_parts.prometheus import Prometheus
 pytestmark = pytest.mark.xdist_group("dashboards")
 
 Numbers = dict[str, list[tuple[str, float]]]
+OVERVIEW, DELIVERY = (f"{uid} / " for uid in UIDS)
+FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
 RANGES = {"percentunit": (0.0, 1.0), "percent": (0.0, 100.0)}
 
 
@@ -80,18 +82,12 @@ def test_choosing_another_service_leaves_no_number_of_this_one(watched: Promethe
 
 
 CHANGES = {
-    "shared-agent": {
-        "isolation-overview / Foreign data left the service / A",
-        "isolation-overview / Instances given to a second request / A",
-    },
-    "wrong-socket": {"event-delivery / Events on a wrong socket / A", "isolation-overview / Foreign data left the service / A"},
-    "inherited-context": {"isolation-overview / Could have crossed / A", "isolation-overview / Isolation broken, by kind / A"},
-    "session-leak": {
-        "isolation-overview / Database sessions leaked and not given back / A",
-        "isolation-overview / Hygiene violations, by kind / A",
-    },
-    "slow-factory": {"isolation-overview / Instance creation, slowest 5 % / A", "isolation-overview / Instance creation, slowest 5 % / B"},
-    "lost-event": {"event-delivery / Events lost / A", "event-delivery / Runs incomplete / A", "event-delivery / Delivery rate (sent) / A"},
+    "shared-agent": {OVERVIEW + "Foreign data left the service / A", OVERVIEW + "Instances given to a second request / A"},
+    "wrong-socket": {DELIVERY + "Events on a wrong socket / A", OVERVIEW + "Foreign data left the service / A"},
+    "inherited-context": {OVERVIEW + "Could have crossed / A", OVERVIEW + "Isolation broken, by kind / A"},
+    "session-leak": {OVERVIEW + "Database sessions leaked and not given back / A", OVERVIEW + "Hygiene violations, by kind / A"},
+    "slow-factory": {OVERVIEW + "Instance creation, slowest 5 % / A", OVERVIEW + "Instance creation, slowest 5 % / B"},
+    "lost-event": {DELIVERY + "Events lost / A", DELIVERY + "Runs incomplete / A", DELIVERY + "Delivery rate (sent) / A"},
 }
 
 
@@ -114,15 +110,7 @@ def test_broken_isolation_is_no_longer_shown_as_good(watched: Prometheus, servic
 
     def red() -> bool:
         found = numbers(watched)
-        value = {
-            title: found[f"isolation-overview / {title} / A"]
-            for title in ("Foreign data left the service", "Isolation score", "Pages firing")
-        }
-        return (
-            all(value.values())
-            and value["Foreign data left the service"][0][1] >= 1
-            and value["Isolation score"][0][1] < 100
-            and value["Pages firing"][0][1] >= 1
-        )
+        crossed, score, paging = (found[f"{OVERVIEW}{title} / A"] for title in FIRST_ROW)
+        return bool(crossed and score and paging) and crossed[0][1] >= 1 and score[0][1] < 100 and paging[0][1] >= 1
 
     eventually(red, "the first row is red", 2 * PATIENCE_S)

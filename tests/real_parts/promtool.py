@@ -104,6 +104,10 @@ def ramp(*segments: tuple[int, float], start: float = 0) -> str:
     return " ".join(parts)
 
 
-def steps(every_s: int, until_s: int) -> str:
-    """Return a counter that grows by 1 every so many seconds."""
-    return " ".join(f"{n}x{every_s - 1}" for n in range(until_s // every_s))
+def steps(every_s: int, until_s: int, skip: int = 0) -> str:
+    """Return a counter that grows by 1 every so many seconds, but for each `skip`th time."""
+    value, parts = 0, []
+    for n in range(until_s // every_s):
+        parts.append(f"{value}x{every_s - 1}")
+        value += not skip or n % skip != 0
+    return " ".join(parts)

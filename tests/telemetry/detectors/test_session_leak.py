@@ -6,13 +6,13 @@ import asyncio
 import contextvars
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor, names
-from isolation_monitor.telemetry.context import CURRENT, RequestContext
+from isolation_monitor.telemetry.context import SCOPE_KEY, RequestContext
 from isolation_monitor.telemetry.detectors import session_leak
 from isolation_monitor.telemetry.stacks import capture
 
@@ -26,32 +26,55 @@ class Held:
         self.is_valid = True
 
 
+class Pause:
+    """Awaited, it hands control back to whoever drives the coroutine by hand."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 class Requests:
-    """Begins and ends requests as the middleware does, each of a principal."""
+    """Requests of the real middleware, begun and ended when the test says, in the test's own task and context."""
 
     def __init__(self, monitor: IsolationMonitor) -> None:
         self.monitor = monitor
         self.leaks = monitor.leaks
+        self._app = monitor.instrument(self._until_told)
+        self._running: dict[RequestContext, Coroutine[Any, Any, None]] = {}
 
     def begin(self, user: str = "ann") -> RequestContext:
-        scope = {"headers": [], "path": "/", "method": "GET"}
-        request = RequestContext("http", self.monitor.principals.named(user), scope, None, contextvars.copy_context())
-        CURRENT.set(request)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"authorization", f"Bearer {user}".encode())]}
+        running = self._app(scope, self._nothing, self._nothing)
+        running.send(None)
+        request: RequestContext = scope[SCOPE_KEY]  # type: ignore[assignment]  # the middleware put it there
+        self._running[request] = running
         return request
 
     def end(self, request: RequestContext) -> None:
-        if request.checkouts:
-            self.leaks.request_ended(request)
-        request.seal()
-        self.monitor.ledger.finish(request)
+        with pytest.raises(StopIteration):
+            self._running.pop(request).send(None)
+
+    def close(self) -> None:
+        for running in self._running.values():
+            running.close()
+
+    @staticmethod
+    async def _until_told(*_: Any) -> None:
+        await Pause()
+
+    @staticmethod
+    async def _nothing(*_: Any) -> Any:
+        return None
 
     def take(self, key: int, held: Held | None = None) -> None:
         self.leaks.checked_out(key, "db", capture(1), weakref.ref(held) if held is not None else None)
 
 
 @pytest.fixture
-def requests(make_monitor: Callable[..., IsolationMonitor]) -> Requests:
-    return Requests(make_monitor(leak_grace_s=0.05))
+def requests(make_monitor: Callable[..., IsolationMonitor]) -> Iterator[Requests]:
+    requests = Requests(make_monitor(leak_grace_s=0.05))
+    yield requests
+    requests.close()
 
 
 async def eventually(condition: Callable[[], Any], what: str) -> None:
@@ -291,6 +314,22 @@ async def test_a_dropped_session_that_the_collector_destroyed_is_a_leak_and_stay
 
     assert requests.monitor.violations()[0].resource.detail["state"] == "reaped"
     assert retracted(requests) == 0
+
+
+async def test_a_deadline_amid_a_garbage_collection_waits_for_what_the_finalizer_says(requests: Requests) -> None:
+    """The weak reference is dead already, the finalizer has not run yet: no time to call it given back."""
+    request = requests.begin()
+    held = Held()
+    requests.take(1, held)
+    requests.end(request)
+    checkout = requests.leaks._out[1]
+    del held
+    await eventually(lambda: checkout.is_forsaken, "the deadline finds the handle dead")
+
+    requests.leaks.detached(1, 99)
+
+    await eventually(requests.monitor.violations, "the leak is reported")
+    assert requests.monitor.violations()[0].resource.detail["state"] == "reaped"
 
 
 async def test_a_detached_connection_is_owed_until_it_is_closed(requests: Requests) -> None:

@@ -1,0 +1,137 @@
+"""What Alertmanager itself does with our configuration: what hides what, and what people read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from isolation_monitor.alerts import alertmanager_config, build
+from isolation_monitor.alerts.alertmanager_config import Email
+from tests.real_parts.alertmanager import Alertmanager, alertmanager
+from tests.real_parts.processes import eventually
+from tests.real_parts.receiver import mailbox, receiver
+
+
+def alert(name: str, service: str = "chat", **labels: str) -> dict[str, object]:
+    return {
+        "labels": {"alertname": name, "service": service, "severity": "error", "action": "page", **labels},
+        "annotations": {
+            "summary": f"{service}: summary of {name}",
+            "description": f"What {name} means <here>.",
+            "runbook_url": f"http://127.0.0.1:8400/runbooks/{name}",
+            "dashboard_url": "http://127.0.0.1:3000/d/isolation-overview?var-service=chat&from=now-30m&to=now",
+        },
+    }
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> str:
+    (tmp_path / "token").write_text("secret-of-the-test")
+    return str(tmp_path / "token")
+
+
+@pytest.mark.parametrize(
+    ("source", "hidden"),
+    [
+        ("IsolationTargetDown", "IsolationChecksSilent"),
+        ("IsolationTargetDown", "IsolationDetectorSilent"),
+        ("IsolationTargetDown", "IsolationCoverageLow"),
+        ("IsolationChecksSilent", "IsolationDetectorSilent"),
+        ("EventDeliveryBelow95", "EventDeliveryBelow99"),
+    ],
+)
+def test_only_what_follows_from_another_alert_is_hidden(source, hidden, token, tmp_path: Path):
+    """The other service's alert, and every other alert of this one, isolation pages first of all, still notify."""
+    others = {name.name for name in build.alerts()} - {source, hidden, *_hidden_by(source), *_hidden_by(hidden)}
+    with (
+        receiver() as inbox,
+        alertmanager(tmp_path / "am", alertmanager_config.render(webhook_url=inbox.url, webhook_token_file=token)) as am,
+    ):
+        am.post(alert(source))
+        eventually(lambda: inbox.deliveries, "the source notifies")
+        am.post(alert(hidden), alert(hidden, service="other"), *(alert(name) for name in others))
+
+        def told() -> set[tuple[str, str]]:
+            return {(a["labels"]["alertname"], a["labels"]["service"]) for d in inbox.deliveries for a in d.body["alerts"]}
+
+        eventually(lambda: told() >= {(hidden, "other"), *((name, "chat") for name in others)}, "all others notify")
+        assert "IsolationViolation" in others
+        assert (hidden, "chat") not in told()
+        assert _state(am, hidden) == "suppressed"
+
+
+def _hidden_by(source: str) -> set[str]:
+    return {
+        "IsolationTargetDown": {"IsolationChecksSilent", "IsolationDetectorSilent", "IsolationCoverageLow"},
+        "IsolationChecksSilent": {"IsolationDetectorSilent"},
+        "EventDeliveryBelow95": {"EventDeliveryBelow99"},
+    }.get(source, set())
+
+
+def _state(am: Alertmanager, name: str) -> str:
+    return next(a["status"]["state"] for a in am.alerts() if a["labels"]["alertname"] == name and a["labels"]["service"] == "chat")
+
+
+def test_the_webhook_carries_the_token_of_the_file(token, tmp_path: Path):
+    with (
+        receiver() as inbox,
+        alertmanager(tmp_path / "am", alertmanager_config.render(webhook_url=inbox.url, webhook_token_file=token)) as am,
+    ):
+        am.post(alert("SessionLeak"))
+
+        delivery = eventually(lambda: next(iter(inbox.deliveries), None), "a notification")
+        assert delivery.headers["Authorization"] == "Bearer secret-of-the-test"
+        assert delivery.body["version"] == "4"
+
+
+def test_people_read_what_broke_where_and_what_to_do(token, tmp_path: Path):
+    """The template, rendered by the real Alertmanager into Slack, PagerDuty and mail."""
+    with receiver() as inbox, mailbox() as (smarthost, mails):
+        (tmp_path / "slack").write_text(f"{inbox.url}/slack")
+        (tmp_path / "pagerduty").write_text("routing-key")
+        config = alertmanager_config.render(
+            webhook_url=f"{inbox.url}/alerts",
+            webhook_token_file=token,
+            slack_url_file=str(tmp_path / "slack"),
+            pagerduty_key_file=str(tmp_path / "pagerduty"),
+            pagerduty_url=f"{inbox.url}/pagerduty",
+            email=Email("on-call@example.org", "isolation@example.org", smarthost, require_tls=False),
+            template_files=[str(build.TEMPLATE)],
+        )
+        with alertmanager(tmp_path / "am", config) as am:
+            violation = alert("IsolationViolation", severity="critical", kind="instance_reuse", rollback="true", synthetic="false")
+            am.post(violation)
+
+            def body(path: str, position: int = 0):
+                return eventually(
+                    lambda: dict(enumerate(d.body for d in inbox.deliveries if d.path == path)).get(position), f"message to {path}"
+                )
+
+            title = "[CRITICAL] IsolationViolation in chat (instance_reuse)"
+            lines = [
+                "chat: summary of IsolationViolation",
+                "What IsolationViolation means <here>.",
+                "This is a rollback trigger.",
+                "Runbook: http://127.0.0.1:8400/runbooks/IsolationViolation",
+                "Dashboard: http://127.0.0.1:3000/d/isolation-overview?var-service=chat&from=now-30m&to=now",
+            ]
+            slack = body("/slack")["attachments"][0]
+            assert (slack["title"], slack["color"]) == (title, "#d0021b")
+            assert slack["title_link"].endswith("/runbooks/IsolationViolation")
+            assert slack["text"].splitlines()[: len(lines)] == lines
+            page = body("/pagerduty")
+            assert (page["event_action"], page["payload"]["summary"], page["payload"]["severity"]) == ("trigger", title, "critical")
+            assert page["payload"]["custom_details"]["text"].splitlines()[: len(lines)] == lines
+            assert page["links"] == [{"href": "http://127.0.0.1:8400/runbooks/IsolationViolation", "text": "Runbook"}]
+            mail = eventually(lambda: next(iter(mails), None), "a mail")
+            assert f"Subject: {title}" in mail
+            assert lines[0] in mail
+
+            am.post(violation | {"endsAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+
+            resolved = body("/slack", 1)["attachments"][0]
+            assert resolved["title"].startswith("[RESOLVED] IsolationViolation in chat")
+            assert resolved["color"] == "#2eb67d"
+            assert resolved["text"].startswith("Resolved: ")
