@@ -42,8 +42,9 @@ check: parts-optional ## format, lint, types, import contracts, alert rules, gen
 bench: $(STAMP) ## benchmarks: tables, and build/bench/*.json
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-up: ## the stack in containers: docker compose -f docker-compose.monitoring.yml up
-	docker compose -f docker-compose.monitoring.yml up
+up: ## the stack in containers: makes the missing secrets, then docker compose -f docker-compose.monitoring.yml up
+	@python3 deploy/make-secrets.py
+	docker compose -f docker-compose.monitoring.yml up --build
 
 docs: $(STAMP)
 	@$(BIN)/python scripts/build_docs.py

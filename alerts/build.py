@@ -68,12 +68,15 @@ def configurations() -> dict[str, str]:
     """Return `prometheus.yml` and `alertmanager.yml` of the compose file, name to text."""
     return {
         "prometheus.yml": prometheus_config.render(
-            isolation_targets=["chat:8000"],
+            isolation_targets=[],
+            # The chat of the demo profile: without it, a fixed target would page for ever.
+            dns_sd=("chat", 8000),
             main_interval="15s",
             collector_target="collector:8400",
             alertmanager="alertmanager:9093",
             rule_files=["/etc/prometheus/rules/*.yml"],
             metrics_token_file="/run/secrets/metrics_token",
+            collector_token_file="/run/secrets/read_token",
             file_sd=["/etc/prometheus/services/*.yml"],
         ),
         "alertmanager.yml": alertmanager_config.render(

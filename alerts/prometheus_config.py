@@ -30,16 +30,20 @@ def render(
     metrics_token_file: str | None = None,
     collector_token_file: str | None = None,
     file_sd: Sequence[str] = (),
+    dns_sd: tuple[str, int] | None = None,
     collector_interval: str = "5s",
 ) -> str:
     """Return `prometheus.yml` as text.
 
     Targets are `host:port`; intervals are Prometheus durations (`1s`, `15s`). `file_sd` are patterns of target files
-    that list the user's own services; both service jobs read them. Token files hold a bearer token and nothing else.
+    that list the user's own services; both service jobs read them. `dns_sd` is a host name and port that is a target
+    only while the name resolves: a container that may not be there. Token files hold a bearer token and nothing else.
     """
     services: dict[str, Any] = {"static_configs": [{"targets": list(isolation_targets)}]} if isolation_targets else {}
     if file_sd:
         services["file_sd_configs"] = [{"files": list(file_sd), "refresh_interval": "10s"}]
+    if dns_sd:
+        services["dns_sd_configs"] = [{"names": [dns_sd[0]], "type": "A", "port": dns_sd[1], "refresh_interval": "5s"}]
     config = {
         "global": {"scrape_interval": main_interval, "evaluation_interval": main_interval},
         "rule_files": list(rule_files),

@@ -75,6 +75,7 @@ class Frames:
                 event = found[1]
         if run is not None:
             if wrong_socket.belongs_elsewhere(run, connection):
+                self._runs.strayed()
                 if request is not None:
                     wrong_socket.report(ledger, run, event, connection, request)
                 # An event on a stranger's socket is no delivery.

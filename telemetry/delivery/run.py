@@ -131,6 +131,10 @@ class Runs:
         run.sent[event] += 1
         self._count(event, "sent")
 
+    def strayed(self) -> None:
+        """Count an event that went to another principal's connection."""
+        self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly="wrong_owner").inc()
+
     def ended(self, run: Run) -> None:
         """The run's block is over, or its task is."""
         try:

@@ -48,8 +48,11 @@ class IsolationMiddleware:
         self._context_passes = monitor.ledger.passes[names.INHERITED_CONTEXT]
         self._isolated = _isolated_cells(monitor, "http")
         self._isolated_messages = _isolated_cells(monitor, "websocket")
-        self._served: dict[tuple[int, int, str | None, int], Served] = {}
+        # Identities are not used again: each object is kept by what is found under its identity.
+        self._served: dict[tuple[int, int, str, int], Served] = {}
         """By endpoint, route, method and status; the first two by identity."""
+        self._latest_served: dict[int, Served] = {}
+        """By identity of the endpoint: the combination that it served last."""
         self._pages = frozenset(p for p in (monitor.settings.isolation_path, f"{monitor.settings.isolation_path}/all") if p)
         self._main_page = monitor.settings.metrics_path
         self._excluded, self._set_aside_prefixes = _patterns(monitor.settings.exclude)
@@ -77,7 +80,7 @@ class IsolationMiddleware:
             return
         # From here to the end: one request that is judged, written out in one piece. Split into the functions that it is
         # made of, it costs half as much again: between two requests the host pushes our code and objects out of the
-        # caches of the processor, so each function, table and module looked at has to be fetched again.
+        # caches of the processor, so each function, table and module looked at has to be fetched again (bench/).
         request: RequestContext | None = None
         exposure = self._exposure
         try:
@@ -138,12 +141,18 @@ class IsolationMiddleware:
                 status = request.status
                 if status >= 500 or request.failed:
                     monitor.request_failed(request)
-                # What is left of the scope. Found by identity: a route may not be hashable, and its comparison would be the
-                # host's code. What is found is the same object, because it is kept there.
-                get = scope.get
-                served = self._served.get((id(get("endpoint")), id(get("route")), get("method"), status))
-                if served is None:
-                    served = self._newly_served(scope, status)
+                # What is left of the scope. Endpoints are found by identity: one may not be hashable, and its comparison would
+                # be the host's code. Comparing four times costs less than a key of four parts.
+                endpoint = scope.get("endpoint")
+                served = self._latest_served.get(id(endpoint))
+                if (
+                    served is None
+                    or served.endpoint is not endpoint
+                    or served.status != status
+                    or served.route is not scope.get("route")
+                    or served.method != scope["method"]
+                ):
+                    served = self._find_served(scope, status)
                 request.served = served
                 request.scope = None
                 if principal is None or request.violated or request.unverifiable:
@@ -194,19 +203,24 @@ class IsolationMiddleware:
     def _is_excluded(self, path: str) -> bool:
         return path in self._excluded or path.startswith(self._set_aside_prefixes)
 
-    def _newly_served(self, scope: Scope, status: int) -> Served:
-        """Return what answered a request, and remember it for the next one that is answered by the same with the same status."""
+    def _find_served(self, scope: Scope, status: int) -> Served:
+        """Return what answered a request that is not its endpoint's latest combination of route, method and status."""
         served = Served(scope, status)
-        served.cell = self.monitor.registry.histogram(
-            names.HTTP_DURATION,
-            http_route=self.monitor.route_template(scope),
-            http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
-            http_response_status_code=str(status),
-        )
-        # An application that makes endpoints as it goes, or a client that invents methods: theirs are looked up each time.
-        if len(self._served) < SERVED_LIMIT:
-            self._served[id(served.endpoint), id(served.route), scope.get("method"), status] = served
-        return served
+        key = (id(served.endpoint), id(served.route), served.method, status)
+        known = self._served.get(key)
+        if known is None:
+            served.cell = self.monitor.registry.histogram(
+                names.HTTP_DURATION,
+                http_route=self.monitor.route_template(scope),
+                http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
+                http_response_status_code=str(status),
+            )
+            if len(self._served) >= SERVED_LIMIT:
+                # An application that makes endpoints as it goes, or clients that invent methods: looked up each time.
+                return served
+            known = self._served[key] = served
+        self._latest_served[id(known.endpoint)] = known
+        return known
 
     def _reading_send(self, request: RequestContext, send: Send) -> Send:
         """Return a send that collects a JSON body, bounded, and checks its identity fields before the last part leaves."""
