@@ -18,6 +18,11 @@ ISOLATION_JOB = "isolation"
 MAIN_JOB = "isolation-main"
 COLLECTOR_JOB = "collector"
 
+FLAGS = ("--rules.alert.resend-delay=10s",)
+"""Flags that Prometheus needs beside this configuration. It tells Alertmanager of an alert once and then, by default,
+again after a minute: an alert that fires in Prometheus's first seconds, before it knows its Alertmanager, or while
+Alertmanager restarts, would come a minute late. Measured: a dead man's switch that took more than 60 s to arrive."""
+
 
 def render(
     *,

@@ -5,19 +5,21 @@ from __future__ import annotations
 import cProfile
 import gc
 import pstats
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bench import peers
 from bench.applications import STACKS, Client, Stack, build, monitor
 from bench.floor import Floor
-from bench.rounds import Variant, measure
+from bench.rounds import Timings, Value, Variant, measure
 from bench.rows import Row
 
 BUDGET_FLOORS = 1.5
 BUDGET_CALLS = 45
 BUDGET_BODY_US = 40.0
 MANY_ROUTES = 100
+LAYOUTS = 12
 RAW, FLOOR, OURS = "raw", "floor", "isolation_monitor"
 
 
@@ -25,40 +27,53 @@ async def core(quick: bool) -> list[Row]:
     """CPU added per request, in units of the floor, and whether that is below every peer in the same run."""
     rows = []
     for stack in STACKS:
-        rows += await _core(stack, *((4, 30) if quick else (100, 300)))
+        rows += await _core(stack, *((2, 4, 30) if quick else (LAYOUTS, 16, 200)))
     return rows
 
 
-async def _core(stack: Stack, rounds: int, operations: int) -> list[Row]:
+async def _core(stack: Stack, layouts: int, rounds: int, operations: int) -> list[Row]:
+    recorded: dict[str, dict[str, int]] = {}
+    timings = Timings.joined([await _one_layout(stack, rounds, operations, recorded) for _ in range(layouts)])
+    ours = timings.ratio(OURS, FLOOR, RAW)
+    rows = [
+        Row(f"http core, {stack}", ours.median, "x floor", BUDGET_FLOORS, spread=ours.spread, quiet=ours.quiet),
+        _us(f"http core, {stack}: bare request", timings.plain(RAW)),
+        _us(f"http core, {stack}: floor", timings.added(FLOOR, RAW)),
+        _us(f"http core, {stack}: {OURS}", timings.added(OURS, RAW)),
+    ]
+    for name, counts in recorded.items():
+        counted = " + ".join(f"{n:,} {what}" for what, n in counts.items())
+        rows.append(_us(f"http core, {stack}: {name}", timings.added(name, RAW), f"recorded {counted}"))
+    rows += [Row(f"http core, {stack}: {name}", None, "us", note=reason) for name, reason in peers.missing(stack)]
+    if recorded:
+        best = min(timings.added(name, RAW).median for name in recorded)
+        is_below = timings.added(OURS, RAW).median < best
+        rows.append(Row(f"http core, {stack}: below every peer", float(is_below), "1 or 0", 1.0, "higher"))
+    return rows
+
+
+async def _one_layout(stack: Stack, rounds: int, operations: int, recorded: dict[str, dict[str, int]]) -> Timings:
+    """Measure applications built anew, and add what each peer recorded to `recorded`.
+
+    Where its objects happen to lie in memory makes an application 2 % faster or slower for as long as it lives, which is
+    as much as the monitor costs: only several of each tell the two apart.
+    """
     installed = peers.peers(stack)
     watching = monitor()
     try:
-        variants = [
-            Variant(RAW, Client(build(stack)).requests),
-            Variant(FLOOR, Client(with_floor(stack)).requests),
-            Variant(OURS, Client(watching.instrument(build(stack))).requests),
-            *(Variant(peer.name, _flushed(peer)) for peer in installed),
-        ]
+        makers: dict[str, Callable[[], Any]] = {
+            RAW: lambda: build(stack),
+            FLOOR: lambda: with_floor(stack),
+            OURS: lambda: watching.instrument(build(stack)),
+        }
+        own = [Variant(name, Client(makers[name]()).requests) for name in random.sample(list(makers), len(makers))]
+        variants = [*own, *(Variant(peer.name, _flushed(peer)) for peer in installed)]
         timings = await measure(variants, rounds=rounds, operations=operations)
-        ours = timings.ratio(OURS, FLOOR, RAW)
-        raw, floor = timings.plain(RAW), timings.added(FLOOR, RAW)
-        rows = [
-            Row(f"http core, {stack}", ours.median, "x floor", BUDGET_FLOORS, spread=ours.spread, quiet=ours.quiet),
-            _us(f"http core, {stack}: bare request", raw.median, raw.spread, raw.quiet),
-            _us(f"http core, {stack}: floor", floor.median, floor.spread, floor.quiet),
-        ]
-        added = timings.added(OURS, RAW)
-        rows.append(_us(f"http core, {stack}: isolation_monitor", added.median, added.spread, added.quiet))
-        best: float | None = None
         for peer in installed:
-            theirs = timings.added(peer.name, RAW)
-            best = theirs.median if best is None else min(best, theirs.median)
-            counted = " + ".join(f"{n:,} {what}" for what, n in peer.recorded().items())
-            rows.append(_us(f"http core, {stack}: {peer.name}", theirs.median, theirs.spread, theirs.quiet, f"recorded {counted}"))
-        rows += [Row(f"http core, {stack}: {name}", None, "us", note=reason) for name, reason in peers.missing(stack)]
-        if best is not None:
-            rows.append(Row(f"http core, {stack}: below every peer", float(added.median < best), "1 or 0", 1.0, "higher"))
-        return rows
+            total = recorded.setdefault(peer.name, {})
+            for what, n in peer.recorded().items():
+                total[what] = total.get(what, 0) + n
+        return timings
     finally:
         await watching.aclose()
         for peer in installed:
@@ -150,5 +165,5 @@ def _flushed(peer: peers.Peer) -> Callable[[int], Awaitable[None]]:
     return slot
 
 
-def _us(name: str, value: float, spread: tuple[float, float], quiet: float, note: str = "") -> Row:
-    return Row(name, value, "us", spread=spread, quiet=quiet, note=note)
+def _us(name: str, value: Value, note: str = "") -> Row:
+    return Row(name, value.median, "us", spread=value.spread, quiet=value.quiet, note=note)

@@ -41,6 +41,11 @@ class Timings:
         self.by_variant = by_variant
         self.rounds = len(next(iter(by_variant.values())))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Timings]) -> Timings:
+        """Return the rounds of several measurements of the same variants as one."""
+        return cls({name: [t for part in parts for t in part.by_variant[name]] for name in parts[0].by_variant})
+
     def plain(self, name: str) -> Value:
         """A variant's own cost."""
         times = self.by_variant[name]

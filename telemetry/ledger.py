@@ -104,18 +104,12 @@ class Ledger:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def finish(self, request: RequestContext, late_principal: Principal | None = None) -> None:
-        """Judge a request at its end: a few cell updates. The middleware has the commonest case written out.
+        """Judge a request at its end, its exposure being known. The middleware has the commonest case written out.
 
         `late_principal` is whom authentication inside the application named, for a request that had none at entry.
         """
-        if self.exposure.leave(request.principal, request.serial):
-            request.exposed = True
         if late_principal is not None:
             request.principal = late_principal
-        self.judge(request)
-
-    def judge(self, request: RequestContext) -> None:
-        """Count the verdict of a request whose exposure is known."""
         request.finished = True
         self.exposure.latest_finished = request.serial
         if request.violated:

@@ -132,6 +132,14 @@ class IsolationMiddleware:
             raise
         finally:
             try:
+                # Exposure.leave; first, so that no failure of ours leaves a principal live for ever.
+                if who.live > 1:
+                    who.live -= 1
+                elif who.live:
+                    who.live = 0
+                    exposure.principals -= 1
+                if exposure.latest_overlap >= request.serial:
+                    request.exposed = True
                 if request.pending is not None:
                     inherited_context.settle(request, self._ledger)
                 if request.checkouts:
@@ -160,13 +168,6 @@ class IsolationMiddleware:
                     self._ledger.finish(request, monitor.principal_of(scope) if principal is None else None)
                 else:
                     # Ledger.finish for the requests that nothing was found on.
-                    if who.live > 1:
-                        who.live -= 1
-                    elif who.live:
-                        who.live = 0
-                        exposure.principals -= 1
-                    if exposure.latest_overlap >= request.serial:
-                        request.exposed = True
                     request.finished = True
                     exposure.latest_finished = request.serial
                     verdicts = self._isolated[request.arm][request.exposed]
@@ -434,9 +435,9 @@ class IsolationMiddleware:
             if exposure.latest_overlap >= request.serial:
                 request.exposed = True
             if request.principal is None or request.violated or request.unverifiable:
-                self._ledger.judge(request)
+                self._ledger.finish(request)
             else:
-                # Ledger.judge for the messages that nothing was found on.
+                # Ledger.finish for the messages that nothing was found on.
                 request.finished = True
                 exposure.latest_finished = request.serial
                 cell = self._isolated_messages[request.arm][request.exposed]

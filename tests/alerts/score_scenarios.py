@@ -43,22 +43,25 @@ def _score() -> Scenario:
         **_service("idle", {isolated: f"5x{_S}", violated: quiet}, checks=f"5x{_S}"),
         series("http_server_request_duration_seconds_count", {"service": "idle", "http_route": "/chat"}): f"4x{_S}",
         # One request in each of the two minutes that are looked at, and no check of it.
-        **_service("once", {isolated: "0x149 1x99 2x50"}, checks=quiet),
+        **_service("once", {isolated: "0x149 1x99 2x50", violated: quiet}, checks=quiet),
+        # The same with checks: one request is enough for a score.
+        **_service("rare", {isolated: "0x149 1x99 2x50", violated: quiet}),
         **_service("unchecked", {isolated: ramp((_S, 7)), violated: quiet}, checks=quiet),
         **_service("down", {isolated: ramp((200, 7)) + " stale", violated: "0x199 stale"}, up="1x199 0x100", info="1x199 stale"),
         # One of two instances is down: its requests are unseen, so the service is grey.
         **_service("half", {isolated: ramp((_S, 7)), violated: quiet}),
         series("up", {"job": "isolation", "instance": "half:2"}): f"1x199 0x{_S - 200}",
         series("isolation_monitor_info", {"service": "half", "instance": "half:2", "version": "1", "mode": "monitor"}): "1x199 stale",
-        # Born with one violation among four requests.
-        **_service("fresh", {isolated: "_x240 3x60", violated: "_x240 1x60"}),
+        # Born with one violation among four requests, and quiet since: nothing to check is not blindness.
+        **_service("fresh", {isolated: "_x240 3x60", violated: "_x240 1x60"}, checks="_x240 0x60"),
+        series("http_server_request_duration_seconds_count", {"service": "fresh", "http_route": "/chat"}): "_x240 4x60",
         # Two instances and two arms are one service.
         **_service("sum", {isolated: ramp((_S, 3)), violated: quiet}),
         series(
             "isolation_requests_total", {"service": "sum", "instance": "sum:2", "verdict": "violated", "exposed": "true", "arm": "on"}
         ): ramp((_S, 1)),
     }
-    scores = {"clean": 100.0, "leaky": 99.0, "late": 90.0, "later": 0.0, "sum": 75.0}
+    scores = {"clean": 100.0, "leaky": 99.0, "late": 90.0, "later": 0.0, "sum": 75.0, "rare": 100.0}
     first = scores | {"down": 100.0, "half": 100.0}
     second = scores | {"fresh": 75.0}
     every = {*first, *second, "alone", "idle", "unchecked", "once"}

@@ -41,10 +41,10 @@ def test_promtool_accepts_every_rule_with_all_its_lints():
     [
         {},
         {"metrics_token_file": "token", "collector_token_file": "token"},
-        {"file_sd": ["services.json"], "isolation_targets": []},
+        {"file_sd": ["services.json"], "dns_sd": ("chat", 8000), "isolation_targets": []},
         {"main_interval": "5s", "scrape_interval": "500ms"},
     ],
-    ids=["plain", "tokens", "file discovery", "faster"],
+    ids=["plain", "tokens", "discovery", "faster"],
 )
 def test_promtool_accepts_each_form_of_the_prometheus_configuration(more, tmp_path: Path):
     settings = {

@@ -75,10 +75,12 @@ def _reads(rule: dict[str, Any], record: str) -> bool:
 
 
 def _surroundings(rule: dict[str, Any], rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rule, all that read it, and all that those read, in the order of the files."""
+    """Return the rule, all that read it or record the same series, and all that those read, in the order of the files."""
     chosen = [rule]
     for other in rules:
-        if other not in chosen and any("record" in known and _reads(other, known["record"]) for known in chosen):
+        if other not in chosen and any(
+            "record" in known and (_reads(other, known["record"]) or other.get("record") == known["record"]) for known in chosen
+        ):
             chosen.append(other)
     for other in reversed(rules):
         if other not in chosen and "record" in other and any(_reads(known, other["record"]) for known in chosen):

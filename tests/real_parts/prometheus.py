@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isolation_monitor.alerts.prometheus_config import FLAGS
 from tests.real_parts.processes import binary, free_port, running
 
 
@@ -51,6 +52,7 @@ def prometheus(folder: Path, config: str, port: int | None = None) -> Iterator[P
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
+        *FLAGS,
     ]
     with running(command, folder / "prometheus.log", f"http://127.0.0.1:{port}/-/ready"):
         yield Prometheus(f"http://127.0.0.1:{port}")
