@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx2
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
+DEFAULT_URL: Final = "http://127.0.0.1:8400"
 URL_ENV: Final = "ISOMON_COLLECTOR"
 TOKEN_ENV: Final = "ISOMON_TOKEN"
 TOKEN_FILE_ENV: Final = "ISOMON_TOKEN_FILE"

@@ -31,7 +31,7 @@ class CollectorSettings(BaseSettings):
     )
 
     database_url: str = "sqlite+aiosqlite:///./isolation-monitor.sqlite3"
-    base_url: str = "http://127.0.0.1:8080"
+    base_url: str = "http://127.0.0.1:8400"
     """Address under which people open the collector; links in answers start with it."""
 
     send_token: SecretStr | None = None

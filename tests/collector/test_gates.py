@@ -178,7 +178,7 @@ async def test_a_decision_keeps_everything_that_went_in_and_replays(api: Api) ->
 
     decision = (await api.get(f"/v1/gates/canary-1/decisions/{gate['decision_id']}")).json()
 
-    assert gate["decision_url"] == f"http://127.0.0.1:8080/v1/gates/canary-1/decisions/{decision['decision_id']}"
+    assert gate["decision_url"] == f"http://127.0.0.1:8400/v1/gates/canary-1/decisions/{decision['decision_id']}"
     assert decision["answer"] == {key: value for key, value in gate.items() if key != "decision_url"}
     assert decision["config_sha256"] == gate["config_sha256"]
     stored = {key: value for key, value in decision["config"].items() if key != "started_at"}
