@@ -145,6 +145,7 @@ class Stack:
             f"--config.file={self.layout.prometheus_config}",
             f"--storage.tsdb.path={self.layout.prometheus_data}",
             "--storage.tsdb.retention.time=1d",
+            *prometheus_config.FLAGS,
             f"--web.listen-address={LOOPBACK}:{port}",
             "--log.level=warn",
         ]
