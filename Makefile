@@ -40,6 +40,7 @@ check: parts-optional ## format, lint, types, import contracts, alert rules, gen
 	@scripts/check
 
 bench: $(STAMP) ## benchmarks: tables, and build/bench/*.json
+	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 up: ## the stack in containers: makes the missing secrets, then docker compose -f docker-compose.monitoring.yml up

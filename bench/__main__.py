@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -49,11 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
 def run(name: str, quick: bool) -> list[Row]:
     """Run one suite on an event loop of its own, uvloop where it is installed, as servers do."""
     suite = suites.SUITES[name]
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        from uvloop import new_event_loop as loop_factory
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(suite(quick))
 
 

@@ -19,7 +19,7 @@ BUDGET_FLOORS = 1.5
 BUDGET_CALLS = 45
 BUDGET_BODY_US = 40.0
 MANY_ROUTES = 100
-LAYOUTS = 12
+LAYOUTS = 40
 RAW, FLOOR, OURS = "raw", "floor", "isolation_monitor"
 
 
@@ -67,7 +67,7 @@ async def _one_layout(stack: Stack, rounds: int, operations: int, recorded: dict
             OURS: lambda: watching.instrument(build(stack)),
         }
         own = [Variant(name, Client(makers[name]()).requests) for name in random.sample(list(makers), len(makers))]
-        variants = [*own, *(Variant(peer.name, _flushed(peer)) for peer in installed)]
+        variants = [*own, *(Variant(peer.name, _flushed(peer), part=4) for peer in installed)]
         timings = await measure(variants, rounds=rounds, operations=operations)
         for peer in installed:
             total = recorded.setdefault(peer.name, {})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from bench import http_core, sqlalchemy_session, websocket
+from bench import collector_away, http_core, sqlalchemy_session, websocket
 from bench.rows import Row
 
-Suite = Callable[[bool], Awaitable[list[Row]]]
+Suite = Callable[[bool], Coroutine[Any, Any, list[Row]]]
 
 
 async def scrape(quick: bool) -> list[Row]:
@@ -30,4 +30,5 @@ SUITES: dict[str, Suite] = {
     "websocket-frame": websocket.frame,
     "sqlalchemy-session": sqlalchemy_session.session,
     "scrape": scrape,
+    "collector-away": collector_away.away,
 }

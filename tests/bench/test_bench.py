@@ -194,4 +194,5 @@ def test_every_budget_of_the_issue_has_its_suite() -> None:
         "websocket-frame",
         "sqlalchemy-session",
         "scrape",
+        "collector-away",
     ]
