@@ -45,7 +45,8 @@ def queries(window: Window) -> dict[str, str]:
         "requests": _counted(_selector(names.REQUESTS, window), window),
         "exposed_isolated": f"{exposed} - ({reclassified} or {exposed} * 0)",
         "violations": _noticed(_selector(names.VIOLATIONS, window, 'grade=~"crossed|reachable"', 'synthetic!="true"'), window),
-        "session_leaks": _noticed(_selector(names.SESSION_LEAKS, window), window),
+        # Set against what came back: neither side may be larger only because increase() extrapolated it.
+        "session_leaks": _noticed_exactly(_selector(names.SESSION_LEAKS, window), window),
         "session_leaks_retracted": _counted(_selector(names.SESSION_LEAKS_RETRACTED, window), window),
         "delivered": _counted(_selector(names.EVENT_DELIVERIES, window, 'result="delivered"'), window),
         "lost": _counted(_selector(names.EVENT_DELIVERIES, window, 'result="lost"'), window),
@@ -68,6 +69,14 @@ def _noticed(selector: str, window: Window) -> str:
     largest = f"max_over_time({selector}{span})"
     grown = f"((({largest} - {_past(selector, window)}) >= 0) or {largest})"
     return f"sum((increase({selector}{span}) > {grown}) or {grown})"
+
+
+def _noticed_exactly(selector: str, window: Window) -> str:
+    """As `_noticed`, extrapolated only after a reset: exact where the series has a past, whole where it has none."""
+    span = f"[{window.length_ms}ms]"
+    largest = f"max_over_time({selector}{span})"
+    after_reset = f"(increase({selector}{span}) and resets({selector}{span}) > 0)"
+    return f"sum({after_reset} or (({largest} - {_past(selector, window)}) >= 0) or {largest})"
 
 
 def _past(selector: str, window: Window) -> str:

@@ -58,7 +58,8 @@ async def test_a_fault_harms_its_users_while_it_is_on_and_no_longer(faulty_servi
     assert proof.proven, (proof, population.stats())
     logged = [harm for harm in first_harms(faulty_service) if float(str(harm["time"])) >= injected]
     assert [harm["fault"] for harm in logged] == [fault], "the first harm of a switch-on is logged once, by one of the workers"
-    assert injected <= float(str(logged[0]["time"])) <= proof.time
+    # Service and client read the clock one after the other around one send: either may come first by a hair.
+    assert injected <= float(str(logged[0]["time"])) <= proof.time + 0.05
 
     # New users, so that nothing counts which was under way when it was healed.
     async with Population(url, users=12, requests_per_s=80, run_timeout_s=30) as after:
