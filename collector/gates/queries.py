@@ -56,11 +56,7 @@ def queries(window: Window) -> dict[str, str]:
 def _counted(selector: str, window: Window) -> str:
     """Growth as evidence: exact, and cautious where a series has no past (only what the window itself shows)."""
     span = f"[{window.length_ms}ms]"
-    grown = f"max_over_time({selector}{span}) - {_past(selector, window)}"
-    increase = f"increase({selector}{span})"
-    # Extrapolated only where it must be: after a reset, or without a past.
-    after_reset = f"({increase} and resets({selector}{span}) > 0)"
-    return f"sum({after_reset} or ({grown} >= 0) or {increase} or max_over_time({selector}{span}) * 0)"
+    return _exact(selector, window, f"increase({selector}{span})", f"max_over_time({selector}{span}) * 0")
 
 
 def _noticed(selector: str, window: Window) -> str:
@@ -72,11 +68,16 @@ def _noticed(selector: str, window: Window) -> str:
 
 
 def _noticed_exactly(selector: str, window: Window) -> str:
-    """As `_noticed`, extrapolated only after a reset: exact where the series has a past, whole where it has none."""
+    """As `_noticed`, but exact where the series has a past; whole where it has none."""
+    return _exact(selector, window, f"max_over_time({selector}[{window.length_ms}ms])")
+
+
+def _exact(selector: str, window: Window, *without_past: str) -> str:
+    """Growth since the window's start, extrapolated only after a reset; `without_past` say what counts for a series born in the window."""
     span = f"[{window.length_ms}ms]"
-    largest = f"max_over_time({selector}{span})"
     after_reset = f"(increase({selector}{span}) and resets({selector}{span}) > 0)"
-    return f"sum({after_reset} or (({largest} - {_past(selector, window)}) >= 0) or {largest})"
+    grown = f"(max_over_time({selector}{span}) - {_past(selector, window)} >= 0)"
+    return f"sum({' or '.join([after_reset, grown, *without_past])})"
 
 
 def _past(selector: str, window: Window) -> str:
