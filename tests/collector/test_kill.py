@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import sqlite3
@@ -46,7 +47,7 @@ def feed(running: Collector, numbers: Iterator[int], acknowledged: list[str], st
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 if json.load(answer)["accepted"] == BATCH:
                     acknowledged.extend(ids)
-        except (urllib.error.HTTPError, OSError, ValueError):
+        except (urllib.error.HTTPError, http.client.HTTPException, OSError, ValueError):
             # Refused, reset or cut off: not acknowledged, so nothing is promised.
             if running.process.poll() is not None:
                 return
