@@ -71,7 +71,9 @@ class RequestContext:
         "connection",
         "exposed",
         "failed",
+        "fetched",
         "finished",
+        "ingress",
         "open_runs",
         "pending",
         "principal",
@@ -106,6 +108,10 @@ class RequestContext:
         self.finished = False
         self.checkouts: dict[int, Any] | None = None
         """Database connections out for this request, by key; None until the first."""
+        self.fetched: list[Any] | None = None
+        """What its reads from stores returned (`provenance.Fetched`), by reference, until it is over."""
+        self.ingress: Any = None
+        """What it said of itself when it came in, for the content detector; None until somebody reads it."""
         self.open_runs = 0
         self.pending: list[Any] | None = None
         """Findings that wait for the route to be known."""

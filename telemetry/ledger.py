@@ -67,6 +67,8 @@ class Ledger:
     def report(self, violation: Violation, *requests: RequestContext | None) -> None:
         """Count the violation, mark the requests of both sides, and send the evidence."""
         try:
+            if any(request is not None and request.principal is not None and request.principal.is_synthetic for request in requests):
+                violation.synthetic = True
             self._checks[violation.kind, "violation"].inc()
             self._count(violation)
             self.recent.append(violation)

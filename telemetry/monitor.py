@@ -18,6 +18,7 @@ from isolation_monitor.telemetry.context import CURRENT, Connection, RequestCont
 from isolation_monitor.telemetry.delivery.automaton import EventNames
 from isolation_monitor.telemetry.delivery.frames import Frames
 from isolation_monitor.telemetry.delivery.run import Run, Runs
+from isolation_monitor.telemetry.detection import Detection
 from isolation_monitor.telemetry.detectors.foreign_identity import IdentityFields
 from isolation_monitor.telemetry.detectors.instance_reuse import InstanceReuse
 from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
@@ -28,6 +29,7 @@ from isolation_monitor.telemetry.housekeeper import Housekeeper
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
 from isolation_monitor.telemetry.instrument import starlette as starlette_instrument
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
+from isolation_monitor.telemetry.instrument.integrations import Integrations
 from isolation_monitor.telemetry.ledger import Ledger
 from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
 from isolation_monitor.telemetry.metrics.port import MetricsPort, serve_on_port
@@ -51,7 +53,6 @@ class IsolationMonitor:
         self.settings = settings
         self.is_on = True
         """False while the kill switch is on; read on every request, so a plain attribute that `mode` keeps."""
-        self.mode = settings.mode
         self.registry = MetricRegistry(settings.service, Path(settings.metrics_dir) if settings.metrics_dir else None)
         for metric in names.CATALOGUE:
             self.registry.declare(metric)
@@ -60,6 +61,9 @@ class IsolationMonitor:
         self.outbox = Outbox(settings.service, settings.collector_url, settings.collector_token, settings.queue_limit, self._count_record)
         self.ledger = Ledger(self.registry, self.outbox)
         self.housekeeper = Housekeeper(lambda error: self.ledger.internal_error("housekeeper", error))
+        self.detection = Detection(self.ledger, self.housekeeper, self.principals, settings)
+        self.integrations = Integrations(self.detection)
+        self.mode = settings.mode
         self.runs = Runs(self.ledger, self.housekeeper, EventNames(), settings.settle_s)
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
@@ -77,7 +81,7 @@ class IsolationMonitor:
         self.host_owns_metrics_path = False
         self.app: Any = None
         self.instrumented_engines: list[Any] = []
-        self.patches: list[Patch] = []
+        self._patches: list[Patch] = []
         self._undo: list[Callable[[], None]] = []
         self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
         self._judged = 0
@@ -116,10 +120,11 @@ class IsolationMonitor:
             return app
         for one in (*((engine,) if engine is not None else ()), *engines):
             self._instrument_engine(one)
+        self.integrations.look()
         in_place = starlette_instrument.instrument(app, lambda inner: IsolationMiddleware(inner, self))
         if in_place is not None:
             self._undo.append(in_place.undo)
-            self.patches.append(in_place.patch)
+            self._patches.append(in_place.patch)
             self.app = app
         else:
             self.app = IsolationMiddleware(app, self)
@@ -131,7 +136,8 @@ class IsolationMonitor:
         while self._undo:
             self._undo.pop()()
         self.factories.uninstrument()
-        for patch in self.patches:
+        self.integrations.undo()
+        for patch in self._patches:
             patch.active = False
 
     # --- declarations -----------------------------------------------------------------------------------------------
@@ -175,6 +181,11 @@ class IsolationMonitor:
         """Return the latest violations of this process, oldest first; at most 256."""
         return list(self.ledger.recent)
 
+    @property
+    def patches(self) -> list[Patch]:
+        """Every change to a foreign library's object, in force or taken off again."""
+        return [*self._patches, *self.integrations.patches]
+
     # --- what the parts ask -----------------------------------------------------------------------------------------
 
     @property
@@ -186,6 +197,7 @@ class IsolationMonitor:
     def mode(self, mode: Mode) -> None:
         self._mode: Mode = mode
         self.is_on = mode != "off"
+        self.detection.switches.kill(mode == "off")
 
     def principal_of(self, scope: Scope) -> Principal | None:
         """Return the principal of a scope; an extractor that raises is counted and means none."""
@@ -212,6 +224,7 @@ class IsolationMonitor:
     def serving(self) -> None:
         """Called on the event loop's thread when the server starts the application."""
         self.registry.own_thread()
+        self.integrations.serving()
         self.housekeeper.start()
         self.served = True
         if self.settings.metrics_port and self._port is None:
@@ -235,7 +248,7 @@ class IsolationMonitor:
 
     def _instrument_engine(self, engine: Any) -> None:
         done = sqlalchemy_instrument.instrument_engine(engine, self.leaks, self.registry, self.housekeeper)
-        self.patches.extend(done.patches)
+        self._patches.extend(done.patches)
         self._undo.append(done.undo)
         self.instrumented_engines.append(engine)
 
@@ -248,6 +261,8 @@ class IsolationMonitor:
 
     def _tick(self, now: float) -> None:
         self._show_info()
+        if self.is_on:
+            self.integrations.look()
         if self.ledger.latest_finished != self._judged:
             self._judged = self.ledger.latest_finished
             self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())

@@ -9,6 +9,7 @@ whether the numbers came by scrape or by OTLP. Label sets and bucket ladders com
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -27,16 +28,77 @@ ARMS: Final = ("on", "off", "none")
 BOOLEANS: Final = ("false", "true")
 CHECK_RESULTS: Final = ("pass", "violation", "error", "skipped")
 
-# Detectors: one class of check each, one file each.
+# Detectors: one class of check each, one file each; a violation's kind is its detector's name.
 INHERITED_CONTEXT: Final = "inherited_context"
+FOREIGN_CONTEXT: Final = "foreign_context"
 INSTANCE_REUSE: Final = "instance_reuse"
+SHARED_STATE: Final = "shared_state"
 WRONG_SOCKET: Final = "wrong_socket"
 FOREIGN_IDENTITY: Final = "foreign_identity"
+FOREIGN_CONTENT: Final = "foreign_content"
+CANARY: Final = "canary"
+FOREIGN_CREDENTIAL: Final = "foreign_credential"
+SHARED_CONNECTION: Final = "shared_connection"
+DIRTY_HANDOVER: Final = "dirty_handover"
+UNSCOPED_ACCESS: Final = "unscoped_access"
+CACHE_OWNER: Final = "cache_owner"
+FOREIGN_TASK: Final = "foreign_task"
+TASK_LEAK: Final = "task_leak"
 SESSION_LEAK: Final = "session_leak"
 SLOW_CREATION: Final = "slow_creation"
 INCOMPLETE_RUN: Final = "incomplete_run"
+LOOP_STALL: Final = "loop_stall"
+STARVATION: Final = "starvation"
+RESOURCE_TREND: Final = "resource_trend"
 
-DETECTORS: Final = (
+KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
+    # Context of an earlier request of another principal was there at entry.
+    INHERITED_CONTEXT: ("reachable", "crossed"),
+    # A context variable or thread-local of a request names another principal than the request's own.
+    FOREIGN_CONTEXT: ("reachable", "crossed"),
+    # A factory declared to give a fresh instance gave one that another request had. Of the same principal: hygiene.
+    INSTANCE_REUSE: ("hygiene", "reachable", "crossed"),
+    # Mutable state that all requests reach holds what belongs to single principals, under no key of theirs.
+    SHARED_STATE: ("reachable", "crossed"),
+    # An event of one principal's run was sent on another principal's connection.
+    WRONG_SOCKET: ("crossed",),
+    # A declared identity field in an answer names another principal.
+    FOREIGN_IDENTITY: ("crossed",),
+    # A private value of one principal left in another's answer or frame; reachable: it was handed to another's store.
+    FOREIGN_CONTENT: ("reachable", "crossed"),
+    # A planted value was seen outside of the tenant it was planted for.
+    CANARY: ("crossed",),
+    # An outgoing call made for one principal carried another's credential or cookie.
+    FOREIGN_CREDENTIAL: ("crossed",),
+    # One session or connection was used by two owners at a time, or an answer on it was read by another than who asked.
+    SHARED_CONNECTION: ("reachable", "crossed"),
+    # A pooled connection was handed over with state of its previous owner: open transaction, SET, unread replies.
+    DIRTY_HANDOVER: ("reachable", "crossed"),
+    # A declared owned model was read without its owner in the query, or a row of another owner was loaded.
+    UNSCOPED_ACCESS: ("reachable", "crossed"),
+    # A cached value enveloped with its owner was read by another principal.
+    CACHE_OWNER: ("reachable", "crossed"),
+    # A task, job or generator that was started for one principal went on with the work of another.
+    FOREIGN_TASK: ("reachable", "crossed"),
+    # A task, thread or generator was still there after its request and the grace time.
+    TASK_LEAK: ("hygiene",),
+    # A database connection was still out after its request and the grace time.
+    SESSION_LEAK: ("hygiene",),
+    # A factory took longer than its budget (10 ms, requirement R3).
+    SLOW_CREATION: ("hygiene",),
+    # A run ended, or its task died, without the events it owed.
+    INCOMPLETE_RUN: ("hygiene",),
+    # The event loop stood still, blamed on the request whose code held it.
+    LOOP_STALL: ("hygiene",),
+    # Requests waited for a lock, queue or pool that a request of another principal held.
+    STARVATION: ("hygiene",),
+    # Memory, file handles, threads, children or tasks grew steadily.
+    RESOURCE_TREND: ("hygiene",),
+}
+DETECTORS: Final = tuple(KIND_GRADES)
+GRADED_KINDS: Final = tuple((kind, grade) for kind, grades in KIND_GRADES.items() for grade in grades)
+
+ALWAYS_AT_WORK: Final = (
     INHERITED_CONTEXT,
     INSTANCE_REUSE,
     WRONG_SOCKET,
@@ -45,23 +107,7 @@ DETECTORS: Final = (
     SLOW_CREATION,
     INCOMPLETE_RUN,
 )
-
-KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
-    # Context of an earlier request of another principal was there at entry.
-    INHERITED_CONTEXT: ("reachable", "crossed"),
-    # A factory declared to give a fresh instance gave one that another request had. Of the same principal: hygiene.
-    INSTANCE_REUSE: ("hygiene", "reachable", "crossed"),
-    # An event of one principal's run was sent on another principal's connection.
-    WRONG_SOCKET: ("crossed",),
-    # A declared identity field in an answer names another principal.
-    FOREIGN_IDENTITY: ("crossed",),
-    # A database connection was still out after its request and the grace time.
-    SESSION_LEAK: ("hygiene",),
-    # A factory took longer than its budget (10 ms, requirement R3).
-    SLOW_CREATION: ("hygiene",),
-    # A run ended, or its task died, without the events it owed.
-    INCOMPLETE_RUN: ("hygiene",),
-}
+"""Detectors that the reference service gives work to in every minute: the story fails when one of them checked nothing."""
 """Kinds of violation and the grades each can have. A violation whose grade rises counts once in each grade it reached."""
 
 RUN_EVENTS: Final = (
@@ -80,7 +126,11 @@ RUN_OUTCOMES: Final = ("complete", "incomplete", "failed", "cancelled", "abandon
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
 
 DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
-HOOKS: Final = ("middleware", "factory", "run", "sqlalchemy", "housekeeper", "exporter", "render", "principal")
+HOOKS: Final = (
+    "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
+    "housekeeper", "exporter", "render", "principal",
+)  # fmt: skip
+"""Where in the monitor an error of its own happened."""
 RECORD_STATES: Final = ("queued", "sent", "failed")
 
 # --- bucket ladders (upper bounds, seconds) ---------------------------------------------------------------------------
@@ -114,6 +164,8 @@ class Metric:
     endpoint: Literal["isolation", "main"] = "main"
     buckets: tuple[float, ...] = ()
     unit: str = ""
+    possible: Callable[[dict[str, str]], bool] = lambda labels: True
+    """Which combinations of closed labels can occur at all: the others are not exposed."""
 
 
 REQUESTS = Metric(
@@ -139,6 +191,7 @@ VIOLATIONS = Metric(
     {"kind": tuple(KIND_GRADES), "grade": GRADES, "arm": ARMS, "synthetic": BOOLEANS},
     "isolation",
     unit="{violation}",
+    possible=lambda labels: labels["grade"] in KIND_GRADES[labels["kind"]],
 )
 CHECKS = Metric(
     "isolation_checks_total",

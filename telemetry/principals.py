@@ -25,12 +25,14 @@ INTERNED_LIMIT: Final = 10_000
 class Principal:
     """One user (and tenant) as an identity in memory: interned, so two requests of one user share one object while remembered."""
 
-    __slots__ = ("_hash", "_hasher", "id", "is_credential", "live")
+    __slots__ = ("_hash", "_hasher", "id", "is_credential", "is_synthetic", "live")
 
     def __init__(self, id: str, hasher: PrincipalHasher, is_credential: bool = False) -> None:
         self.id = id
         self.is_credential = is_credential
         """True when the id is a digest of a credential, so it cannot be compared with user ids in answers."""
+        self.is_synthetic = False
+        """True for the principals of planted faults: what happens to them never lowers a user's numbers."""
         self.live = 0
         """How many of its requests and connections are live. Kept by `context.Exposure`, here so that it needs no table."""
         self._hasher = hasher

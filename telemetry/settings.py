@@ -45,6 +45,11 @@ class Settings:
     identity_fields: tuple[str, ...] = _setting(
         (), "JSON fields of answers and frames that must name the request's principal, comma-separated."
     )
+    detectors: tuple[str, ...] = _setting(
+        (),
+        "Detectors that differ from the shipped state, comma-separated: `shared_state=off`, `foreign_content=block`, "
+        "`shared_state=monitor@0.05` (one chance in twenty).",
+    )
     run_id_field: str = _setting("run_id", "JSON field of a frame that names its run.")
     event_field: str = _setting("type", "JSON field of a frame that names its event.")
     leak_grace_s: float = _setting(

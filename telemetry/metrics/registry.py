@@ -104,7 +104,7 @@ class MetricRegistry:
                 if isinstance(allowed, int):
                     return
                 children = [{**child, label: value} for child in children for value in allowed]
-            for child in children:
+            for child in filter(metric.possible, children):
                 self._find(metric, metric.type, child)
 
     def own_thread(self) -> None:

@@ -32,7 +32,7 @@ def test_declared_closed_sets_are_all_present_at_zero(registry: MetricRegistry, 
 
     page = registry.render("isolation")
 
-    for kind, grade, arm, synthetic in itertools.product(names.KIND_GRADES, names.GRADES, names.ARMS, names.BOOLEANS):
+    for (kind, grade), arm, synthetic in itertools.product(names.GRADED_KINDS, names.ARMS, names.BOOLEANS):
         labels = f'arm="{arm}",grade="{grade}",kind="{kind}",service="chat",synthetic="{synthetic}"'
         assert f"isolation_violations_total{{{labels}}} 0.0\n".encode() in page
     assert read(page, "isolation_violations_total") == 0.0

@@ -1,0 +1,95 @@
+"""Provenance: what requests read from stores and hand to stores, kept by reference and looked at only under suspicion.
+
+Integrations of store clients (`instrument/`) say here what was read and written for which request. Nothing is searched
+on the way: a detector that suspects a value asks `was_fetched`. Bounded per request; let go when the request is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, NamedTuple
+
+from isolation_monitor.telemetry.context import CURRENT, RequestContext
+
+StoreKind = Literal["sql", "kv", "http"]
+
+FETCHED_LIMIT: Final = 200
+"""Reads kept per request; a request that reads more is said to have fetched everything (`Fetched.OVERFLOW`)."""
+
+
+class Fetched(NamedTuple):
+    """One read of a request: `key` is the SQL parameters, the cache key or the URL; `values` rows, a reply or a body."""
+
+    store: StoreKind
+    where: str
+    key: object
+    values: object
+
+
+OVERFLOW: Final = Fetched("sql", "", None, None)
+
+
+class Stores:
+    """The one door through which store clients tell what passes. Never raises into them: callers guard with try."""
+
+    def __init__(self) -> None:
+        self.on_read: list[Callable[[RequestContext, Fetched], None]] = []
+        """Called for each read of a request; for detectors that learn from the keys. Must be cheap."""
+        self.on_write: list[Callable[[RequestContext, Fetched], None]] = []
+
+    def read(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
+        """Note what a read returned. `values` is kept by reference and must not be consumed by being looked at."""
+        request = request or CURRENT.get()
+        if request is None or request.finished:
+            return
+        read = Fetched(store, where, key, values)
+        if request.fetched is None:
+            request.fetched = [read]
+        elif len(request.fetched) < FETCHED_LIMIT:
+            request.fetched.append(read)
+        else:
+            request.fetched[-1] = OVERFLOW
+        for listener in self.on_read:
+            listener(request, read)
+
+    def written(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
+        """Note what is handed to a store, before it is."""
+        request = request or CURRENT.get()
+        if request is None or not self.on_write:
+            return
+        for listener in self.on_write:
+            listener(request, Fetched(store, where, key, values))
+
+
+def was_fetched(request: RequestContext, token: str, stores: Iterable[StoreKind] = ("sql",)) -> bool:
+    """Return whether a read of the request from one of `stores` carried `token`, as text or inside a text.
+
+    Looks at plain built-in values and their containers only, so no code of the host runs.
+    """
+    raw = token.encode("utf-8", "surrogatepass")
+    return any(read is OVERFLOW or (read.store in stores and _carries(read.values, token, raw, 0)) for read in request.fetched or ())
+
+
+def _carries(value: object, token: str, raw: bytes, depth: int) -> bool:
+    kind = type(value)
+    if kind is str:
+        return token in value  # type: ignore[operator]  # an exact str
+    if kind in (bytes, bytearray):
+        return raw in value  # type: ignore[operator]  # exact bytes
+    if value is None or kind in (int, float, bool) or depth > 6:
+        return kind is int and token.isdigit() and str(value) == token
+    if kind is dict:
+        return any(_carries(item, token, raw, depth + 1) for pair in list(value.items()) for item in pair)  # type: ignore[attr-defined]  # an exact dict
+    if kind in (list, tuple, set, frozenset):
+        return any(_carries(item, token, raw, depth + 1) for item in list(value))  # type: ignore[call-overload]  # an exact container
+    return _carries_other(value, token, raw, depth)
+
+
+def _carries_other(value: Any, token: str, raw: bytes, depth: int) -> bool:
+    # Rows of drivers and ORMs: tuples by inheritance, UUIDs and the like by what they print as when they are the standard library's.
+    module = type(value).__module__
+    if module in ("uuid", "datetime", "decimal"):
+        return token.replace("-", "").lower() == str(value).replace("-", "").lower()
+    if isinstance(value, tuple):
+        return any(_carries(item, token, raw, depth + 1) for item in tuple.__iter__(value))
+    return False
