@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry.detectors.kit import Kit
+from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
 from isolation_monitor.telemetry.provenance import Stores
 from isolation_monitor.telemetry.switches import Switches
 
@@ -33,3 +34,4 @@ class Detection:
             stores=self.stores,
         )
         # One line per detector, in the order of names.KIND_GRADES.
+        self.leaks = SessionLeaks(ledger, ledger.registry, housekeeper, settings.leak_grace_s)

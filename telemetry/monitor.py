@@ -21,7 +21,6 @@ from isolation_monitor.telemetry.delivery.run import Run, Runs
 from isolation_monitor.telemetry.detection import Detection
 from isolation_monitor.telemetry.detectors.foreign_identity import IdentityFields
 from isolation_monitor.telemetry.detectors.instance_reuse import InstanceReuse
-from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
 from isolation_monitor.telemetry.detectors.slow_creation import SlowCreation
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.factory import Factories
@@ -68,7 +67,7 @@ class IsolationMonitor:
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
-        self.leaks = SessionLeaks(self.ledger, self.registry, self.housekeeper, settings.leak_grace_s)
+        self.leaks = self.detection.leaks
         self.factories = Factories(
             self.ledger, InstanceReuse(self.ledger), SlowCreation(self.ledger, settings.creation_budget_ms), lambda: self.is_on
         )
