@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow check bench up docs lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -35,6 +35,9 @@ test: parts-optional ## the tests, real parts included (under 10 minutes)
 
 test-slow: parts-optional ## kill loops, simulations and the whole story (under 30 minutes)
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+leaks: parts-optional ## the collection of real bugs and their fixed twins: a scoreboard, and build/leaks.json
+	@$(BIN)/python -m tests.leaks.scoreboard --json build/leaks.json $(LEAKS_ARGS)
 
 check: parts-optional ## format, lint, types, import contracts, alert rules, generated files
 	@scripts/check

@@ -11,9 +11,10 @@ _COUNT = "_count"
 
 
 def groups(t: Thresholds) -> list[Group]:
-    """Return the groups of violation alerts and of instance alerts, both evaluated each second."""
+    """Return the groups of violation, failure and instance alerts, evaluated each second, and of session alerts."""
     return [
         Group("isolation-violations", "1s", [_violation(t), _wrong_socket(t), _score(t), _incomplete_run(t), _session_leak(t)]),
+        Group("isolation-failures", "1s", [_containment(t), _cascade(t), _loop_stall(t), _resource_trend(t)]),
         Group("isolation-instances", "1s", [_singleton_reuse(t), _slow_creation(t), _slow_reset(t)]),
         Group("isolation-sessions", "15s", [_slow_acquisition(t)]),
     ]
@@ -104,6 +105,66 @@ def _session_leak(t: Thresholds) -> Alert:
             f"{t.violation.window}, after their request and the grace time. When the pool is empty every user's request hangs."
         ),
         rollback=True,
+        keep_firing_for=t.violation.keep_firing_for,
+    )
+
+
+def _containment(t: Thresholds) -> Alert:
+    return Alert(
+        "ContainmentBelow100",
+        summed(grew(selector(names.FAILURES, outcome="escaped"), t.violation.window, t.violation.memory)),
+        "error",
+        "page",
+        summary="{{ $labels.service }}: one user's failure reaches other users",
+        description=(
+            f"About {NUMBER} requests of {SERVICE} failed in the last {t.violation.window} because a request of another user failed, "
+            "held what they needed, or made them wait. This alert counts failures; it does not read the rounded rate."
+        ),
+        keep_firing_for=t.violation.keep_firing_for,
+    )
+
+
+def _cascade(t: Thresholds) -> Alert:
+    return Alert(
+        "Cascade",
+        summed(grew(selector(names.CASCADES), t.violation.window, t.violation.memory)),
+        "critical",
+        "page",
+        summary="{{ $labels.service }}: a failure spreads from user to user",
+        description=(
+            f"About {NUMBER} failures of {SERVICE} in the last {t.violation.window} each drew in the requests of two other users or more, "
+            "through something that these requests share. It goes on spreading as long as that is shared."
+        ),
+        keep_firing_for=t.violation.keep_firing_for,
+    )
+
+
+def _loop_stall(t: Thresholds) -> Alert:
+    return Alert(
+        "LoopStall",
+        _grown_violations(t, kind=names.LOOP_STALL),
+        "warning",
+        "ticket",
+        summary="{{ $labels.service }}: one request stops the event loop for all",
+        description=(
+            f"The event loop of {SERVICE} stood still about {NUMBER} times in the last {t.violation.window}, "
+            "while users were served. Each of them waited as long. The evidence names the request and the line that held the loop."
+        ),
+        keep_firing_for=t.violation.keep_firing_for,
+    )
+
+
+def _resource_trend(t: Thresholds) -> Alert:
+    return Alert(
+        "ResourceTrend",
+        _grown_violations(t, kind=names.RESOURCE_TREND),
+        "warning",
+        "ticket",
+        summary="{{ $labels.service }}: memory, files, threads or tasks grow steadily",
+        description=(
+            f"About {NUMBER} resources of workers of {SERVICE} were found to grow without a pause, in the last {t.violation.window}. "
+            "When one of them is used up, the requests of all users in that worker fail. The evidence names it and its growth in an hour."
+        ),
         keep_firing_for=t.violation.keep_firing_for,
     )
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from isolation_monitor.alerts import build as alerts
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.settings import PREFIX, Settings
+from isolation_monitor.telemetry.switches import BLOCKING
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- Written by scripts/build_docs.py; change the code, then run `make docs`. -->"
@@ -127,7 +129,40 @@ def alerts_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"metrics.md": metrics_page, "settings.md": settings_page, "alerts.md": alerts_page}
+def detectors_page() -> str:
+    lines = [
+        "# Detectors",
+        "",
+        GENERATED,
+        "",
+        "One class of check each. As shipped all of them watch (`monitor`). The setting `ISOLATION_DETECTORS` changes that, separated by",
+        "commas: `shared_state=off`, `foreign_content=block` (refuses what it finds), `foreign_context=monitor@0.05` (looks at one chance",
+        f"in twenty). These can block: {', '.join(f'`{name}`' for name in BLOCKING)}. A violation's kind is its detector's name.",
+    ]
+    for name, grades in names.KIND_GRADES.items():
+        module = importlib.import_module(f"isolation_monitor.telemetry.{DETECTOR_MODULES.get(name, f'detectors.{name}')}")
+        lines += ["", f"## {name}", "", f"Grades: {', '.join(grades)}.", "", *_paragraphs(module.__doc__ or "")]
+    return "\n".join(lines) + "\n"
+
+
+DETECTOR_MODULES = {names.INCOMPLETE_RUN: "delivery.run"}
+"""Detectors whose page is not the module of their own name."""
+_HEADS = ("Sees:", "Cannot see:", "Cost:", "Precision:", "Grades:", "Why it happens:", "Legitimate and silent:", "Legit and silent:")
+
+
+def _paragraphs(docstring: str) -> list[str]:
+    """Return a module's docstring as Markdown: each of its heads begins a paragraph."""
+    lines = []
+    for line in docstring.strip().splitlines():
+        if line.startswith(_HEADS):
+            lines.append("")
+            head, colon, rest = line.partition(":")
+            line = f"**{head}{colon}**{rest}"
+        lines.append(line.rstrip())
+    return lines
+
+
+PAGES = {"detectors.md": detectors_page, "metrics.md": metrics_page, "settings.md": settings_page, "alerts.md": alerts_page}
 
 
 def main() -> int:

@@ -29,13 +29,15 @@ clock = time.perf_counter
 class Connection:
     """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
 
-    __slots__ = ("closed", "principal", "scope", "serial", "served")
+    __slots__ = ("closed", "principal", "said", "scope", "serial", "served")
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
         self.serial = next_serial()
         self.principal = principal
         self.scope = scope
         self.served: Served | None = None
+        self.said: Any = None
+        """What its messages said so far, for the content detector."""
         self.closed = False
 
 
@@ -74,6 +76,7 @@ class RequestContext:
         "fetched",
         "finished",
         "ingress",
+        "is_watched",
         "open_runs",
         "pending",
         "principal",
@@ -110,6 +113,8 @@ class RequestContext:
         """Database connections out for this request, by key; None until the first."""
         self.fetched: list[Any] | None = None
         """What its reads from stores returned (`provenance.Fetched`), by reference, until it is over."""
+        self.is_watched = False
+        """One of the requests that detectors look at closely, as many a second as `looks_per_second` allows."""
         self.ingress: Any = None
         """What it said of itself when it came in, for the content detector; None until somebody reads it."""
         self.open_runs = 0

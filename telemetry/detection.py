@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.containment import Containment
+from isolation_monitor.telemetry.detectors.cache_owner import CacheOwner
+from isolation_monitor.telemetry.detectors.canary import Canaries
+from isolation_monitor.telemetry.detectors.dirty_handover import DirtyHandover
+from isolation_monitor.telemetry.detectors.foreign_content import ForeignContent
+from isolation_monitor.telemetry.detectors.foreign_context import ForeignContext
+from isolation_monitor.telemetry.detectors.foreign_credential import ForeignCredential
+from isolation_monitor.telemetry.detectors.foreign_task import ForeignTask
 from isolation_monitor.telemetry.detectors.kit import Kit
+from isolation_monitor.telemetry.detectors.loop_stall import LoopStall
+from isolation_monitor.telemetry.detectors.resource_trend import ResourceTrend
 from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
+from isolation_monitor.telemetry.detectors.shared_connection import SharedConnection
+from isolation_monitor.telemetry.detectors.shared_state import SharedState
+from isolation_monitor.telemetry.detectors.starvation import Starvation
+from isolation_monitor.telemetry.detectors.task_leak import TaskLeaks
+from isolation_monitor.telemetry.detectors.unscoped_access import UnscopedAccess
 from isolation_monitor.telemetry.provenance import Stores
 from isolation_monitor.telemetry.switches import Switches
 
 if TYPE_CHECKING:
+    from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.housekeeper import Housekeeper
+    from isolation_monitor.telemetry.lab import Plantable
     from isolation_monitor.telemetry.ledger import Ledger
-    from isolation_monitor.telemetry.principals import Principals
+    from isolation_monitor.telemetry.principals import Principals, Scope
     from isolation_monitor.telemetry.settings import Settings
+
+
+class Reads(Protocol):
+    """Follows what is read from a store between `start` and `stop`, where following always would cost too much."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Looks:
+    """How many requests detectors may still look at closely in this second; a bound on their share of the processor."""
+
+    __slots__ = ("left", "missed", "per_second")
+
+    def __init__(self, per_second: int) -> None:
+        self.per_second = per_second
+        self.left = per_second
+        self.missed = 0
+        """Requests of this second that came too late to be looked at."""
 
 
 class Detection:
@@ -21,7 +58,7 @@ class Detection:
 
     def __init__(self, ledger: Ledger, housekeeper: Housekeeper, principals: Principals, settings: Settings) -> None:
         self.ledger = ledger
-        self.switches = Switches(settings.detectors)
+        self.switches = ledger.switches = Switches(settings.detectors)
         self.stores = Stores()
         self.kit = Kit(
             reporter=ledger,
@@ -33,5 +70,83 @@ class Detection:
             switches=self.switches,
             stores=self.stores,
         )
+        self.looks = Looks(settings.looks_per_second)
+        self.sql_reads: Reads | None = None
+        """Set where an engine is instrumented."""
+        self._keeps_sql_reads = False
         # One line per detector, in the order of names.KIND_GRADES.
+        self.foreign_context = ForeignContext(self.kit)
+        self.shared_state = SharedState(self.kit)
+        self.foreign_content = ForeignContent(self.kit)
+        self.canary = Canaries(self.kit)
+        self.foreign_credential = ForeignCredential(self.kit)
+        self.shared_connection = SharedConnection(self.kit)
+        self.dirty_handover = DirtyHandover(self.kit)
+        self.unscoped_access = UnscopedAccess(self.kit)
+        self.cache_owner = CacheOwner(self.kit)
+        self.task_leak = TaskLeaks(self.kit)
+        self.foreign_task = ForeignTask(self.kit, self.task_leak, self.foreign_context)
         self.leaks = SessionLeaks(ledger, ledger.registry, housekeeper, settings.leak_grace_s)
+        self.loop_stall = LoopStall(self.kit)
+        self.starvation = Starvation(self.kit)
+        self.resource_trend = ResourceTrend(self.kit)
+        self.containment = Containment(self.kit, self.leaks, self.starvation, self.loop_stall)
+        self.shared_state.owners = self.foreign_content.ownership
+        self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
+        self.foreign_content.need_sql_reads = self._keep_sql_reads
+        self.foreign_content.sql_reads_are_kept = lambda: self._keeps_sql_reads or self.sql_reads is None
+        self.may_block = any(switch.mode == "block" for switch in self.switches)
+        """Whether an answer may have to be held back until it was judged."""
+
+    @property
+    def plantables(self) -> dict[str, Plantable]:
+        """Every detector held here, by its name: what planted faults prove."""
+        return {
+            names.FOREIGN_CONTEXT: self.foreign_context,
+            names.SHARED_STATE: self.shared_state,
+            names.FOREIGN_CONTENT: self.foreign_content,
+            names.CANARY: self.canary,
+            names.FOREIGN_CREDENTIAL: self.foreign_credential,
+            names.SHARED_CONNECTION: self.shared_connection,
+            names.DIRTY_HANDOVER: self.dirty_handover,
+            names.UNSCOPED_ACCESS: self.unscoped_access,
+            names.CACHE_OWNER: self.cache_owner,
+            names.FOREIGN_TASK: self.foreign_task,
+            names.TASK_LEAK: self.task_leak,
+            names.SESSION_LEAK: self.leaks,
+            names.LOOP_STALL: self.loop_stall,
+            names.STARVATION: self.starvation,
+            names.RESOURCE_TREND: self.resource_trend,
+        }
+
+    def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
+        """Judge the content of a text on its way to the request's principal; True when it is beyond doubt another's."""
+        is_foreign = self.canary.leaving(request, text, where)
+        return self.foreign_content.leaving(request, text, where, scope=scope, learns=learns) or is_foreign
+
+    def answering(self, request: RequestContext) -> None:
+        """Called when the answer to a watched request starts, before it leaves."""
+        self.foreign_context.judge(request)
+
+    def ended(self, request: RequestContext) -> None:
+        """Called when a watched request is over, or a message of a connection."""
+        self.shared_state.at_end(request)
+
+    def tick(self) -> None:
+        """Once a second: allow new looks, and say how many requests went without."""
+        missed, self.looks.missed = self.looks.missed, 0
+        self.looks.left = self.looks.per_second
+        if missed:
+            for detector in (names.FOREIGN_CONTEXT, names.SHARED_STATE):
+                if self.switches[detector].is_on:
+                    self.kit.registry.counter(names.CHECKS, detector=detector, result="skipped").inc(float(missed))
+
+    def _keep_sql_reads(self) -> None:
+        """Follow what SQL returns from now on, for as long as suspicions come: a value cannot be judged without."""
+        if self.sql_reads is not None and not self._keeps_sql_reads:
+            self._keeps_sql_reads = True
+            self.sql_reads.start()
+
+    def refuses(self, request: RequestContext) -> bool:
+        """Return whether a detector in `block` mode has found something on this request."""
+        return any(self.switches[violation.kind].blocks for violation in request.violations or ())

@@ -32,9 +32,10 @@ class Lab:
     """Makes requests of two synthetic principals; each lab has its own two."""
 
     def __init__(self, principals: Principals) -> None:
-        name = secrets.token_hex(8)
-        self.victim = principals.named(f"isolation-monitor-planted-{name}-a")
-        self.offender = principals.named(f"isolation-monitor-planted-{name}-b")
+        self.name = secrets.token_hex(8)
+        """Different for each lab: to make values that nobody else has."""
+        self.victim = principals.named(f"isolation-monitor-planted-{self.name}-a")
+        self.offender = principals.named(f"isolation-monitor-planted-{self.name}-b")
         self.victim.is_synthetic = self.offender.is_synthetic = True
 
     def request(self, *, of_offender: bool = False) -> RequestContext:

@@ -6,12 +6,16 @@ Called from the event loop and from worker threads; never raises, never blocks.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import Exposure, RequestContext
+from isolation_monitor.telemetry.suppressions import Suppressions
 from isolation_monitor.telemetry.violations import GRADE_ORDER, Violation, iso_time, uuid7
 
 if TYPE_CHECKING:
@@ -19,10 +23,14 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.metrics.registry import MetricRegistry
     from isolation_monitor.telemetry.principals import Principal
     from isolation_monitor.telemetry.records.outbox import Outbox
+    from isolation_monitor.telemetry.switches import Switches
 
 logger = logging.getLogger("isolation_monitor")
 
 RECENT_LIMIT: Final = 256
+PLANTED_LIMIT: Final = 32
+PLANTED_RECORD_EVERY_S: Final = 3600.0
+"""A planted fault of each detector is sent once an hour: proof that evidence arrives, and no flood."""
 FULL_RECORDS_PER_MINUTE: Final = 20
 """Full records of one fingerprint in a minute; the rest arrive as one record with their number (docs/records.md)."""
 _MUTED_FINGERPRINTS: Final = 1_000
@@ -31,13 +39,22 @@ _MUTED_FINGERPRINTS: Final = 1_000
 class Ledger:
     """Counts checks, verdicts and violations, and hands records to the outbox."""
 
-    def __init__(self, registry: MetricRegistry, outbox: Outbox) -> None:
+    def __init__(self, registry: MetricRegistry, outbox: Outbox, suppressions: Suppressions | None = None) -> None:
         self.registry = registry
         self.outbox = outbox
+        self.suppressions = suppressions or Suppressions()
+        self.switches: Switches | None = None
+        """Set by the detection: a detector that is off reports nothing, whatever still asks it."""
         self.exposure = Exposure()
         self.recent: deque[Violation] = deque(maxlen=RECENT_LIMIT)
+        """Of users; those that are suppressed say so in their detail."""
+        self.planted: deque[Violation] = deque(maxlen=PLANTED_LIMIT)
+        """What detectors reported of planted faults."""
+        self._planting: set[int] = set()
+        """The threads on which a fault is being planted now."""
+        self._planted_sent: dict[str, float] = {}
         self.on_violation: list[Any] = []
-        """Callables given each violation; for tests and the pytest plugin."""
+        """Callables given each violation, planted ones too, but none that is suppressed."""
         self.verdict_cells: dict[tuple[str, str, bool, str], Cell] = {
             (transport, verdict, exposed, arm): registry.counter(
                 names.REQUESTS, transport=transport, verdict=verdict, exposed=str(exposed).lower(), arm=arm
@@ -55,10 +72,13 @@ class Ledger:
     # --- Reporter ---------------------------------------------------------------------------------------------------
 
     def checked(self, detector: str) -> None:
-        self.passes[detector].inc()
+        # Checks tell whether the host's acts reach a detector: those on planted faults do not.
+        if not self._planting or threading.get_ident() not in self._planting:
+            self.passes[detector].inc()
 
     def skipped(self, detector: str) -> None:
-        self._checks[detector, "skipped"].inc()
+        if not self._planting or threading.get_ident() not in self._planting:
+            self._checks[detector, "skipped"].inc()
 
     def check_failed(self, detector: str, hook: str, error: BaseException) -> None:
         self._checks[detector, "error"].inc()
@@ -67,16 +87,24 @@ class Ledger:
     def report(self, violation: Violation, *requests: RequestContext | None) -> None:
         """Count the violation, mark the requests of both sides, and send the evidence."""
         try:
-            if any(request is not None and request.principal is not None and request.principal.is_synthetic for request in requests):
+            if self.switches is not None and not self.switches[violation.kind].is_on:
+                return
+            if self._is_planted(requests):
                 violation.synthetic = True
+            if violation.synthetic:
+                self._report_planted(violation, requests)
+                return
             self._checks[violation.kind, "violation"].inc()
-            self._count(violation)
+            suppression = self.suppressions.matching(violation)
             self.recent.append(violation)
+            if suppression is not None:
+                violation.detail["suppressed"] = suppression.as_detail()
+                self._report_suppressed(violation, requests)
+                return
+            self._count(violation)
             for request in requests:
                 if request is not None:
-                    if request.violations is None:
-                        request.violations = []
-                    request.violations.append(violation)
+                    _note(request, violation)
                     if violation.grade != "hygiene":
                         self._mark_violated(request)
             self._send(violation)
@@ -85,23 +113,46 @@ class Ledger:
         except Exception as error:
             self.internal_error("middleware", error)
 
+    @contextmanager
+    def planting(self) -> Iterator[None]:
+        """While a fault is planted on the calling thread: what is reported there is synthetic, what is checked there does not count."""
+        thread = threading.get_ident()
+        self._planting.add(thread)
+        try:
+            yield
+        finally:
+            self._planting.discard(thread)
+
     def escalate(self, violation: Violation, reason: str, request: RequestContext | None) -> None:
         """Raise a violation's grade to `crossed`: what could cross did cross."""
         if GRADE_ORDER[violation.grade] >= GRADE_ORDER["crossed"] or "crossed" not in names.KIND_GRADES[violation.kind]:
             return
         violation.grade = "crossed"
-        self._count(violation)
-        if request is not None:
-            self._mark_violated(request)
+        if violation.synthetic:
+            self._count(violation)
+            return
+        if "suppressed" in violation.detail:
+            if request is not None:
+                self._mark_unverifiable(request)
+        else:
+            self._count(violation)
+            if request is not None:
+                self._mark_violated(request)
         self._send_note("escalation", violation, {"grade": "crossed", "reason": reason})
 
     def retract(self, violation: Violation, reason: str) -> None:
-        self._send_note("retraction", violation, {"reason": reason})
+        if not violation.synthetic:
+            self._send_note("retraction", violation, {"reason": reason})
 
     @property
     def latest_finished(self) -> int:
         """Serial number of the request that was judged last; 0 before the first."""
         return self.exposure.latest_finished
+
+    def isolated_cells(self, transport: str) -> dict[str, tuple[Cell, Cell]]:
+        """Return the cells of the verdict `isolated`: by arm, then by whether the request was exposed."""
+        cells = self.verdict_cells
+        return {arm: (cells[transport, "isolated", False, arm], cells[transport, "isolated", True, arm]) for arm in names.ARMS}
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -132,6 +183,15 @@ class Ledger:
             self.verdict_cells[request.transport, "violated", request.exposed, request.arm].inc()
             self.registry.counter(names.RECLASSIFIED, exposed=str(request.exposed).lower(), arm=request.arm).inc()
 
+    def _mark_unverifiable(self, request: RequestContext) -> None:
+        """What was found on the request is suppressed: it cannot be called isolated, nor is it counted as violated."""
+        if request.violated or request.unverifiable:
+            return
+        request.unverifiable = True
+        if request.finished and request.principal is not None:
+            self.verdict_cells[request.transport, "unverified", request.exposed, request.arm].inc()
+            self.registry.counter(names.RECLASSIFIED, exposed=str(request.exposed).lower(), arm=request.arm).inc()
+
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
@@ -155,6 +215,34 @@ class Ledger:
             # Nothing is left to report to: even counting failed.
             return
 
+    def _is_planted(self, requests: tuple[RequestContext | None, ...]) -> bool:
+        return threading.get_ident() in self._planting or any(
+            request is not None and request.principal is not None and request.principal.is_synthetic for request in requests
+        )
+
+    def _report_planted(self, violation: Violation, requests: tuple[RequestContext | None, ...]) -> None:
+        """Count and keep what a detector saw of a planted fault, apart from users' violations; no log line, few records."""
+        self._count(violation)
+        self.planted.append(violation)
+        for request in requests:
+            if request is not None:
+                _note(request, violation)
+        now = time.monotonic()
+        if now - self._planted_sent.get(violation.kind, -PLANTED_RECORD_EVERY_S) >= PLANTED_RECORD_EVERY_S:
+            self._planted_sent[violation.kind] = now
+            self.outbox.put(violation.as_record())
+        for listener in self.on_violation:
+            listener(violation)
+
+    def _report_suppressed(self, violation: Violation, requests: tuple[RequestContext | None, ...]) -> None:
+        """Count a violation that the service accepts for now: it pages nobody and blocks nothing, and no request is green for it."""
+        self.registry.counter(names.VIOLATIONS_SUPPRESSED, kind=violation.kind).inc()
+        if violation.grade != "hygiene":
+            for request in requests:
+                if request is not None:
+                    self._mark_unverifiable(request)
+        self._send(violation)
+
     def _count(self, violation: Violation) -> None:
         self.registry.counter(
             names.VIOLATIONS,
@@ -177,8 +265,10 @@ class Ledger:
         if len(self._muted) > _MUTED_FINGERPRINTS:
             self._muted.pop(next(iter(self._muted)), None)
         if seen == 1:
-            logger.error(
-                "isolation violation %s (%s): %s [victim %s, offender %s, id %s]",
+            is_accepted = "suppressed" in violation.detail
+            logger.log(
+                logging.INFO if is_accepted else logging.ERROR,
+                "isolation violation %s (%s): %s [victim %s, offender %s, id %s]" + (" (suppressed)" if is_accepted else ""),
                 violation.kind,
                 violation.grade,
                 violation.summary,
@@ -189,3 +279,9 @@ class Ledger:
 
     def _send_note(self, type: str, violation: Violation, fields: dict[str, Any]) -> None:
         self.outbox.put({"type": type, "id": uuid7(), "time": iso_time(time.time()), "violation_id": violation.id, **fields})
+
+
+def _note(request: RequestContext, violation: Violation) -> None:
+    if request.violations is None:
+        request.violations = []
+    request.violations.append(violation)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from isolation_monitor import __version__
-from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry import names, private
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames
 from isolation_monitor.telemetry.delivery.frames import Frames
 from isolation_monitor.telemetry.delivery.run import Run, Runs
 from isolation_monitor.telemetry.detection import Detection
+from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
 from isolation_monitor.telemetry.detectors.foreign_identity import IdentityFields
 from isolation_monitor.telemetry.detectors.instance_reuse import InstanceReuse
 from isolation_monitor.telemetry.detectors.slow_creation import SlowCreation
@@ -29,13 +31,17 @@ from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_inst
 from isolation_monitor.telemetry.instrument import starlette as starlette_instrument
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
 from isolation_monitor.telemetry.instrument.integrations import Integrations
+from isolation_monitor.telemetry.instrument.sqlalchemy_owned import OwnedModels
 from isolation_monitor.telemetry.ledger import Ledger
 from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
 from isolation_monitor.telemetry.metrics.port import MetricsPort, serve_on_port
 from isolation_monitor.telemetry.metrics.registry import MetricRegistry
+from isolation_monitor.telemetry.metrics.worker_deaths import WorkerDeaths
+from isolation_monitor.telemetry.power import Power
 from isolation_monitor.telemetry.principals import Principal, PrincipalExtractor, PrincipalHasher, Principals, Scope
 from isolation_monitor.telemetry.records.outbox import Outbox
 from isolation_monitor.telemetry.settings import Mode, Settings, load_settings
+from isolation_monitor.telemetry.suppressions import load as load_suppressions
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.instrument.patches import Patch
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=PrincipalExtractor)
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=type)
 
 
 class IsolationMonitor:
@@ -58,7 +65,8 @@ class IsolationMonitor:
         self.hasher = PrincipalHasher(settings.hash_key)
         self.principals = Principals(self.hasher)
         self.outbox = Outbox(settings.service, settings.collector_url, settings.collector_token, settings.queue_limit, self._count_record)
-        self.ledger = Ledger(self.registry, self.outbox)
+        self.suppressions = load_suppressions(settings.suppressions_file)
+        self.ledger = Ledger(self.registry, self.outbox, self.suppressions)
         self.housekeeper = Housekeeper(lambda error: self.ledger.internal_error("housekeeper", error))
         self.detection = Detection(self.ledger, self.housekeeper, self.principals, settings)
         self.integrations = Integrations(self.detection)
@@ -68,9 +76,11 @@ class IsolationMonitor:
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
         self.leaks = self.detection.leaks
-        self.factories = Factories(
-            self.ledger, InstanceReuse(self.ledger), SlowCreation(self.ledger, settings.creation_budget_ms), lambda: self.is_on
-        )
+        if settings.body_limit_bytes and self.detection.switches[names.FOREIGN_CONTENT].mode != "off":
+            self.frames.content = self.detection
+            self.frames.reads = True
+        reuse, slow = InstanceReuse(self.ledger), SlowCreation(self.ledger, settings.creation_budget_ms)
+        self.factories = Factories(self.ledger, reuse, slow, lambda: self.is_on)
         self.endpoint = MetricsEndpoint(
             self.registry, isolation_path=settings.isolation_path, metrics_path=settings.metrics_path, token=settings.metrics_token
         )
@@ -81,6 +91,7 @@ class IsolationMonitor:
         self.app: Any = None
         self.instrumented_engines: list[Any] = []
         self._patches: list[Patch] = []
+        self._owned: OwnedModels | None = None
         self._undo: list[Callable[[], None]] = []
         self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
         self._judged = 0
@@ -88,6 +99,23 @@ class IsolationMonitor:
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
         self.housekeeper.every_second(self._tick)
+        self.worker_deaths = WorkerDeaths(self.registry, self.ledger.exposure)
+        self.housekeeper.every_second(self.worker_deaths.tick)
+        self.power = Power(
+            self.ledger,
+            self.principals,
+            self.detection.switches,
+            self.detection.plantables
+            | {
+                names.INHERITED_CONTEXT: inherited_context.Proof(self.ledger),
+                names.INSTANCE_REUSE: reuse,
+                names.WRONG_SOCKET: self.frames,
+                names.FOREIGN_IDENTITY: foreign_identity.Proof(self.ledger, self.principals, lambda: self.identity),
+                names.SLOW_CREATION: slow,
+                names.INCOMPLETE_RUN: self.runs,
+            },
+            settings.self_test_interval_s,
+        )
         self._port: MetricsPort | None = None
         self._shown_mode: Mode = self.mode
         self._show_info()
@@ -117,9 +145,15 @@ class IsolationMonitor:
         if self.settings.mode == "off":
             self.app = app
             return app
+        if app is self.app:
+            # A second call, for another engine perhaps: the application is watched already.
+            for one in (*((engine,) if engine is not None else ()), *engines):
+                self._instrument_engine(one)
+            return app
         for one in (*((engine,) if engine is not None else ()), *engines):
             self._instrument_engine(one)
         self.integrations.look()
+        self.detection.shared_state.watch(app)
         in_place = starlette_instrument.instrument(app, lambda inner: IsolationMiddleware(inner, self))
         if in_place is not None:
             self._undo.append(in_place.undo)
@@ -167,6 +201,53 @@ class IsolationMonitor:
         """
         return self.factories.declare(component, scope, reset)
 
+    def owns(self, model: M, *, by: str | Callable[[dict[str, Any]], Any]) -> M:
+        """Declare that the rows of a SQLAlchemy model belong to users: reading others' is a violation. Usable on any mapped class.
+
+        Args:
+            by: the column that holds the owner's id; or a function that returns it (or several) from an instance's `__dict__`.
+
+        Raises:
+            SettingsError: `model` is no mapped class, or has no such column.
+        """
+        if self.settings.mode == "off":
+            return model
+        if self._owned is None:
+            self._owned = OwnedModels(self.detection)
+        known = len(self._owned.patches)
+        self._owned.declare(model, by)
+        self._patches.extend(self._owned.patches[known:])
+        self._undo.append(self._owned.undo)
+        return model
+
+    def unscoped(self, reason: str) -> AbstractContextManager[None]:
+        """Say that a `with` block reads rows of all owners on purpose; the reason is logged."""
+        return self.detection.unscoped_access.unscoped(reason)
+
+    def private(self, function: F) -> F:
+        """Declare that what a function returns is private to the current request's principal. Usable as a decorator.
+
+        Every opaque value in the result (texts, plain containers, instances' fields) is then known wherever it turns up.
+        Works for functions and async functions; the result passes unchanged.
+        """
+        return private.declare(function, self.detection.foreign_content, self.ledger)
+
+    def canary(self, value: str, *, owner: str) -> None:
+        """Declare a value that was planted in the stores for the user or tenant `owner`: seen by anybody else, it proves a leak.
+
+        Raises:
+            SettingsError: the value is too short to be nobody else's.
+        """
+        self.detection.canary.add(value, self.principals.named(owner))
+
+    def seal(self, value: object) -> object:
+        """Return a value with the current principal's name on it, to be put into a cache or queue; see `unseal`."""
+        return self.detection.cache_owner.seal(value)
+
+    def unseal(self, sealed: object, default: object = None) -> object:
+        """Return what was sealed; reported when the current principal is another one, and `default` in `block` mode."""
+        return self.detection.cache_owner.unseal(sealed, default)
+
     def events(self, events: EventNames) -> None:
         """Declare the names of the service's run events."""
         self.runs.configure(events)
@@ -176,9 +257,13 @@ class IsolationMonitor:
         self.frames.reads = True
         return self.runs.start(run_id, self.principals.named(owner) if owner is not None else None)
 
-    def violations(self) -> list[Violation]:
-        """Return the latest violations of this process, oldest first; at most 256."""
-        return list(self.ledger.recent)
+    def violations(self, *, synthetic: bool = False) -> list[Violation]:
+        """Return the latest violations of this process, oldest first; at most 256.
+
+        Args:
+            synthetic: instead, what the detectors reported of planted faults; at most 32.
+        """
+        return list(self.ledger.planted if synthetic else self.ledger.recent)
 
     @property
     def patches(self) -> list[Patch]:
@@ -216,15 +301,15 @@ class IsolationMonitor:
         self.leaks.request_ended(request)
 
     def request_failed(self, request: RequestContext) -> None:
-        """Count a failure. It escaped when a leak of another principal holds what this request needed."""
-        outcome = "escaped" if self.leaks.blocks(request) else "contained"
-        self.registry.counter(names.FAILURES, outcome=outcome, arm=request.arm).inc()
+        """Count a failure, and find out whom else it touched."""
+        self.detection.containment.failed(request)
 
     def serving(self) -> None:
         """Called on the event loop's thread when the server starts the application."""
         self.registry.own_thread()
         self.integrations.serving()
         self.housekeeper.start()
+        self.power.serving(asyncio._get_running_loop())
         self.served = True
         if self.settings.metrics_port and self._port is None:
             self._port = serve_on_port(self.registry, "0.0.0.0", self.settings.metrics_port, self.settings.metrics_token)
@@ -246,7 +331,7 @@ class IsolationMonitor:
     # --- housekeeping -----------------------------------------------------------------------------------------------
 
     def _instrument_engine(self, engine: Any) -> None:
-        done = sqlalchemy_instrument.instrument_engine(engine, self.leaks, self.registry, self.housekeeper)
+        done = sqlalchemy_instrument.instrument_engine(engine, self.detection)
         self._patches.extend(done.patches)
         self._undo.append(done.undo)
         self.instrumented_engines.append(engine)
@@ -262,12 +347,14 @@ class IsolationMonitor:
         self._show_info()
         if self.is_on:
             self.integrations.look()
+            self.detection.tick()
         if self.ledger.latest_finished != self._judged:
             self._judged = self.ledger.latest_finished
             self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
         self.registry.gauge(names.WEBSOCKET_ACTIVE).set(float(len(self.connections)))
         self.registry.gauge(names.RECORD_QUEUE_DEPTH).set(float(len(self.outbox)))
         self.ledger.sweep(now)
+        self.power.tick(now)
 
     def _count_record(self, what: str, n: int) -> None:
         if what in names.RECORD_STATES:

@@ -90,7 +90,7 @@ KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
     INCOMPLETE_RUN: ("hygiene",),
     # The event loop stood still, blamed on the request whose code held it.
     LOOP_STALL: ("hygiene",),
-    # Requests waited for a lock, queue or pool that a request of another principal held.
+    # Requests waited for a lock, queue or pool that a request of another principal held, or failed because that one failed.
     STARVATION: ("hygiene",),
     # Memory, file handles, threads, children or tasks grew steadily.
     RESOURCE_TREND: ("hygiene",),
@@ -121,7 +121,11 @@ RUN_EVENTS: Final = (
 )
 """Default names of a run's events; a service can configure its own (at most 12)."""
 
+PLANT_RESULTS: Final = ("seen", "missed")
+DETECTOR_STATES: Final = ("proven", "grey", "untested", "off")
 EVENT_ANOMALIES: Final = ("missing", "out_of_order", "duplicate", "wrong_owner", "after_end")
+FAILURE_OUTCOMES: Final = ("contained", "escaped", "common_cause")
+PROCESS_RESOURCE_NAMES: Final = ("memory", "fds", "threads", "children", "tasks")
 RUN_OUTCOMES: Final = ("complete", "incomplete", "failed", "cancelled", "abandoned")
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
 
@@ -142,6 +146,9 @@ POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1
 """The semantic conventions' database ladder plus 2 ms, the acquisition budget of requirement R6."""
 HELD_BUCKETS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 RUN_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BLAST_BUCKETS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+"""Principals that one failure touched."""
 
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------
@@ -179,7 +186,7 @@ REQUESTS = Metric(
 RECLASSIFIED = Metric(
     "isolation_requests_reclassified_total",
     "counter",
-    "Requests first counted isolated whose violation was found after they had ended; they count again as violated.",
+    "Requests first counted isolated whose violation was found after they had ended; they count again, as violated or unverified.",
     {"exposed": BOOLEANS, "arm": ARMS},
     "isolation",
     unit="{request}",
@@ -201,6 +208,34 @@ CHECKS = Metric(
     "isolation",
     unit="{check}",
 )
+VIOLATIONS_SUPPRESSED = Metric(
+    "isolation_violations_suppressed_total",
+    "counter",
+    "Violations that an entry of the suppressions file accepts for now: recorded, not counted; their requests are unverified.",
+    {"kind": tuple(KIND_GRADES)},
+    "isolation",
+    unit="{violation}",
+)
+PLANTED_FAULTS = Metric(
+    "isolation_planted_faults_total",
+    "counter",
+    "Faults planted on synthetic principals to prove a detector, by whether it saw them within 5 seconds.",
+    {"detector": DETECTORS, "result": PLANT_RESULTS},
+    unit="{fault}",
+)
+DETECTOR_POWER = Metric(
+    "isolation_detector_power",
+    "gauge",
+    "Lower bound (Clopper-Pearson, 95 %) of a detector's recall over its last 20 planted faults; the least of all workers, -1 untested.",
+    {"detector": DETECTORS},
+)
+DETECTOR_STATE = Metric(
+    "isolation_detector_state",
+    "gauge",
+    "Workers in which a detector is proven, grey (its planted fault was missed, or none came), untested or off.",
+    {"detector": DETECTORS, "state": DETECTOR_STATES},
+    unit="{process}",
+)
 SESSION_LEAKS = Metric(
     "isolation_session_leaks_total",
     "counter",
@@ -221,9 +256,51 @@ FAILURES = Metric(
     "isolation_failures_total",
     "counter",
     "Requests and runs that failed on the server's side. contained: no other principal was touched by the failure.",
-    {"outcome": ("contained", "escaped"), "arm": ARMS},
+    {"outcome": FAILURE_OUTCOMES, "arm": ARMS},
     "isolation",
     unit="{failure}",
+)
+FAILURE_PRINCIPALS = Metric(
+    "isolation_failure_principals",
+    "histogram",
+    "Principals that one failure had touched, the one it began with included, counted again each time it touches another.",
+    {},
+    "isolation",
+    BLAST_BUCKETS,
+    unit="{principal}",
+)
+CASCADES = Metric(
+    "isolation_cascades_total",
+    "counter",
+    "Failures that reached two other principals or more; each counts once.",
+    {},
+    "isolation",
+    unit="{failure}",
+)
+WORKER_DEATHS = Metric(
+    "isolation_worker_deaths_total",
+    "counter",
+    "Worker processes that vanished without closing, counted by the workers that remain.",
+    {},
+    "isolation",
+    unit="{process}",
+)
+PRINCIPALS_ACTIVE = Metric(
+    "isolation_principals_active",
+    "gauge",
+    "Principals with a live request or connection, as of the last second.",
+    {},
+    "isolation",
+    unit="{principal}",
+)
+LOOP_STALL_DURATION = Metric(
+    "isolation_loop_stall_seconds",
+    "histogram",
+    "Stretches during which the event loop stood still, without those of the garbage collector and of a machine that was late itself.",
+    {},
+    "isolation",
+    STALL_BUCKETS,
+    unit="s",
 )
 EVENT_DELIVERIES = Metric(
     "isolation_event_deliveries_total",
@@ -372,6 +449,12 @@ DB_CONNECTION_USE = Metric(
     HELD_BUCKETS,
     unit="s",
 )
+PROCESS_RESOURCES = Metric(
+    "isolation_process_resources",
+    "gauge",
+    "What the process holds, every 10 seconds: bytes of resident memory, or the number of open files, threads, children, tasks.",
+    {"resource": PROCESS_RESOURCE_NAMES},
+)
 RECORDS = Metric(
     "isolation_records_total",
     "counter",
@@ -386,10 +469,16 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     REQUESTS,
     RECLASSIFIED,
     VIOLATIONS,
+    VIOLATIONS_SUPPRESSED,
     CHECKS,
     SESSION_LEAKS,
     SESSION_LEAKS_RETRACTED,
     FAILURES,
+    FAILURE_PRINCIPALS,
+    CASCADES,
+    WORKER_DEATHS,
+    PRINCIPALS_ACTIVE,
+    LOOP_STALL_DURATION,
     EVENT_DELIVERIES,
     RUNS,
     RUN_ACTIVE,
@@ -411,8 +500,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     DB_CONNECTION_MAX,
     DB_CONNECTION_WAIT,
     DB_CONNECTION_USE,
+    PROCESS_RESOURCES,
     RECORDS,
     RECORD_QUEUE_DEPTH,
+    PLANTED_FAULTS,
+    DETECTOR_POWER,
+    DETECTOR_STATE,
     MONITOR_SERIES,
 )
 

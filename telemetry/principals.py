@@ -77,6 +77,15 @@ class Principals:
             _forget_oldest(self._by_id)
         return found
 
+    def known(self, id: str) -> Principal | None:
+        """Return the principal of this id if it was seen lately; makes none."""
+        return self._by_id.get(id)
+
+    def forget(self, principal: Principal) -> None:
+        """Forget a principal of a planted fault; it is never seen again."""
+        if self._by_id.get(principal.id) is principal:
+            self._by_id.pop(principal.id, None)
+
     def of_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
         """Return the principal behind the Authorization header, else behind a session cookie; None when there is neither.
 

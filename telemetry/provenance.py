@@ -6,7 +6,7 @@ on the way: a detector that suspects a value asks `was_fetched`. Bounded per req
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 from isolation_monitor.telemetry.context import CURRENT, RequestContext
@@ -26,6 +26,8 @@ class Fetched(NamedTuple):
     values: object
 
 
+TEXTS_DEPTH: Final = 5
+TEXTS_WIDTH: Final = 200
 OVERFLOW: Final = Fetched("sql", "", None, None)
 
 
@@ -55,7 +57,7 @@ class Stores:
     def written(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
         """Note what is handed to a store, before it is."""
         request = request or CURRENT.get()
-        if request is None or not self.on_write:
+        if request is None or request.finished or not self.on_write:
             return
         for listener in self.on_write:
             listener(request, Fetched(store, where, key, values))
@@ -68,6 +70,37 @@ def was_fetched(request: RequestContext, token: str, stores: Iterable[StoreKind]
     """
     raw = token.encode("utf-8", "surrogatepass")
     return any(read is OVERFLOW or (read.store in stores and _carries(read.values, token, raw, 0)) for read in request.fetched or ())
+
+
+def texts_in(value: object, depth: int = 0) -> Iterator[str]:
+    """Return the texts inside a plain value, its containers and instances, looked at raw; at most some thousands of them."""
+    kind = type(value)
+    if kind is str:
+        yield value  # type: ignore[misc]  # an exact str
+    elif kind in (bytes, bytearray):
+        yield value.decode("utf-8", "replace")  # type: ignore[attr-defined]  # exact bytes
+    elif kind is int:
+        yield str(value)
+    elif depth >= TEXTS_DEPTH or value is None:
+        return
+    elif kind is dict:
+        for item in list(value.values())[:TEXTS_WIDTH]:  # type: ignore[attr-defined]  # an exact dict
+            yield from texts_in(item, depth + 1)
+    elif kind in (list, tuple, set, frozenset):
+        for item in list(value)[:TEXTS_WIDTH]:  # type: ignore[call-overload]  # an exact container
+            yield from texts_in(item, depth + 1)
+    elif isinstance(value, tuple):
+        for item in list(tuple.__iter__(value))[:TEXTS_WIDTH]:
+            yield from texts_in(item, depth + 1)
+    elif kind.__module__ == "uuid":
+        yield str(value)
+    else:
+        try:
+            fields = object.__getattribute__(value, "__dict__")
+        except AttributeError:
+            return
+        if type(fields) is dict:
+            yield from texts_in(fields, depth + 1)
 
 
 def _carries(value: object, token: str, raw: bytes, depth: int) -> bool:
@@ -92,4 +125,6 @@ def _carries_other(value: Any, token: str, raw: bytes, depth: int) -> bool:
         return token.replace("-", "").lower() == str(value).replace("-", "").lower()
     if isinstance(value, tuple):
         return any(_carries(item, token, raw, depth + 1) for item in tuple.__iter__(value))
+    if module.startswith("asyncpg") and type(value).__name__ == "Record":
+        return any(_carries(item, token, raw, depth + 1) for item in value.values())
     return False

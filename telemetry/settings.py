@@ -50,13 +50,35 @@ class Settings:
         "Detectors that differ from the shipped state, comma-separated: `shared_state=off`, `foreign_content=block`, "
         "`shared_state=monitor@0.05` (one chance in twenty).",
     )
+    looks_per_second: int = _setting(
+        500,
+        "Requests a second, per process, whose context and shared state are looked at closely (about 10 us each); "
+        "the others count as skipped there.",
+    )
     run_id_field: str = _setting("run_id", "JSON field of a frame that names its run.")
     event_field: str = _setting("type", "JSON field of a frame that names its event.")
     leak_grace_s: float = _setting(
         0.4, "How long after its request a database connection may stay out before it counts as leaked, seconds."
     )
+    task_grace_s: float = _setting(
+        5.0, "How long after its request a task, thread or async generator may live on before it counts as leaked, seconds."
+    )
     settle_s: float = _setting(0.3, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
     creation_budget_ms: float = _setting(10.0, "Creation of an instance above this is slow, milliseconds (requirement R3).")
+    stall_threshold_ms: float = _setting(100.0, "The event loop stalls when it stands still for longer than this, milliseconds.")
+    starvation_threshold_ms: float = _setting(
+        1000.0, "A request starves when it waits longer than this for a lock that another principal's request holds, milliseconds."
+    )
+    trend_window_s: float = _setting(
+        600.0, "How far back the steady growth of memory, files, threads, children and tasks is looked for, seconds."
+    )
+    self_test_interval_s: float = _setting(
+        15.0,
+        "So often a fault is planted on synthetic principals, for one detector after the other, to prove it is seen, seconds. 0: never.",
+    )
+    suppressions_file: str | None = _setting(
+        None, "File of the violations that are accepted for now. Unset: `isolation-suppressions.toml` in the working directory, if there."
+    )
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
     queue_limit: int = _setting(10_000, "Records kept in memory for sending; beyond it new ones are dropped and counted.")
     metrics_dir: str | None = _setting(None, "Folder of the counters that all workers share. Unset: chosen under the temporary folder.")

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from isolation_monitor.telemetry import names, stacks
+from isolation_monitor.telemetry.context import Connection
+from isolation_monitor.telemetry.delivery.run import Run
 from isolation_monitor.telemetry.detectors import foreign_identity, wrong_socket
 
 if TYPE_CHECKING:
-    from isolation_monitor.telemetry.context import Connection, RequestContext
-    from isolation_monitor.telemetry.delivery.run import Run, Runs
+    from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.delivery.run import Runs
     from isolation_monitor.telemetry.detectors.foreign_identity import IdentityFields
+    from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.ledger import Ledger
     from isolation_monitor.telemetry.principals import Principals
 
@@ -24,8 +27,16 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 
+class Content(Protocol):
+    """Judges what a text carries; `detectors/foreign_content.py`."""
+
+    def leaving(self, request: RequestContext, text: str, where: str, *, scope: Any = None, learns: bool = True) -> bool: ...
+
+
 class Frames:
     """Judges outgoing WebSocket frames. `reads` is False while there is nothing to look for."""
+
+    plants_on_loop = True
 
     def __init__(self, ledger: Ledger, principals: Principals, runs: Runs, run_id_field: str, event_field: str, limit: int) -> None:
         self.reads = False
@@ -34,7 +45,9 @@ class Frames:
         self._principals = principals
         self._runs = runs
         self._limit = limit
+        self._fields = (run_id_field, event_field)
         self._run_id = re.compile(rf'"{re.escape(run_id_field)}"\s*:\s*"([^"\\]*)"')
+        self.content: Content | None = None
         self._event = re.compile(rf'"{re.escape(event_field)}"\s*:\s*"([^"\\]*)"')
 
     def send(self, message: Message, send: Send, connection: Connection, request: RequestContext | None) -> Awaitable[None]:
@@ -49,6 +62,21 @@ class Frames:
         if run is None:
             return send(message)
         return self._send_event(message, send, run, event)
+
+    def plant(self, lab: Lab) -> None:
+        """Send an event of the victim's run on a connection of the offender: the fault that `wrong_socket` sees."""
+        run = Run(self._runs, f"planted-{lab.name}", lab.victim, lab.request())
+        request = lab.request(of_offender=True)
+        run_id_field, event_field = self._fields
+        self._runs.known[run.id] = run
+        try:
+            self._judge(
+                {"text": f'{{"{run_id_field}": "{run.id}", "{event_field}": "planted"}}'},
+                Connection(lab.offender, request.scope or {}),
+                request,
+            )
+        finally:
+            self._runs.known.pop(run.id, None)
 
     async def _send_event(self, message: Message, send: Send, run: Run, event: str) -> None:
         await send(message)
@@ -75,7 +103,8 @@ class Frames:
                 event = found[1]
         if run is not None:
             if wrong_socket.belongs_elsewhere(run, connection):
-                self._runs.strayed()
+                if run.owner is None or not run.owner.is_synthetic:
+                    self._runs.strayed()
                 if request is not None:
                     wrong_socket.report(ledger, run, event, connection, request)
                 # An event on a stranger's socket is no delivery.
@@ -85,6 +114,8 @@ class Frames:
             if run.connection is not connection:
                 run.connection = connection
         self._judge_identity(text, run, event, connection, request)
+        if self.content is not None and request is not None:
+            self.content.leaving(request, text, f"the frame {event}".strip(), scope=connection.scope)
         return run, event
 
     def _judge_identity(self, text: str, run: Run | None, event: str, connection: Connection, request: RequestContext | None) -> None:

@@ -22,6 +22,7 @@ from isolation_monitor.telemetry.violations import Resource, Violation, iso_time
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.housekeeper import Housekeeper
+    from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.ledger import Ledger
     from isolation_monitor.telemetry.principals import Principal
 
@@ -47,6 +48,11 @@ class Run:
         self.ended = False
         self.error: str | None = None
         self.task = _task_reference()
+
+    @property
+    def is_planted(self) -> bool:
+        """True for the run of a planted fault, which is in nobody's numbers."""
+        return self.owner is not None and self.owner.is_synthetic
 
     def emit(self, event: str, call_id: str = "") -> None:
         """Say that `event` is being handed to the user's connection; call it just before sending.
@@ -131,6 +137,10 @@ class Runs:
         run.sent[event] += 1
         self._count(event, "sent")
 
+    def plant(self, lab: Lab) -> None:
+        """Let a run of the victim end without the events that it owes."""
+        self.ended(Run(self, f"planted-{lab.name}", lab.victim, None))
+
     def strayed(self) -> None:
         """Count an event that went to another principal's connection."""
         self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly="wrong_owner").inc()
@@ -157,7 +167,6 @@ class Runs:
                 run.request.open_runs -= 1
 
     def _judge(self, run: Run, missing: list[str], duration_s: float) -> None:
-        registry = self._registry
         arm = run.request.arm if run.request else "none"
         lost = Counter(missing)
         for event, n in run.emitted.items():
@@ -169,19 +178,25 @@ class Runs:
             outcome, lost = "abandoned", Counter()
         elif lost and outcome == "complete":
             outcome = "incomplete"
+        if not run.is_planted:
+            self._measure(run, lost, outcome, arm, duration_s)
+        if outcome == "failed" and run.request is not None:
+            run.request.failed = True
+        if lost:
+            self._report(run, lost, outcome, arm)
+            if not run.is_planted:
+                self._record(run, outcome, duration_s)
+        else:
+            self._ledger.checked(names.INCOMPLETE_RUN)
+
+    def _measure(self, run: Run, lost: Counter[str], outcome: str, arm: str, duration_s: float) -> None:
+        registry = self._registry
         registry.counter(names.RUNS, outcome=outcome, arm=arm).inc()
         registry.histogram(names.RUN_DURATION).observe(duration_s)
         registry.counter(names.EVENT_DELIVERIES, result="delivered", arm=arm).inc(float(sum(run.sent.values())))
         if lost:
             registry.counter(names.EVENT_DELIVERIES, result="lost", arm=arm).inc(float(sum(lost.values())))
             registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly="missing").inc(float(sum(lost.values())))
-        if outcome == "failed" and run.request is not None:
-            run.request.failed = True
-        if lost:
-            self._report(run, lost, outcome, arm)
-            self._record(run, outcome, duration_s)
-        else:
-            self._ledger.checked(names.INCOMPLETE_RUN)
 
     def _report(self, run: Run, lost: Counter[str], outcome: str, arm: str) -> None:
         text = ", ".join(f"{event} x{n}" if n > 1 else event for event, n in sorted(lost.items()))
@@ -194,6 +209,7 @@ class Runs:
                 victim=side_of(run.request, run.stack, principal=run.owner, run_id=run.id, at=run.started_at),
                 offender=None,
                 arm=arm,
+                synthetic=run.is_planted,
             )
         )
 

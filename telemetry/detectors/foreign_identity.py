@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
@@ -23,6 +23,7 @@ from isolation_monitor.telemetry.violations import Reporter, Resource, Side, Vio
 if TYPE_CHECKING:
     from isolation_monitor.telemetry import stacks
     from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.principals import Principal
 
 _INFLATED_LIMIT: Final = 4 * 1024 * 1024
@@ -72,6 +73,21 @@ class IdentityFields:
                 if text != own:
                     return field.decode("utf-8", "replace"), text
         return None
+
+
+class Proof:
+    """Plants an answer to the offender that names the victim in a declared field; in `user_id` where none is declared."""
+
+    def __init__(self, reporter: Reporter, principals: Principals, declared: Callable[[], IdentityFields | None]) -> None:
+        self._reporter = reporter
+        self._principals = principals
+        self._declared = declared
+
+    def plant(self, lab: Lab) -> None:
+        identity = self._declared() or IdentityFields(("user_id",))
+        found = identity.foreign_in_bytes(f'{{"{identity.fields[0]}": "{lab.victim.id}"}}'.encode(), lab.offender.id)
+        if found is not None:
+            report(self._reporter, self._principals, lab.request(of_offender=True), found, "the answer")
 
 
 def _unescaped(value: str) -> str:

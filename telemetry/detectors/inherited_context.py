@@ -12,7 +12,7 @@ start pipelined requests inside the finishing one, and pools of worker tasks nev
 
 from __future__ import annotations
 
-from contextvars import Context
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
@@ -20,8 +20,9 @@ from isolation_monitor.telemetry.context import CURRENT, RequestContext
 from isolation_monitor.telemetry.violations import Reporter, Resource, Violation, side_of
 
 if TYPE_CHECKING:
-    from contextvars import ContextVar
+    from isolation_monitor.telemetry.lab import Lab
 
+_PLANTED: Final[ContextVar[str]] = ContextVar("isolation_monitor_planted")
 _MISSING: Final = object()
 _PLAIN: Final = (str, bytes, int, float, bool, type(None))
 """Exact types whose comparison runs no code of the host."""
@@ -36,6 +37,22 @@ def judge(request: RequestContext, earlier: RequestContext) -> None:
             # Sides are described once the route is known; the values must be judged now, before the handler runs.
             request.pending = [*(request.pending or ()), (earlier, crossed)]
             request.exposed = True
+
+
+class Proof:
+    """Plants a request that begins in the context of an earlier one of another principal."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def plant(self, lab: Lab) -> None:
+        earlier, request = lab.request(), lab.request(of_offender=True)
+        earlier.baseline = copy_context()
+        earlier.finished = True
+        context = request.baseline = copy_context()
+        context.run(_PLANTED.set, lab.victim.id)
+        judge(request, earlier)
+        settle(request, self._reporter)
 
 
 def _is_another_principal(request: RequestContext, earlier: RequestContext) -> bool:

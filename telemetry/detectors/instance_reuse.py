@@ -19,6 +19,7 @@ from isolation_monitor.telemetry.violations import Reporter, Resource, Violation
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.lab import Lab
 
 TABLE_LIMIT: Final = 100_000
 STRONG_LIMIT: Final = 1_000
@@ -83,6 +84,12 @@ class InstanceReuse:
         )
         return True
 
+    def plant(self, lab: Lab) -> None:
+        """Let the offender receive the instance that was made for the victim."""
+        instance = _Planted()
+        self.received("planted", "request", instance, lab.request())
+        self.received("planted", "request", instance, lab.request(of_offender=True))
+
     def _remember(self, instance: object, request: RequestContext) -> None:
         if len(self._seen) >= TABLE_LIMIT:
             return
@@ -99,6 +106,12 @@ class InstanceReuse:
             if len(self._strong) > STRONG_LIMIT:
                 table.pop(self._strong.popleft(), None)
         table[key] = seen
+
+
+class _Planted:
+    """Stands for an instance in a planted fault; forgotten when it dies."""
+
+    __slots__ = ("__weakref__",)
 
 
 def _class_name(instance: object) -> str:

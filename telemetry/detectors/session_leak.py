@@ -28,6 +28,7 @@ from isolation_monitor.telemetry.violations import Reporter, Resource, Violation
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.housekeeper import Housekeeper
+    from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.metrics.registry import MetricRegistry
     from isolation_monitor.telemetry.stacks import RawStack
 
@@ -83,6 +84,10 @@ class Checkout:
         """Its handle was found dead, without any event yet."""
 
     @property
+    def age_s(self) -> float:
+        return time.perf_counter() - self.since
+
+    @property
     def is_out(self) -> bool:
         """Whether the connection has not come back. Asks the pool's handle, so that a missed event is no false alarm."""
         if self.state == REAPED or self.handle is None:
@@ -113,6 +118,10 @@ class SessionLeaks:
         self._is_sweeping = False
         self._starved: dict[int, str] = {}
         self._settling = threading.Lock()
+        self.on_left_out: Callable[[Checkout], None] | None = None
+        """Called for each connection that is still out when its request ends."""
+        self.on_outside: Callable[[], None] | None = None
+        """Called when a connection is taken outside of requests."""
         # Known beforehand: one step less for each connection that comes back.
         self._passed = registry.counter(names.CHECKS, detector=names.SESSION_LEAK, result="pass").inc
 
@@ -143,6 +152,8 @@ class SessionLeaks:
             self._drop(previous)
         self._out[key] = checkout
         if request is None:
+            if self.on_outside is not None:
+                self.on_outside()
             return
         if request.checkouts is None:
             request.checkouts = {}
@@ -208,6 +219,14 @@ class SessionLeaks:
         """Return how many connections of a pool are out now."""
         return sum(checkout.pool == pool_name for checkout in list(self._out.values()))
 
+    def found(self, key: int) -> Checkout | None:
+        """Return what is known of a connection that is out."""
+        return self._out.get(key)
+
+    def all_out(self) -> list[Checkout]:
+        """Return the connections that are out now."""
+        return list(self._out.values())
+
     # --- what the middleware says -----------------------------------------------------------------------------------
 
     def request_ended(self, request: RequestContext) -> None:
@@ -223,17 +242,42 @@ class SessionLeaks:
             if task is not None and task is not ending and not task.done():
                 checkout.task_limit = time.monotonic() + TASK_WAIT_S
             self._judge_later(checkout)
+            if self.on_left_out is not None:
+                self.on_left_out(checkout)
 
     def blocks(self, request: RequestContext) -> bool:
-        """Return whether the request waited in vain for a connection while another principal's leak held one of that pool."""
+        """Return whether the request waited in vain for a connection while another principal held what it needed."""
+        return self.blocker(request) is not None
+
+    def blocker(self, request: RequestContext) -> Checkout | None:
+        """Return because of which checkout the request got no connection: another principal's leak, or one of another who held them all.
+
+        Answers once for each wait in vain.
+        """
         pool = self._starved.pop(request.serial, None)
         if pool is None or request.principal is None:
-            return False
-        for checkout in list(self._out.values()):
-            owner = checkout.request.principal if checkout.request is not None else None
-            if checkout.violation is not None and checkout.pool == pool and owner is not None and owner.id != request.principal.id:
-                return True
-        return False
+            return None
+        out = [checkout for checkout in list(self._out.values()) if checkout.pool == pool]
+        owners = [checkout.request.principal if checkout.request is not None else None for checkout in out]
+        others = {owner.id for owner in owners if owner is not None} - {request.principal.id}
+        for checkout, owner in zip(out, owners, strict=True):
+            if checkout.violation is not None and owner is not None and owner.id in others:
+                return checkout
+        held_by_one = len(others) == 1 and all(owner is not None and owner.id in others for owner in owners)
+        return out[0] if held_by_one else None
+
+    def plant(self, lab: Lab) -> None:
+        """Let a request end with a connection out, and look as if the grace time had passed; then give it back."""
+        handle = _Planted()
+        key = id(handle)
+        request = lab.request(of_offender=True)
+        lab.inside(request, self.checked_out, key, "planted", (), weakref.ref(handle))
+        try:
+            request.finished = True
+            for checkout in list((request.checkouts or {}).values()):
+                self._judge(checkout)
+        finally:
+            self.checked_in(key)
 
     # --- deadlines, on the housekeeper's thread ---------------------------------------------------------------------
 
@@ -309,7 +353,8 @@ class SessionLeaks:
         )
         if request.checkouts is not None:
             request.checkouts.pop(checkout.key, None)
-        self._registry.counter(names.SESSION_LEAKS, arm=request.arm).inc()
+        if not _is_planted(request):
+            self._registry.counter(names.SESSION_LEAKS, arm=request.arm).inc()
         self._reporter.report(violation, request)
         if checkout.state == RETURNED:
             # It came back while we were writing.
@@ -320,7 +365,8 @@ class SessionLeaks:
             violation, checkout.violation = checkout.violation, None
         if violation is None:
             return
-        self._registry.counter(names.SESSION_LEAKS_RETRACTED, arm=violation.arm).inc()
+        if not violation.synthetic:
+            self._registry.counter(names.SESSION_LEAKS_RETRACTED, arm=violation.arm).inc()
         self._reporter.retract(violation, f"the connection came back after {time.perf_counter() - checkout.since:.1f} s")
 
     def _came_back_unseen(self, checkout: Checkout) -> None:
@@ -336,6 +382,17 @@ class SessionLeaks:
         request = checkout.request
         if request is not None and request.checkouts is not None and request.checkouts.get(checkout.key) is checkout:
             request.checkouts.pop(checkout.key, None)
+
+
+class _Planted:
+    """Stands for what a pool hands out in a planted fault."""
+
+    __slots__ = ("__weakref__",)
+    is_valid = True
+
+
+def _is_planted(request: RequestContext) -> bool:
+    return request.principal is not None and request.principal.is_synthetic
 
 
 def _current_task() -> asyncio.Task[Any] | None:

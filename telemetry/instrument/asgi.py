@@ -8,28 +8,21 @@ no second route match, no `current_task()`; `send` is a plain function that retu
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served, clock
-from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
+from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, RequestContext, Served, clock
+from isolation_monitor.telemetry.detectors import inherited_context
+from isolation_monitor.telemetry.instrument.bodies import Reading
+from isolation_monitor.telemetry.instrument.websocket import Sockets
 
 if TYPE_CHECKING:
-    from isolation_monitor.telemetry.delivery.frames import Frames
-    from isolation_monitor.telemetry.metrics.cells import Cell, HistogramCell
+    from isolation_monitor.telemetry.instrument.bodies import ASGIApp, Message, Receive, Scope, Send
+    from isolation_monitor.telemetry.metrics.cells import HistogramCell
     from isolation_monitor.telemetry.monitor import IsolationMonitor
-    from isolation_monitor.telemetry.principals import Principal
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_JSON: Final = b"json"
-_EVENT_STREAM: Final = b"text/event-stream"
 SERVED_LIMIT: Final = 5_000
 """Combinations of endpoint, route, method and status whose cells are remembered."""
 
@@ -43,11 +36,9 @@ class IsolationMiddleware:
         self._ledger = monitor.ledger
         self._exposure = monitor.ledger.exposure
         self._principal_of = monitor.principal_of
-        self._frames: Frames = monitor.frames
         self._by_credential = monitor.principals.by_credential
         self._context_passes = monitor.ledger.passes[names.INHERITED_CONTEXT]
-        self._isolated = _isolated_cells(monitor, "http")
-        self._isolated_messages = _isolated_cells(monitor, "websocket")
+        self._isolated = monitor.ledger.isolated_cells("http")
         # Identities are not used again: each object is kept by what is found under its identity.
         self._served: dict[tuple[int, int, str, int], Served] = {}
         """By endpoint, route, method and status; the first two by identity."""
@@ -61,12 +52,11 @@ class IsolationMiddleware:
         self._beginning_length = min(map(len, self._set_aside_prefixes), default=0)
         self._beginnings = frozenset(prefix[: self._beginning_length] for prefix in self._set_aside_prefixes)
         self._set_aside = self._pages | self._excluded | {self._main_page}
-        registry = monitor.registry
-        self._accepted = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="accepted")
-        self._refused = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="refused")
-        self._broken = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="error")
-        self._received = registry.counter(names.WEBSOCKET_MESSAGES, direction="received")
-        self._sent = registry.counter(names.WEBSOCKET_MESSAGES, direction="sent")
+        self._sockets = Sockets(monitor)
+        self._looks = monitor.detection.looks
+        self._answering = monitor.detection.answering
+        self._reads_bodies = monitor.settings.body_limit_bytes > 0
+        self._content = monitor.detection.foreign_content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         monitor = self.monitor
@@ -105,6 +95,12 @@ class IsolationMiddleware:
             # Deliberately never reset: who finds it there was started inside this request's context.
             CURRENT.set(request)
             scope[SCOPE_KEY] = request
+            looks = self._looks
+            if looks.left > 0:
+                looks.left -= 1
+                request.is_watched = True
+            else:
+                looks.missed += 1
             # Exposure.enter; no call in between, so that another thread's event loop cannot come in between either.
             who = exposure.nobody if principal is None else principal
             if not who.live:
@@ -118,10 +114,10 @@ class IsolationMiddleware:
         if request is None:
             await self.app(scope, receive, send)
             return
-        if monitor.identity is not None and principal is not None:
-            send = self._reading_send(request, send)
+        if self._reads_bodies and principal is not None:
+            receive, send = self._reading(request, scope, receive, send)
         else:
-            send = _counting_send(request, send)
+            send = self._counting_send(request, send)
         try:
             await self.app(scope, receive, send)
         except BaseException as error:
@@ -129,6 +125,7 @@ class IsolationMiddleware:
             request.failed = isinstance(error, Exception)
             if not request.status:
                 request.status = 500
+            monitor.detection.containment.raised(request, error)
             raise
         finally:
             try:
@@ -173,6 +170,8 @@ class IsolationMiddleware:
                     verdicts = self._isolated[request.arm][request.exposed]
                     verdicts.values[verdicts.index] += 1.0
                 # HistogramCell.observe on the thread that owns the first lane.
+                if request.is_watched:
+                    monitor.detection.ended(request)
                 durations: HistogramCell = served.cell
                 seconds = clock() - request.started
                 values, at = durations.values, durations.index
@@ -193,7 +192,7 @@ class IsolationMiddleware:
             else:
                 await self.app(scope, receive, send)
         elif kind == "websocket" and self.monitor.is_on and not self._is_excluded(scope["path"]):
-            await self._websocket(scope, receive, send)
+            await self._sockets.handle(self.app, scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
@@ -223,67 +222,31 @@ class IsolationMiddleware:
         self._latest_served[id(known.endpoint)] = known
         return known
 
-    def _reading_send(self, request: RequestContext, send: Send) -> Send:
-        """Return a send that collects a JSON body, bounded, and checks its identity fields before the last part leaves."""
-        limit = self.monitor.settings.body_limit_bytes
-        parts: list[bytes] = []
-        state = {"read": False, "size": 0, "encoding": b"", "stream": False}
+    def _reading(self, request: RequestContext, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """Return a receive and a send that read what passes; where that cannot be set up, the request is not evaluated."""
+        try:
+            self._content.entered(request, scope)
+            reading = Reading(self.monitor, request, scope, receive, send)
+        except Exception as error:
+            request.unverifiable = True
+            self._ledger.check_failed(names.FOREIGN_CONTENT, "middleware", error)
+            return receive, self._counting_send(request, send)
+        return (reading.receive if _has_body(scope) else receive), reading.send
 
-        def reading_send(message: Message) -> Awaitable[None]:
-            try:
-                kind = message["type"]
-                if kind == "http.response.start":
+    def _counting_send(self, request: RequestContext, send: Send) -> Send:
+        answering = self._answering if request.is_watched else None
+
+        def counting_send(message: Message) -> Awaitable[None]:
+            if not request.status:
+                if message["type"] == "http.response.start":
                     request.status = message["status"]
-                    if request.pending is not None:
-                        inherited_context.settle(request, self._ledger)
-                    for name, value in message.get("headers", ()):
-                        if name == b"content-type":
-                            state["stream"] = value.startswith(_EVENT_STREAM)
-                            state["read"] = _JSON in value or state["stream"]
-                        elif name == b"content-encoding":
-                            state["encoding"] = value
-                elif kind == "http.response.body":
-                    more = message.get("more_body", False)
-                    if state["read"]:
-                        body = message.get("body", b"")
-                        if state["stream"] and not state["encoding"]:
-                            self._check_body(request, body, b"")
-                        else:
-                            state["size"] += len(body)  # type: ignore[operator]  # one dict holds the four small states
-                            if state["size"] > limit:  # type: ignore[operator]
-                                state["read"] = False
-                                parts.clear()
-                                self._ledger.skipped(names.FOREIGN_IDENTITY)
-                                request.unverifiable = True
-                            elif more:
-                                parts.append(bytes(body))
-                            else:
-                                self._check_body(request, b"".join((*parts, body)) if parts else body, state["encoding"])  # type: ignore[arg-type]
-                    if not more:
-                        request.responded = True
-            except Exception as error:
-                request.unverifiable = True
-                self._ledger.check_failed(names.FOREIGN_IDENTITY, "middleware", error)
+                    if answering is not None:
+                        answering(request)
+            elif not message.get("more_body", False):
+                request.responded = True
             return send(message)
 
-        return reading_send
-
-    def _check_body(self, request: RequestContext, body: bytes, encoding: bytes) -> None:
-        identity, principal = self.monitor.identity, request.principal
-        if identity is None or principal is None or principal.is_credential:
-            self._ledger.skipped(names.FOREIGN_IDENTITY)
-            return
-        plain = foreign_identity.inflated(body, encoding)
-        if plain is None:
-            request.unverifiable = True
-            self._ledger.skipped(names.FOREIGN_IDENTITY)
-            return
-        found = identity.foreign_in_bytes(plain, principal.id)
-        if found is None:
-            passes = self._ledger.passes[names.FOREIGN_IDENTITY]
-            passes.values[passes.index] += 1.0
-        else:
-            foreign_identity.report(self._ledger, self.monitor.principals, request, found, "the answer")
+        return counting_send
 
     # --- the monitor's own pages ------------------------------------------------------------------------------------
 
@@ -304,171 +267,21 @@ class IsolationMiddleware:
         else:
             self.monitor.host_owns_metrics_path = True
 
-    # --- WebSocket --------------------------------------------------------------------------------------------------
-
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = self._open(scope)
-        unit: RequestContext | None = self._enter_handshake(scope, connection)
-        frames, received, sent = self._frames, self._received, self._sent
-        handshake = "refused"
-
-        async def watching_receive() -> Message:
-            nonlocal unit
-            # One inbound message and what it starts is one request. It is judged when the application asks for the next
-            # one, or, while a run of it is still going, when the next one comes.
-            if unit is not None and not unit.finished and not unit.open_runs:
-                self._leave_message(unit, connection)
-            message = await receive()
-            if message["type"] == "websocket.receive":
-                received.values[received.index] += 1.0
-                if unit is not None and not unit.finished:
-                    self._leave_message(unit, connection)
-                unit = self._enter_message(scope, connection, unit)
-            elif message["type"] == "websocket.disconnect":
-                connection.closed = True
-            return message
-
-        def watching_send(message: Message) -> Awaitable[None]:
-            nonlocal handshake
-            kind = message["type"]
-            if kind == "websocket.send":
-                sent.values[sent.index] += 1.0
-                if frames.reads:
-                    return frames.send(message, send, connection, unit)
-            elif kind == "websocket.accept":
-                handshake = "accepted"
-                self._accepted.inc()
-            elif kind == "websocket.close":
-                connection.closed = True
-            return send(message)
-
-        try:
-            await self.app(scope, watching_receive, watching_send)
-        except BaseException as error:
-            if unit is not None:
-                unit.failed = isinstance(error, Exception)
-            handshake = "error" if handshake == "refused" else handshake
-            raise
-        finally:
-            self._close(connection)
-            if handshake != "accepted":
-                (self._refused if handshake == "refused" else self._broken).inc()
-            if unit is not None and not unit.finished:
-                self._leave_message(unit, connection)
-
-    def _open(self, scope: Scope) -> Connection:
-        connection = Connection(self._principal_of(scope), scope)
-        try:
-            self.monitor.connections.add(connection)
-            self._exposure.enter(connection.principal, connection.serial)
-        except Exception as error:
-            self._ledger.internal_error("middleware", error)
-        return connection
-
-    def _close(self, connection: Connection) -> None:
-        connection.closed = True
-        try:
-            self.monitor.connections.discard(connection)
-            self._exposure.leave(connection.principal, connection.serial)
-        except Exception as error:
-            self._ledger.internal_error("middleware", error)
-
-    def _enter_handshake(self, scope: Scope, connection: Connection) -> RequestContext | None:
-        try:
-            earlier = CURRENT.get()
-            request = RequestContext(connection.principal, scope, connection, copy_context())
-            if earlier is not None:
-                inherited_context.judge(request, earlier)
-            CURRENT.set(request)
-            scope[SCOPE_KEY] = request
-            self._note_overlap(request)
-        except Exception as error:
-            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
-            return None
-        return request
-
-    def _enter_message(self, scope: Scope, connection: Connection, previous: RequestContext | None) -> RequestContext | None:
-        try:
-            principal = connection.principal
-            if principal is None:
-                principal = self._named_late(scope, connection)
-            request = RequestContext(principal, scope, connection, None if previous is None else previous.baseline)
-            # Set in the task that receives, so that what it starts belongs to this message.
-            CURRENT.set(request)
-            self._note_overlap(request)
-        except Exception as error:
-            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
-            return None
-        return request
-
-    def _note_overlap(self, request: RequestContext) -> None:
-        """Exposure.enter without its counting: the open connection keeps its principal live for all its messages."""
-        exposure = self._exposure
-        if exposure.principals > 1:
-            exposure.latest_overlap = request.serial
-
-    def _named_late(self, scope: Scope, connection: Connection) -> Principal | None:
-        """Ask again whose the connection is: authentication inside the application may have named the user by now."""
-        principal = self._principal_of(scope)
-        if principal is not None:
-            exposure = self._exposure
-            exposure.leave(None, connection.serial)
-            exposure.enter(principal, connection.serial)
-            connection.principal = principal
-        return principal
-
-    def _leave_message(self, request: RequestContext, connection: Connection) -> None:
-        try:
-            if request.pending is not None:
-                inherited_context.settle(request, self._ledger)
-            if request.checkouts:
-                self.monitor.request_ended(request)
-            if request.failed:
-                self.monitor.request_failed(request)
-            served = connection.served
-            if served is None or served.endpoint is None:
-                # Once for all messages of a connection, but not before a router has run.
-                served = connection.served = Served(connection.scope)
-            request.served = served
-            request.scope = None
-            exposure = self._exposure
-            if exposure.latest_overlap >= request.serial:
-                request.exposed = True
-            if request.principal is None or request.violated or request.unverifiable:
-                self._ledger.finish(request)
-            else:
-                # Ledger.finish for the messages that nothing was found on.
-                request.finished = True
-                exposure.latest_finished = request.serial
-                cell = self._isolated_messages[request.arm][request.exposed]
-                cell.values[cell.index] += 1.0
-        except Exception as error:
-            self._ledger.internal_error("middleware", error)
-
     # --- lifespan ---------------------------------------------------------------------------------------------------
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Learn that this process serves: the thread of the event loop becomes the owner of the hot cells."""
         self.monitor.serving()
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.monitor.worker_deaths.ended()
 
 
-def _counting_send(request: RequestContext, send: Send) -> Send:
-    def counting_send(message: Message) -> Awaitable[None]:
-        if not request.status:
-            if message["type"] == "http.response.start":
-                request.status = message["status"]
-        elif not message.get("more_body", False):
-            request.responded = True
-        return send(message)
-
-    return counting_send
-
-
-def _isolated_cells(monitor: IsolationMonitor, transport: str) -> dict[str, tuple[Cell, Cell]]:
-    """Return the cells of the verdict `isolated`: by arm, then by whether the request was exposed."""
-    cells = monitor.ledger.verdict_cells
-    return {arm: (cells[transport, "isolated", False, arm], cells[transport, "isolated", True, arm]) for arm in names.ARMS}
+def _has_body(scope: Scope) -> bool:
+    return any(
+        (name == b"content-length" and value != b"0") or name == b"transfer-encoding" for name, value in scope["headers"]
+    ) or scope.get("http_version") in ("2", "3")
 
 
 def _patterns(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:

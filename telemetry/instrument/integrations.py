@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 HOME: Final = "isolation_monitor.telemetry.instrument"
 INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     # (module of the library, our module), a line each
+    ("redis", "redis"),
+    ("asyncpg", "asyncpg"),
+    ("psycopg", "psycopg"),
+    ("psycopg_pool", "psycopg_pool"),
+    ("asyncio", "asyncio_sync"),
+    ("starlette._exception_handler", "starlette_errors"),
+    ("asyncio", "asyncio_tasks"),
+    ("threading", "threads"),
+    ("anyio._backends._asyncio", "anyio_threads"),
+    ("anyio._backends._asyncio", "anyio_limits"),
+    ("httpx", "httpx"),
+    ("httpx2", "httpx2"),
+    ("aiohttp", "aiohttp"),
+    ("requests", "requests"),
 )
 
 
@@ -64,7 +78,8 @@ class Integrations:
         return [patch for one in self.installed.values() for patch in one.patches]
 
     def undo(self) -> None:
-        for one in self.installed.values():
+        # The latest first: two integrations may have patched one method.
+        for one in reversed(self.installed.values()):
             try:
                 one.undo()
             except Exception as error:

@@ -1,45 +1,43 @@
-"""SQLAlchemy 2.0 and 2.1: pool events tell which connections are out, a timed `pool.connect` tells how long getting one took.
+"""SQLAlchemy 2.0 and 2.1: what is watched of an engine, and how it is taken off again.
 
-Works for Engine and AsyncEngine and every pool class. No listener runs per statement: an engine-level event would switch
-on SQLAlchemy's slower path for all of them, so the pool is followed through `dispose()` by its own `recreate`.
+Works for Engine and AsyncEngine. The pool's events and waits are in `sqlalchemy_pool.py`, sessions and connections that two
+owners use in `sqlalchemy_session.py`, rows for provenance in `sqlalchemy_reads.py`. Nothing runs per statement of an
+ordinary session.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.instrument.patches import Patch
+from isolation_monitor.telemetry.instrument.sqlalchemy_engines import (
+    SUPPORTED,
+    engines_seen,
+    forget,
+    free_name,
+    is_a,
+    name_of,
+    name_of_any,
+    pool_limit,
+    root_engine,
+    version,
+    watched,
+)
+from isolation_monitor.telemetry.instrument.sqlalchemy_handover import Handover, Notes
+from isolation_monitor.telemetry.instrument.sqlalchemy_pool import EVENTS, Gauges, Listeners, PoolTimer, StaticListeners
+from isolation_monitor.telemetry.instrument.sqlalchemy_reads import SqlReads
+from isolation_monitor.telemetry.instrument.sqlalchemy_session import SessionWatch
 
 if TYPE_CHECKING:
-    from types import CodeType, FrameType
+    from isolation_monitor.telemetry.detection import Detection
 
-    from isolation_monitor.telemetry.detectors.session_leak import SessionLeaks
-    from isolation_monitor.telemetry.housekeeper import Housekeeper
-    from isolation_monitor.telemetry.metrics.registry import MetricRegistry
-    from isolation_monitor.telemetry.stacks import RawStack
+__all__ = ["Uninstrument", "engines_seen", "instrument_engine", "name_of", "name_of_any", "pool_limit", "root_engine"]
 
 logger = logging.getLogger("isolation_monitor")
-
-SUPPORTED: Final = ((2, 0), (2, 1))
-_FRAMES: Final = 4
-"""Frames kept of a checkout's stack, from the first that is not SQLAlchemy's."""
-_HOOK_FRAMES: Final = 4
-"""Frames between `sys._getframe` and our wrapper of `pool.connect`: ours, and SQLAlchemy's event and checkout."""
-_EVENTS: Final = ("checkout", "checkin", "invalidate", "detach", "close_detached")
-_entrance: tuple[int, CodeType | None, CodeType | None] = (_HOOK_FRAMES, None, None)
-"""How deep the last checkout's stack was inside SQLAlchemy, the function of SQLAlchemy's that was called, and its caller."""
-_clock = time.perf_counter
-_watched: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-"""Engines that are instrumented now, with their pool's name; weak, so that the host's engines die when it drops them."""
 
 
 @dataclass(slots=True)
@@ -59,9 +57,7 @@ class Uninstrument:
             patch.active = False
 
 
-def instrument_engine(
-    engine: Any, leaks: SessionLeaks, registry: MetricRegistry, housekeeper: Housekeeper, *, pool_name: str | None = None
-) -> Uninstrument:
+def instrument_engine(engine: Any, detection: Detection, *, pool_name: str | None = None) -> Uninstrument:
     """Watch the pool of a SQLAlchemy Engine or AsyncEngine; an engine that is watched already is left as it is.
 
     Args:
@@ -71,410 +67,74 @@ def instrument_engine(
         SettingsError: `engine` is no SQLAlchemy engine.
     """
     root = root_engine(engine)
-    version = _version()
-    if version[1] not in SUPPORTED:
-        reason = f"SQLAlchemy {version[0]} is not supported: sessions are not watched (supported: 2.0 and 2.1)"
+    found = version()
+    if found[1] not in SUPPORTED:
+        reason = f"SQLAlchemy {found[0]} is not supported: sessions are not watched (supported: 2.0 and 2.1)"
         logger.warning("isolation monitor: %s", reason)
-        return Uninstrument("", [Patch("sqlalchemy", version[0], "engine.pool", reversible=True, active=False, note=reason)], reason)
-    if root in _watched:
-        return Uninstrument(_watched[root], [], "it is watched already")
-    name = _free_name(pool_name or name_of(root))
+        return Uninstrument("", [Patch("sqlalchemy", found[0], "engine.pool", reversible=True, active=False, note=reason)], reason)
+    if root in watched:
+        return Uninstrument(watched[root], [], "it is watched already")
+    name = free_name(pool_name or name_of(root))
     done = Uninstrument(
         name,
         [
-            Patch("sqlalchemy", version[0], f"pool events {', '.join(_EVENTS)} of {name}", reversible=True, active=True),
-            Patch("sqlalchemy", version[0], f"pool.connect and pool.recreate of {name}", reversible=True, active=True),
+            Patch("sqlalchemy", found[0], f"pool events {', '.join(EVENTS)} of {name}", reversible=True, active=True),
+            Patch("sqlalchemy", found[0], f"pool.connect and pool.recreate of {name}", reversible=True, active=True),
         ],
     )
     try:
-        _watch(root, name, leaks, registry, housekeeper, done.steps)
+        _watch(root, name, detection, done)
     except Exception as error:
         # A guest in its host: a pool that cannot be watched still serves the application.
         done.undo()
-        leaks.failed(error)
+        detection.leaks.failed(error)
         done.reason = f"watching failed: {error!r}"
         done.patches[0].note = done.reason
     return done
 
 
-def _watch(
-    root: Any, name: str, leaks: SessionLeaks, registry: MetricRegistry, housekeeper: Housekeeper, steps: list[Callable[[], None]]
-) -> None:
+def _watch(root: Any, name: str, detection: Detection, done: Uninstrument) -> None:
+    leaks, registry, steps = detection.leaks, detection.kit.registry, done.steps
     reference = weakref.ref(root)
-    _watched[root] = name
-    steps.append(lambda: _forget(reference))
-    gauges = _Gauges(reference, leaks, registry, name)
+    watched[root] = name
+    steps.append(lambda: forget(reference))
+    sessions = _sessions_of(detection, done)
+    gauges = Gauges(reference, leaks, registry, name)
     steps.append(gauges.stop)
-    listeners = (_StaticListeners if _is_a(root.pool, "StaticPool") else _Listeners)(root, leaks, registry, name)
+    listeners = (StaticListeners if is_a(root.pool, "StaticPool") else Listeners)(
+        root, leaks, registry, name, sessions, Notes(detection, name)
+    )
     steps.append(lambda: listeners.stop(reference))
     listeners.listen(root)
-    timer = _PoolTimer(leaks, registry, name)
+    handover = Handover(detection, name)
+    if handover.listen(root):
+        steps.append(lambda: handover.stop(reference))
+        done.patches.append(
+            Patch("sqlalchemy", version()[0], f"pool events checkin and checkout of {name} (no reset)", reversible=True, active=True)
+        )
+    timer = PoolTimer(leaks, registry, name)
     steps.append(lambda: timer.stop(reference))
     timer.wrap(root.pool)
-    housekeeper.every_second(gauges.read)
+    detection.kit.housekeeper.every_second(gauges.read)
 
 
-def root_engine(engine: Any) -> Any:
-    """Return the synchronous engine that owns the pool, for an Engine, an AsyncEngine or a copy with execution options.
+_watches: weakref.WeakKeyDictionary[Detection, SessionWatch] = weakref.WeakKeyDictionary()
 
-    Raises:
-        SettingsError: `engine` is none of these.
-    """
-    if _is_a(engine, "AsyncEngine"):
-        engine = engine.sync_engine
-    if not _is_a(engine, "Engine"):
-        raise SettingsError(f"engine= got {type(engine).__qualname__}, which is no SQLAlchemy engine: pass the Engine or AsyncEngine")
-    while _is_a(engine, "OptionEngineMixin"):
-        engine = engine._proxied
-    return engine
 
+def _sessions_of(detection: Detection, done: Uninstrument) -> SessionWatch:
+    """Return the watch over sessions that all engines of one monitor share; the first engine starts and ends it."""
+    if detection.sql_reads is None:
+        detection.sql_reads = SqlReads(detection.stores, detection.leaks.failed)
+    watch = _watches.get(detection)
+    if watch is None:
+        _watches[detection] = watch = SessionWatch(detection)
+        done.steps.append(detection.sql_reads.stop)
+        done.steps.append(lambda: _end(detection, watch))
+        watch.start()
+        done.patches.extend(watch.patches)
+    return watch
 
-def name_of(engine: Any) -> str:
-    """Return how a pool is called in metrics: never with a password, nor with the path of a file."""
-    given = getattr(engine.pool, "logging_name", None)
-    if given:
-        return str(given)
-    url = engine.url
-    if not url.host and url.get_backend_name() == "sqlite":
-        return "sqlite"
-    port = f":{url.port}" if url.port else ""
-    return f"{url.drivername}://{url.host or ''}{port}/{url.database or ''}"
 
-
-def name_of_any(engine: Any) -> str:
-    """Return the pool name under which an engine is watched, or would be."""
-    root = root_engine(engine)
-    return _watched.get(root) or name_of(root)
-
-
-def engines_seen() -> list[str]:
-    """Return the pool names of engines that exist in this process and are not watched. Walks all objects: for the doctor."""
-    if "sqlalchemy" not in sys.modules:
-        return []
-    found = []
-    for thing in gc.get_objects():
-        # By type: `isinstance` would ask the host's proxies for their `__class__`.
-        if _is_a(thing, "Engine") and not _is_a(thing, "OptionEngineMixin") and thing not in _watched:
-            found.append(name_of(thing))
-    return sorted(found)
-
-
-# --- pool events --------------------------------------------------------------------------------------------------------
-
-
-class _Listeners:
-    """One pool's event listeners. A listener that fails is counted; an exception here would break the host's checkout."""
-
-    def __init__(self, engine: Any, leaks: SessionLeaks, registry: MetricRegistry, name: str) -> None:
-        self._leaks = leaks
-        self._name = name
-        self._stack = _stack_behind_greenlet if engine.dialect.is_async else _stack
-        self._use = registry.histogram(names.DB_CONNECTION_USE, db_client_connection_pool_name=name)
-        self.functions: dict[str, Callable[..., None]] = {
-            "checkout": self._make_checkout(),
-            "checkin": self._make_checkin(),
-            # A hard invalidation closes the connection. A soft one does not: it comes back by checkin as always.
-            "invalidate": self._invalidated,
-            "detach": self._detached,
-            # For a detached connection there is no checkin.
-            "close_detached": self._closed_detached,
-        }
-
-    def listen(self, engine: Any) -> None:
-        from sqlalchemy import event
-
-        for identifier, function in self.functions.items():
-            event.listen(engine, identifier, function)
-
-    def stop(self, of_engine: weakref.ref[Any]) -> None:
-        from sqlalchemy import event
-
-        engine = of_engine()
-        if engine is not None:
-            for identifier, function in self.functions.items():
-                if event.contains(engine, identifier, function):
-                    event.remove(engine, identifier, function)
-
-    def _make_checkout(self) -> Callable[..., None]:
-        leaks, name, stack, checked_out, ref = self._leaks, self._name, self._stack, self._leaks.checked_out, weakref.ref
-
-        def checkout(_connection: Any, record: Any, handle: Any) -> None:
-            try:
-                checked_out(id(record), name, stack(), ref(handle, _nothing))
-            except Exception as error:
-                leaks.failed(error)
-
-        return checkout
-
-    def _make_checkin(self) -> Callable[..., None]:
-        leaks, checked_in, use = self._leaks, self._leaks.checked_in, self._use
-
-        def checkin(_connection: Any, record: Any) -> None:
-            try:
-                used_s = checked_in(id(record))
-                if used_s is not None:
-                    use.observe(used_s)
-            except Exception as error:
-                leaks.failed(error)
-
-        return checkin
-
-    def _invalidated(self, connection: Any, record: Any, _exception: Any) -> None:
-        self.functions["checkin"](connection, record)
-
-    def _detached(self, connection: Any, record: Any) -> None:
-        try:
-            self._leaks.detached(id(record), id(connection))
-        except Exception as error:
-            self._leaks.failed(error)
-
-    def _closed_detached(self, connection: Any) -> None:
-        self.functions["checkin"](connection, connection)
-
-
-class _StaticListeners(_Listeners):
-    """A StaticPool hands one connection to several holders at once: each holder is tracked, by its handle.
-
-    Its checkin event does not say which holder gave back, so that is known only when one is left.
-    """
-
-    def _make_checkout(self) -> Callable[..., None]:
-        leaks, name, stack, ref = self._leaks, self._name, self._stack, weakref.ref
-        self._holders: dict[int, weakref.ref[Any]] = {}
-
-        def checkout(_connection: Any, _record: Any, handle: Any) -> None:
-            try:
-                self._holders[id(handle)] = reference = ref(handle, _nothing)
-                leaks.checked_out(id(handle), name, stack(), reference)
-            except Exception as error:
-                leaks.failed(error)
-
-        return checkout
-
-    def _make_checkin(self) -> Callable[..., None]:
-        leaks, use = self._leaks, self._use
-
-        def checkin(_connection: Any, _record: Any) -> None:
-            try:
-                live = {}
-                for key, reference in list(self._holders.items()):
-                    handle = reference()
-                    if handle is not None and handle.is_valid:
-                        live[key] = reference
-                if len(live) == 1:
-                    used_s = leaks.checked_in(live.popitem()[0])
-                    if used_s is not None:
-                        use.observe(used_s)
-                self._holders = live
-            except Exception as error:
-                leaks.failed(error)
-
-        return checkin
-
-
-def _nothing(_reference: Any) -> None:
-    """Make a weak reference with a callback: the collector clears those before any finalizer of SQLAlchemy's runs."""
-
-
-def _stack() -> RawStack:
-    """Return who asked SQLAlchemy for a connection, innermost first.
-
-    Every frame that Python has to make an object of costs here and again when it returns, so SQLAlchemy's own are jumped
-    over. Most calls come by the same way as the last one: then one look finds the place.
-    """
-    global _entrance
-    depth, code, caller = _entrance
-    try:
-        frame = sys._getframe(depth)
-        outside = frame.f_back
-        # The same function lies on other ways too: it is the entrance only where its caller is outside.
-        is_usual = frame.f_code is code and outside is not None and (outside.f_code is caller or not _is_inside(outside))
-    except ValueError:
-        # The stack is shallower than the last one.
-        is_usual = False
-    if not is_usual:
-        depth = _HOOK_FRAMES
-        frame = sys._getframe(depth)
-        while (outside := frame.f_back) is not None and _is_inside(outside):
-            frame = outside
-            depth += 1
-        _entrance = depth, frame.f_code, outside.f_code if outside is not None else None
-    taken = []
-    for _ in range(_FRAMES):
-        if outside is None:
-            break
-        taken.append((outside.f_code, outside.f_lasti))
-        outside = outside.f_back
-    return tuple(taken)
-
-
-def _stack_behind_greenlet() -> RawStack:
-    """Return the same for an asynchronous engine: its driver runs in a greenlet, and the application waits outside of it."""
-    driver = sys.modules["greenlet"].getcurrent().parent
-    frame: FrameType | None = driver.gr_frame if driver is not None else None
-    if frame is None:
-        return _stack()
-    taken = []
-    # Two or three of these are SQLAlchemy's own.
-    for _ in range(_FRAMES + 3):
-        if frame is None:
-            break
-        taken.append((frame.f_code, frame.f_lasti))
-        frame = frame.f_back
-    return tuple(taken)
-
-
-def _is_inside(frame: FrameType) -> bool:
-    # SQLAlchemy's generated wrappers have no module name at all; our own `connect` stands among its frames.
-    name: str | None = frame.f_globals.get("__name__")
-    return not name or name.startswith(("sqlalchemy.", "isolation_monitor."))
-
-
-# --- waiting ------------------------------------------------------------------------------------------------------------
-
-
-class _PoolTimer:
-    """Times `connect` of an engine's pool, and of each pool that takes its place."""
-
-    def __init__(self, leaks: SessionLeaks, registry: MetricRegistry, name: str) -> None:
-        self._leaks = leaks
-        self._name = name
-        self._wait = registry.histogram(names.DB_CONNECTION_WAIT, db_client_connection_pool_name=name)
-        self._is_on = True
-
-    def wrap(self, pool: Any) -> None:
-        from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
-        # Weak, and through the class: the pool must not keep itself alive through its own wrapper.
-        of_pool = weakref.ref(pool)
-        theirs = {attribute: pool.__dict__.get(attribute) for attribute in ("connect", "recreate")}
-        plain_connect = type(pool).connect if theirs["connect"] is None else _ignoring_pool(theirs["connect"])
-        plain_recreate = type(pool).recreate if theirs["recreate"] is None else _ignoring_pool(theirs["recreate"])
-        wait, leaks, name = self._wait, self._leaks, self._name
-
-        def connect() -> Any:
-            start = _clock()
-            try:
-                return plain_connect(of_pool())
-            except PoolTimeoutError:
-                leaks.starved(name)
-                raise
-            finally:
-                # Failures too: a pool that makes everybody wait in vain must not look fast.
-                try:
-                    if self._is_on:
-                        wait.observe(_clock() - start)
-                except Exception as error:
-                    leaks.failed(error)
-
-        def recreate() -> Any:
-            successor = plain_recreate(of_pool())
-            if self._is_on:
-                try:
-                    self.wrap(successor)
-                except Exception as error:
-                    leaks.failed(error)
-            return successor
-
-        for attribute, wrapper in (("connect", connect), ("recreate", recreate)):
-            wrapper.__isolation_monitor__ = theirs[attribute]  # type: ignore[attr-defined]  # a mark on our own function
-            setattr(pool, attribute, wrapper)
-
-    def stop(self, of_engine: weakref.ref[Any]) -> None:
-        self._is_on = False
-        engine = of_engine()
-        if engine is None:
-            return
-        pool = engine.pool
-        for attribute in ("connect", "recreate"):
-            ours = pool.__dict__.get(attribute)
-            if ours is None or not hasattr(ours, "__isolation_monitor__"):
-                # Somebody wrapped ours: it stays below theirs, and only hands through.
-                continue
-            if ours.__isolation_monitor__ is None:
-                del pool.__dict__[attribute]
-            else:
-                setattr(pool, attribute, ours.__isolation_monitor__)
-
-
-def _ignoring_pool(function: Callable[[], Any]) -> Callable[[Any], Any]:
-    return lambda _pool: function()
-
-
-# --- gauges -------------------------------------------------------------------------------------------------------------
-
-
-class _Gauges:
-    """The pool's size and use, read once a second by the housekeeper."""
-
-    def __init__(self, engine: weakref.ref[Any], leaks: SessionLeaks, registry: MetricRegistry, name: str) -> None:
-        self._engine = engine
-        self._leaks = leaks
-        self._name = name
-        self._registry = registry
-        self._idle = registry.gauge(names.DB_CONNECTION_COUNT, db_client_connection_pool_name=name, db_client_connection_state="idle")
-        self._used = registry.gauge(names.DB_CONNECTION_COUNT, db_client_connection_pool_name=name, db_client_connection_state="used")
-        self._is_on = True
-        self.read(0.0)
-
-    def read(self, _now: float) -> None:
-        engine = self._engine()
-        if engine is None or not self._is_on:
-            return
-        pool = engine.pool
-        if _is_a(pool, "QueuePool"):
-            self._idle.set(float(max(0, pool.checkedin())))
-            self._used.set(float(max(0, pool.checkedout())))
-        else:
-            self._used.set(float(self._leaks.out_of(self._name)))
-        limit = pool_limit(engine)
-        if limit is not None:
-            self._registry.gauge(names.DB_CONNECTION_MAX, db_client_connection_pool_name=self._name).set(float(limit))
-
-    def stop(self) -> None:
-        self._is_on = False
-        self._idle.set(0.0)
-        self._used.set(0.0)
-
-
-def pool_limit(engine: Any) -> int | None:
-    """Return how many connections the engine's pool may open in this process; None where it has no limit of its own."""
-    pool = root_engine(engine).pool
-    if _is_a(pool, "QueuePool"):
-        overflow = pool._max_overflow
-        return None if overflow < 0 else int(pool.size()) + int(overflow)
-    return 1 if _is_a(pool, "StaticPool") or _is_a(pool, "AssertionPool") else None
-
-
-# --- recognising --------------------------------------------------------------------------------------------------------
-
-
-def _is_a(thing: object, class_name: str) -> bool:
-    """Return whether a class of SQLAlchemy's with this name is among the ancestors; imports nothing and runs no host code."""
-    return any(c.__qualname__ == class_name and c.__module__.startswith("sqlalchemy.") for c in type(thing).__mro__)
-
-
-def _version() -> tuple[str, tuple[int, int]]:
-    import sqlalchemy
-
-    parts = sqlalchemy.__version__.split(".")
-    try:
-        return sqlalchemy.__version__, (int(parts[0]), int(parts[1]))
-    except (IndexError, ValueError):
-        return sqlalchemy.__version__, (0, 0)
-
-
-def _free_name(name: str) -> str:
-    """Return `name`, numbered when another watched engine has it: two pools must not write one gauge."""
-    taken = set(_watched.values())
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}#{number}"
-    return candidate
-
-
-def _forget(engine: weakref.ref[Any]) -> None:
-    found = engine()
-    if found is not None:
-        _watched.pop(found, None)
+def _end(detection: Detection, watch: SessionWatch) -> None:
+    _watches.pop(detection, None)
+    watch.stop()

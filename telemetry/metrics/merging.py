@@ -16,13 +16,15 @@ from isolation_monitor.telemetry.metrics.definitions import Family
 from isolation_monitor.telemetry.metrics.pacing import Pacer
 from isolation_monitor.telemetry.metrics.sources import Source
 
-GAUGE_MERGE: Final[dict[str, Literal["sum", "max"]]] = {
+GAUGE_MERGE: Final[dict[str, Literal["sum", "max", "min"]]] = {
     names.MONITOR_LAST_CHECK.name: "max",
     names.MONITOR_INFO.name: "max",
     names.DB_CONNECTION_MAX.name: "sum",
+    names.DETECTOR_POWER.name: "min",
 }
 """How a gauge of several workers becomes one number, where it is not the sum or worth saying that it is."""
 
+_COMBINE: Final[dict[str, Callable[[float, float], float]]] = {"sum": add, "max": max, "min": min}
 _CHUNK_CELLS: Final = 256
 
 Snapshots = dict[int, list[float]]
@@ -43,9 +45,8 @@ class Chunk:
 
     def totals(self, snapshots: Snapshots) -> list[float]:
         """The merged numbers, `family.width` for each key."""
-        combine: Callable[[float, float], float] = (
-            max if self.family.type == "gauge" and GAUGE_MERGE.get(self.family.name) == "max" else add
-        )
+        merge = GAUGE_MERGE.get(self.family.name, "sum") if self.family.type == "gauge" else "sum"
+        combine = _COMBINE[merge]
         result: list[float] | None = None
         for source, lane0, lane1 in self.gathers:
             if self.family.type == "gauge" and not source.is_live:

@@ -150,6 +150,53 @@ GROWTH_CASES = [
         silent=[{"kind": "incomplete_run", "grade": "hygiene", "synthetic": "false"}],
     ),
     GrowthCase(
+        "ContainmentBelow100",
+        "isolation_failures_total",
+        {"outcome": "escaped", "arm": "none"},
+        {"severity": "error", **_PAGE},
+        "one user's failure reaches other users",
+        lambda n, service: (
+            f"About {n} requests of {service} failed in the last 10s because a request of another user failed, "
+            "held what they needed, or made them wait. This alert counts failures; it does not read the rounded rate."
+        ),
+        silent=[{"outcome": "contained", "arm": "none"}, {"outcome": "common_cause", "arm": "none"}],
+    ),
+    GrowthCase(
+        "Cascade",
+        "isolation_cascades_total",
+        {},
+        {"severity": "critical", **_PAGE},
+        "a failure spreads from user to user",
+        lambda n, service: (
+            f"About {n} failures of {service} in the last 10s each drew in the requests of two other users or more, "
+            "through something that these requests share. It goes on spreading as long as that is shared."
+        ),
+    ),
+    GrowthCase(
+        "LoopStall",
+        _VIOLATIONS,
+        {"kind": "loop_stall", "grade": "hygiene", "synthetic": "false"},
+        {"kind": "loop_stall", "synthetic": "false", "severity": "warning", "action": "ticket"},
+        "one request stops the event loop for all",
+        lambda n, service: (
+            f"The event loop of {service} stood still about {n} times in the last 10s, "
+            "while users were served. Each of them waited as long. The evidence names the request and the line that held the loop."
+        ),
+        silent=[{"kind": "resource_trend", "grade": "hygiene", "synthetic": "false"}],
+    ),
+    GrowthCase(
+        "ResourceTrend",
+        _VIOLATIONS,
+        {"kind": "resource_trend", "grade": "hygiene", "synthetic": "false"},
+        {"kind": "resource_trend", "synthetic": "false", "severity": "warning", "action": "ticket"},
+        "memory, files, threads or tasks grow steadily",
+        lambda n, service: (
+            f"About {n} resources of workers of {service} were found to grow without a pause, in the last 10s. "
+            "When one of them is used up, the requests of all users in that worker fail. The evidence names it and its growth in an hour."
+        ),
+        silent=[{"kind": "loop_stall", "grade": "hygiene", "synthetic": "false"}],
+    ),
+    GrowthCase(
         "SingletonReuse",
         "isolation_instance_shared_total",
         {"component": "agent"},

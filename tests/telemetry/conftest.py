@@ -14,6 +14,8 @@ import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor
 
+to_json = json.dumps
+
 
 @dataclass
 class Answer:
@@ -31,6 +33,9 @@ class Client:
     def __init__(self, app: Any) -> None:
         self.app = app
 
+    async def post(self, path: str, *, user: str | None = None, json: Any) -> Answer:
+        return await self.get(path, user=user, method="POST", body=to_json(json).encode())
+
     async def get(
         self,
         path: str,
@@ -39,6 +44,7 @@ class Client:
         context: contextvars.Context | None = None,
         headers: dict[str, str] | None = None,
         method: str = "GET",
+        body: bytes = b"",
     ) -> Answer:
         answer = Answer()
         received = False
@@ -48,7 +54,7 @@ class Client:
             if received:
                 await asyncio.Event().wait()
             received = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -60,6 +66,8 @@ class Client:
         raw = [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()]
         if user is not None:
             raw.append((b"authorization", f"Bearer {user}".encode()))
+        if body:
+            raw += [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -167,6 +175,21 @@ async def socket() -> AsyncIterator[Callable[..., Any]]:
     for one in opened:
         if not one.task.done():
             await one.leave()
+
+
+@pytest.fixture
+def settled(monitor: IsolationMonitor) -> Callable[[], None]:
+    """Run every job of the housekeeper that is due some day, now."""
+
+    def settle() -> None:
+        housekeeper = monitor.housekeeper
+        with housekeeper._wake:
+            jobs = [job for _, _, job in sorted(housekeeper._due, key=lambda due: due[:2])]
+            housekeeper._due.clear()
+        for job in jobs:
+            job()
+
+    return settle
 
 
 @pytest.fixture

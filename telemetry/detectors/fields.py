@@ -1,0 +1,87 @@
+"""Fields that are written over while users come and go: read at the end of each request, to learn whose value stands there.
+
+Two ways to a proof. What stands in a field when the only request of its owner ends was left behind by it. And a field
+whose values nobody can name still shows whose they are, when each of three principals has its own value there, seen at
+least twice: the value is determined by who asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
+from isolation_monitor.telemetry.detectors.raw_objects import Child, is_leaf, plain
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.detectors.residue import Place
+    from isolation_monitor.telemetry.principals import Principal
+
+FIELDS_LIMIT: Final = 8
+"""Fields read in turn at the ends of requests."""
+READS_PER_END: Final = 4
+PRINCIPALS_LIMIT: Final = 16
+VALUES_LIMIT: Final = 8
+PRINCIPALS_NEEDED: Final = 3
+TIMES_NEEDED: Final = 2
+DOMINANCE: Final = 0.7
+"""Share of a principal's writes that must carry its own value."""
+TEXT_LENGTHS: Final = (4, 200)
+
+
+class Field:
+    """One field under watch. Holds its holder strongly, until the watch is dropped."""
+
+    __slots__ = ("_child", "_holder", "latest", "place", "written")
+
+    def __init__(self, place: Place, node: Node, child: Child) -> None:
+        self.place = place
+        # A node of its own, so that nothing else of the walk stays alive.
+        self._holder = Node(node.value, node.layout, None, "", None, 0)
+        self._child = Child(child.step, child.key, None)
+        self.latest: object = child.value
+        self.written: dict[str, tuple[Principal, Counter[str]]] = {}
+
+    @property
+    def name(self) -> str:
+        return self._child.key if type(self._child.key) is str else ""
+
+    def is_for(self, node: Node, child: Child) -> bool:
+        return self._holder.value is node.value and self._child.step == child.step and self._child.key == child.key
+
+    def read(self) -> str | None:
+        """Return the text that was written since the last look, or None where nothing was."""
+        value = read_again(self._holder, self._child)
+        if value is self.latest:
+            return None
+        self.latest = value
+        return plain(value) if is_leaf(value) else None
+
+    def wrote(self, principal: Principal, text: str) -> None:
+        """Note that a value was new when a request of a principal ended."""
+        if type(self.latest) is int or not TEXT_LENGTHS[0] <= len(text) <= TEXT_LENGTHS[1]:
+            return
+        known = self.written.get(principal.id)
+        if known is None:
+            if len(self.written) >= PRINCIPALS_LIMIT:
+                return
+            known = self.written[principal.id] = (principal, Counter())
+        values = known[1]
+        if text in values or len(values) < VALUES_LIMIT:
+            values[text] += 1
+        else:
+            # A value of its own each time, as times and counters have, is nobody's: it weighs against all of them.
+            values[""] += 1
+
+    def determined_by(self) -> list[Principal]:
+        """Return the principals that have a value of their own here, when they are enough to prove it."""
+        own: dict[str, list[Principal]] = {}
+        for principal, values in self.written.values():
+            text, times = values.most_common(1)[0]
+            if times >= TIMES_NEEDED and text:
+                if times < DOMINANCE * values.total():
+                    return []
+                own.setdefault(text, []).append(principal)
+        if len(own) < PRINCIPALS_NEEDED or any(len(principals) > 1 for principals in own.values()):
+            return []
+        return [principals[0] for principals in own.values()]

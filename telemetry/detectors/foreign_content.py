@@ -1,0 +1,479 @@
+"""Foreign content: a value that belongs to one principal leaves in an answer, stream or frame to another.
+
+Sees: tokens (`tokens.py`) and phrases of eight words that came in with one principal's request, tokens that an endpoint
+gives to one principal alone, and tokens that the application's memory keeps under a principal's id (`ownership.py`): in
+bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others.
+Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from the SQL database
+(what a query may return is declared by `monitor.owns`); content that the request asked for by naming a room, a document
+or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote; whatever an
+endpoint shows that the owner does not use himself (an administrator's view).
+Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
+Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is
+normal is consent. Grades: `crossed`; `reachable` in the body of an outgoing call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.detectors.answers import Answers, field_of
+from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
+from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
+from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
+from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
+from isolation_monitor.telemetry.tokens import phrases_of, tokens_of
+from isolation_monitor.telemetry.violations import Resource, Violation, side_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.detectors.kit import Kit
+    from isolation_monitor.telemetry.lab import Lab
+    from isolation_monitor.telemetry.principals import Principal, Scope
+
+ROUTES_LIMIT: Final = 2_000
+PEERS_LIMIT: Final = 2_000
+PENDING_LIMIT: Final = 1_000
+CREDENTIALS_LIMIT: Final = 10_000
+LEARNED_PER_ANSWER: Final = 16
+_NEAR: Final = 400
+"""Characters around a value of a page within which its author's name attributes it."""
+BROADCAST_WAIT_S: Final = 0.3
+"""How long a suspicious frame waits for the same content to go to others, and so prove to be a broadcast."""
+
+
+class ForeignContent:
+    """Learns whose values are, and judges what leaves. Called on the event loop; `belongs` also by the scanning thread."""
+
+    plants_on_loop = True
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._reporter = kit.reporter
+        self._switch = kit.switches[names.FOREIGN_CONTENT]
+        self.ownership = Ownership()
+        self._answers = Answers()
+        self._peers: dict[object, set[str]] = {}
+        """Ids of the principals that an endpoint has answered."""
+        self._pending: dict[tuple[object, str], _Suspicion] = {}
+        """By endpoint and id of the owner, who has not been seen there yet."""
+        self._frames: dict[tuple[str, str], _Suspicion] = {}
+        """Suspicious frames that wait, by token and id of the owner."""
+        self._writers: dict[str, str] = {}
+        """Who first wrote to an address that is no token; `""` for several."""
+        self._echoed: dict[str, float] = {}
+        """When a frame last brought its own words back to who said them, by token."""
+        self._credentials: dict[bytes, None] = {}
+        self.identity = LearnedIdentity(kit)
+        self.need_sql_reads: Callable[[], None] | None = None
+        """Asks for the reads of the SQL database to be kept from now on: a suspicion cannot be judged without."""
+        self.sql_reads_are_kept: Callable[[], bool] = lambda: True
+        kit.stores.on_write.append(self.handed_over)
+
+    # --- coming in ----------------------------------------------------------------------------------------------------
+
+    def entered(self, request: RequestContext, scope: Scope) -> None:
+        """Take what a request says before its body: path, query and credentials."""
+        principal = request.principal
+        if principal is None or not self._switch.is_on:
+            return
+        request.ingress = ingress = Ingress()
+        new = ingress.add_path(scope)
+        if request.connection is not None:
+            request.connection.said = Ingress()
+            request.connection.said.take(ingress)
+        for name, value in scope["headers"]:
+            if name in (b"authorization", b"cookie") and value not in self._credentials:
+                self._credentials[value] = None
+                if len(self._credentials) > CREDENTIALS_LIMIT:
+                    self._credentials.pop(next(iter(self._credentials)))
+                secrets = tokens_of(value.decode("latin-1"))
+                ingress.tokens.update(secrets)
+                self.ownership.came_in(Origin(request, principal, ingress), secrets, "credential")
+        if new:
+            self.ownership.came_in(Origin(request, principal, ingress), new)
+
+    def came_in(self, request: RequestContext, text: str, *, is_form: bool = False) -> None:
+        """Take a body, or a frame of a connection."""
+        principal = request.principal
+        if principal is None or not self._switch.is_on:
+            return
+        ingress: Ingress | None = request.ingress
+        if ingress is None:
+            ingress = request.ingress = Ingress()
+        new = ingress.add_form(text) if is_form else ingress.add_text(text)
+        if len(text) >= 40:
+            phrases = phrases_of(text)
+            ingress.tokens.update(phrases)
+            new += phrases
+        connection = request.connection
+        if connection is not None:
+            if connection.said is None:
+                connection.said = Ingress()
+            connection.said.take(ingress)
+        for address in ingress.addresses:
+            if self._writers.setdefault(address, principal.id) != principal.id:
+                self._writers[address] = ""
+        if len(self._writers) > PEERS_LIMIT * 5:
+            for address in list(self._writers)[:PEERS_LIMIT]:
+                self._writers.pop(address, None)
+        if new:
+            self.ownership.came_in(Origin(request, principal, ingress), new)
+
+    def belongs(self, token: str, principal: Principal, how: How, request: RequestContext | None = None) -> None:
+        """Learn an owner: `state`, what the application's memory keeps under a principal's id, or `declared` by the application."""
+        if not self._switch.is_on:
+            return
+        origin = Origin(request, principal, None) if request is not None else None
+        for gone in self.ownership.belongs(token, principal, how, origin):
+            if gone.request is not None:
+                self._report(_Suspicion(gone.request, gone.principal, token, self.ownership.entries[token], "an answer"))
+
+    def declare(self, value: object, request: RequestContext) -> None:
+        """Take a value, declared private by the application, as the current principal's own: every token in it."""
+        if request.principal is None or not self._switch.is_on:
+            return
+        for text in texts_in(value):
+            for token in tokens_of(text):
+                self.belongs(token, request.principal, "declared", request)
+
+    # --- going out ----------------------------------------------------------------------------------------------------
+
+    def answered(self, request: RequestContext, scope: Scope) -> None:
+        """Note that an endpoint serves a principal: it is about to answer him well."""
+        if request.principal is not None:
+            self._note_peer(_endpoint(request, scope), request.principal)
+
+    def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
+        """Judge a text on its way to the request's principal; return True when it carries a foreign value beyond doubt.
+
+        Args:
+            where: `the answer`, `the stream`, `the frame` or `a header`, for the evidence.
+            scope: the ASGI scope, while the request has it.
+            learns: False for header values and failed answers, from which nothing is learned.
+        """
+        principal = request.principal
+        if principal is None or not self._switch.is_on:
+            return False
+        if scope is not None and request.ingress is not None:
+            parameters = scope.get("path_params")
+            if parameters:
+                request.ingress.add_parameters(parameters)
+                if request.connection is not None and request.connection.said is not None:
+                    request.connection.said.add_parameters(parameters)
+        entries, own = self.ownership.entries, principal.id
+        suspicions: list[_Suspicion] = []
+        fresh: list[str] = []
+        origin: Origin | None = None
+        tokens = tokens_of(text)
+        for token in tokens:
+            entry = entries.get(token)
+            if entry is None:
+                if learns:
+                    if origin is None:
+                        origin = Origin(request, principal, request.ingress)
+                    self.ownership.went_out(origin, token)
+                    fresh.append(token)
+            elif entry.is_public:
+                continue
+            elif entry.owner is None:
+                fresh.append(token)
+                if entry.origin.principal.id != own and learns:
+                    self._sighted(entry, request, principal, text, token)
+            elif entry.owner.id != own:
+                suspicions.append(_Suspicion(request, principal, token, entry, where))
+            else:
+                fresh.append(token)
+                if request.connection is not None and entry.how == "ingress":
+                    self._note_echo(token)
+        if len(text) >= 40:
+            for phrase in phrases_of(text):
+                entry = entries.get(phrase)
+                if entry is None or entry.is_public or entry.owner is None:
+                    continue
+                if entry.owner.id != own:
+                    suspicions.append(_Suspicion(request, principal, phrase, entry, where))
+                elif request.connection is not None:
+                    self._note_echo(phrase)
+        endpoint = _endpoint(request, scope)
+        if learns and self._addresses_only_own(request, principal) and self.identity.leaving(request, endpoint, text):
+            return True
+        if request.connection is not None:
+            self._note_peer(endpoint, principal)
+        if learns and fresh and len(fresh) <= LEARNED_PER_ANSWER:
+            self._learn(request, principal, endpoint, text, fresh)
+        if not suspicions:
+            self._reporter.checked(names.FOREIGN_CONTENT)
+            return False
+        return self._judge(suspicions, request, principal, endpoint, text)
+
+    def handed_over(self, request: RequestContext, write: Fetched) -> None:
+        """Judge the body of an outgoing call made for a request."""
+        principal = request.principal
+        if write.store != "http" or principal is None or not self._switch.is_on:
+            return
+        body = write.values
+        if type(body) is bytes and len(body) <= self._kit.settings.body_limit_bytes:
+            text = body.decode("utf-8", "replace")
+        elif type(body) is str and len(body) <= self._kit.settings.body_limit_bytes:
+            text = body
+        else:
+            return
+        for token in (*tokens_of(text), *phrases_of(text)):
+            entry = self.ownership.entries.get(token)
+            if entry is None or entry.is_public or entry.owner is None or entry.owner.id == principal.id:
+                continue
+            suspicion = _Suspicion(request, principal, token, entry, f"an outgoing call to {write.where}", grade="reachable")
+            if not self._is_consented(suspicion, text):
+                self._report(suspicion)
+                return
+
+    # --- judging ------------------------------------------------------------------------------------------------------
+
+    def _judge(self, suspicions: list[_Suspicion], request: RequestContext, principal: Principal, endpoint: object, text: str) -> bool:
+        found = False
+        owners: set[str] = set()
+        for suspicion in suspicions:
+            owner = suspicion.owner
+            if owner.id in owners or self._is_consented(suspicion, text):
+                continue
+            owners.add(owner.id)
+            if request.connection is not None and suspicion.entry.how == "ingress":
+                self._wait_for_broadcast(suspicion)
+            elif owner.id not in self._peers.get(endpoint, ()):
+                # An endpoint that the owner does not use himself may be there to show others' data: an administrator's.
+                if len(self._pending) < PENDING_LIMIT:
+                    self._pending[endpoint, owner.id] = suspicion
+            else:
+                self._report(suspicion)
+                found = True
+        if not owners:
+            self._reporter.checked(names.FOREIGN_CONTENT)
+        return found
+
+    def _is_consented(self, suspicion: _Suspicion, text: str) -> bool:
+        """Return whether one of the ways by which sharing is normal explains a foreign value; also when that cannot be told."""
+        request, token, entry, owner = suspicion.request, suspicion.token, suspicion.entry, suspicion.owner
+        said: Ingress = request.ingress or NOTHING
+        connection = request.connection
+        before: Ingress = (connection.said or NOTHING) if connection is not None else NOTHING
+        if token in said.tokens or token in before.tokens:
+            return True
+        if owner.id in said.values or owner.id in before.values:
+            # It asked for this person.
+            return True
+        if not self._addresses_only_own(request, suspicion.principal):
+            # It asked for something that is not its own by name: a room, a document, a profile.
+            return True
+        in_list, names_owner = _surroundings(text, token, owner.id)
+        if in_list and names_owner:
+            # A list whose items say openly whose they are: a directory, a feed.
+            return True
+        if entry.how != "ingress":
+            return False
+        if connection is not None and names_owner:
+            # Openly attributed speech.
+            return True
+        if was_fetched(request, token):
+            return True
+        if request.checkouts is not None and not self.sql_reads_are_kept():
+            if self.need_sql_reads is not None:
+                self.need_sql_reads()
+            self._reporter.skipped(names.FOREIGN_CONTENT)
+            return True
+        source = entry.origin.ingress
+        if source is not None:
+            # Both named the same room, thread or document, on this connection or in this request.
+            if not source.addresses.isdisjoint(said.addresses) or not source.addresses.isdisjoint(before.addresses):
+                return True
+            # The owner's own request named the receiver.
+            receiver = suspicion.principal.id
+            if any(value == receiver or self._is_owned_by(value, receiver) for value in source.values):
+                return True
+        return False
+
+    def _addresses_only_own(self, request: RequestContext, principal: Principal) -> bool:
+        """Return whether a request names nothing that could be another's: then the principal alone decides what it gets."""
+        said: Ingress = request.ingress or NOTHING
+        return not said.addresses or all(self._is_own(address, principal) for address in said.addresses)
+
+    def _is_own(self, address: str, principal: Principal) -> bool:
+        if address == principal.id:
+            return True
+        entry = self.ownership.entries.get(address)
+        if entry is not None:
+            return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id
+        return self._writers.get(address) == principal.id
+
+    def _is_owned_by(self, token: str, id: str) -> bool:
+        owner = self.ownership.owner_of(token)
+        return owner is not None and owner.id == id
+
+    def _wait_for_broadcast(self, suspicion: _Suspicion) -> None:
+        """Put the judgement of a frame off until it is known to whom the same content went."""
+        key = (suspicion.token, suspicion.owner.id)
+        waiting = self._frames.get(key)
+        if waiting is not None:
+            waiting.receivers.add(suspicion.principal.id)
+            return
+        if len(self._frames) >= PENDING_LIMIT:
+            self._reporter.skipped(names.FOREIGN_CONTENT)
+            return
+        self._frames[key] = suspicion
+        suspicion.receivers.add(suspicion.principal.id)
+        self._kit.housekeeper.after(BROADCAST_WAIT_S, lambda: self._settle_frame(key))
+
+    def _settle_frame(self, key: tuple[str, str]) -> None:
+        suspicion = self._frames.pop(key, None)
+        if suspicion is None:
+            return
+        # Sent to the writer as well, or to many: a broadcast of what a user said, on purpose.
+        echoed = time.monotonic() - self._echoed.get(key[0], -1e9) <= 2 * BROADCAST_WAIT_S + 1
+        if len(suspicion.receivers) >= 3 or suspicion.entry.is_public or echoed:
+            return
+        self._report(suspicion)
+
+    def _note_echo(self, token: str) -> None:
+        self._echoed[token] = time.monotonic()
+        if len(self._echoed) > PENDING_LIMIT * 2:
+            self._echoed.pop(next(iter(self._echoed)), None)
+
+    def _note_peer(self, endpoint: object, principal: Principal) -> None:
+        peers = self._peers.get(endpoint)
+        if peers is None:
+            if len(self._peers) >= ROUTES_LIMIT:
+                self._peers.pop(next(iter(self._peers)))
+            peers = self._peers[endpoint] = set()
+        if principal.id in peers or len(peers) >= PEERS_LIMIT:
+            return
+        peers.add(principal.id)
+        suspicion = self._pending.pop((endpoint, principal.id), None) if self._pending else None
+        if suspicion is not None:
+            self._report(suspicion)
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def _learn(self, request: RequestContext, principal: Principal, endpoint: object, text: str, tokens: list[str]) -> None:
+        """Learn which values an endpoint gives to this principal alone; only where the principal alone decides."""
+        said: Ingress = request.ingress or NOTHING
+        if not self._addresses_only_own(request, principal):
+            return
+        for token in tokens:
+            if token in said.tokens:
+                continue
+            field = field_of(text, token)
+            if field is None or _surroundings(text, token, "")[0]:
+                continue
+            for value, owner in self._answers.saw(endpoint, field, principal, token):
+                self.belongs(value, owner, "answers")
+
+    def _sighted(self, entry: Entry, request: RequestContext, principal: Principal, text: str, token: str) -> None:
+        """Remember that a value without an owner went to another principal, where that could be a leak."""
+        said: Ingress = request.ingress or NOTHING
+        if token in said.tokens or not self._addresses_only_own(request, principal):
+            return
+        if _surroundings(text, token, "")[0]:
+            return
+        sightings = entry.sightings
+        if sightings is None:
+            entry.sightings = sightings = []
+        if len(sightings) < 4 and all(one.principal.id != principal.id for one in sightings):
+            sightings.append(Origin(request, principal, request.ingress))
+
+    # --- reporting ----------------------------------------------------------------------------------------------------
+
+    def _report(self, suspicion: _Suspicion) -> None:
+        request, entry, owner = suspicion.request, suspicion.entry, suspicion.owner
+        source = entry.origin if entry.origin.principal.id == owner.id else None
+        victim = side_of(source.request if source else None, principal=owner, at=source.at if source else None)
+        cause = next((v for v in request.violations or () if v.victim is not None and v.victim.principal == owner.hash), None)
+        for violation in request.violations or ():
+            if violation.victim is not None and violation.victim.principal == owner.hash:
+                self._reporter.escalate(violation, "a value of the victim left in the answer", request)
+        self._reporter.report(
+            Violation(
+                kind=names.FOREIGN_CONTENT,
+                grade=suspicion.grade,
+                summary=f"{suspicion.where} of {request.route} carried a value that belongs to another principal ({_HOW[entry.how]})",
+                resource=Resource(
+                    "value",
+                    _HOW[entry.how],
+                    {"digest": hashlib.sha256(suspicion.token.encode()).hexdigest()[:16], "length": len(suspicion.token)},
+                ),
+                victim=victim,
+                offender=side_of(request),
+                arm=request.arm,
+                detail={"where": suspicion.where} | ({"cause": cause.id} if cause else {}),
+            ),
+            request,
+        )
+
+    def plant(self, lab: Lab) -> None:
+        """Let the offender answer with what the victim brought, at an endpoint that both use."""
+        token = f"planted-{lab.name}-x7"
+        scope: Any = {"type": "http", "path": "/isolation-monitor/planted", "headers": [], "query_string": b"", "endpoint": lab}
+        of_victim, of_offender = lab.request(), lab.request(of_offender=True)
+        self.entered(of_victim, scope)
+        self.came_in(of_victim, f'{{"note": "{token}"}}')
+        self.answered(of_victim, scope)
+        self.entered(of_offender, scope)
+        self.leaving(of_offender, f'{{"note": "{token}"}}', "the answer", scope=scope)
+        self.ownership.entries.pop(token, None)
+        self._peers.pop(lab, None)
+
+
+_HOW: Final = {
+    "ingress": "it came in with the owner's request",
+    "credential": "its owner proves himself with it",
+    "answers": "an endpoint gives it to its owner alone",
+    "declared": "the application declares it private",
+    "state": "memory keeps it under its owner's id",
+    "": "its owner is unknown",
+}
+
+
+class _Suspicion:
+    """A foreign value on its way to a principal."""
+
+    __slots__ = ("entry", "grade", "owner", "principal", "receivers", "request", "token", "where")
+
+    def __init__(self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, grade: str = "crossed") -> None:
+        self.request = request
+        self.principal = principal
+        self.token = token
+        self.entry = entry
+        owner = entry.owner
+        self.owner: Principal = owner if owner is not None else entry.origin.principal
+        self.where = where
+        self.grade = grade
+        self.receivers: set[str] = set()
+
+
+def _endpoint(request: RequestContext, scope: Scope | None) -> object:
+    """Return what stands for the endpoint: the router's function by identity, else the path."""
+    if scope is not None:
+        endpoint = scope.get("endpoint")
+        return id(endpoint) if endpoint is not None else scope.get("path")
+    connection = request.connection
+    if connection is not None:
+        endpoint = connection.scope.get("endpoint")
+        return id(endpoint) if endpoint is not None else connection.scope.get("path")
+    served = request.served
+    return id(served.endpoint) if served is not None else None
+
+
+def _surroundings(text: str, token: str, owner: str) -> tuple[bool, bool]:
+    """Return whether the token stands in an item of a JSON list, and whether that object (or the whole text) names the owner."""
+    at = text.find(token)
+    opened = text.rfind("{", 0, at)
+    if opened < 0:
+        # A page or a plain text: its owner is named with it, or somewhere else.
+        return text.lstrip().startswith("<"), bool(owner) and owner in text[max(0, at - _NEAR) : at + _NEAR]
+    before = text[max(0, opened - 20) : opened].rstrip()
+    in_list = before.endswith(("[", ",")) or text.rfind("[", opened, at) > text.rfind("]", opened, at)
+    closed = text.find("}", at)
+    return in_list, bool(owner) and owner in text[opened : closed if closed >= 0 else len(text)]

@@ -1,0 +1,189 @@
+"""Ingress: what a request says when it comes in, by which later answers are judged.
+
+Three things are taken from path, query, body and frames: the tokens (opaque values, `tokens.py`), which the sender
+therefore knows; the addresses (room, thread, document: what the request is about), by which two principals who both name
+one share it; and all short values, by which a sender names a recipient.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+from isolation_monitor.telemetry.tokens import tokens_of
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.principals import Scope
+
+VALUES_LIMIT: Final = 256
+"""Values kept of one request or connection; a request that says more is taken at its first ones."""
+TOKENS_KEPT: Final = 2_000
+
+_PAIR: Final = re.compile(r'"([A-Za-z_][\w.-]{0,40})"\s*:\s*(?:"([^"\\]{1,64})"|(-?\d{1,19})(?![\d.eE]))')
+_ADDRESS_WORDS: Final = frozenset(
+    [
+        "room",
+        "channel",
+        "thread",
+        "conversation",
+        "session",
+        "group",
+        "topic",
+        "chat",
+        "dialog",
+        "to",
+        "recipient",
+        "recipients",
+        "target",
+        "document",
+        "doc",
+        "file",
+        "folder",
+        "project",
+        "workspace",
+        "team",
+        "org",
+        "organization",
+        "organisation",
+        "tenant",
+        "account",
+        "board",
+        "space",
+        "meeting",
+        "call",
+        "order",
+        "ticket",
+        "item",
+        "post",
+        "article",
+        "page",
+        "resource",
+        "key",
+        "slug",
+        "path",
+        "uri",
+        "url",
+        "token",
+        "code",
+    ]
+)
+_COMPONENT_WORDS: Final = frozenset(
+    [
+        "agent",
+        "model",
+        "bot",
+        "assistant",
+        "tool",
+        "version",
+        "lang",
+        "language",
+        "locale",
+        "type",
+        "kind",
+        "action",
+        "provider",
+        "graph",
+        "flow",
+        "chain",
+        "workflow",
+        "pipeline",
+        "function",
+        "service",
+        "format",
+        "role",
+        "mode",
+        "status",
+        "state",
+        "page",
+        "size",
+        "limit",
+        "offset",
+        "sort",
+        "order_by",
+        "v",
+    ]
+)
+"""Names of parameters that choose a part of the service rather than somebody's data: naming the same one shares nothing."""
+
+
+class Ingress:
+    """What one request, or one connection so far, has said."""
+
+    __slots__ = ("addresses", "tokens", "values")
+
+    def __init__(self) -> None:
+        self.tokens: set[str] = set()
+        self.addresses: set[str] = set()
+        self.values: set[str] = set()
+
+    def add_path(self, scope: Scope) -> list[str]:
+        """Take the path, and the query; return the new tokens."""
+        text = str(scope.get("path", ""))
+        query = scope.get("query_string", b"")
+        if query:
+            text = f"{text} {query.decode('latin-1')}"
+            for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=False)[:50]:
+                self._add_pair(name, value)
+        return self._add_tokens(text)
+
+    def add_parameters(self, parameters: Any) -> None:
+        """Take the path parameters, once a router has found them: each is an address, whatever it looks like."""
+        if type(parameters) is not dict:
+            return
+        for name, value in parameters.items():
+            if type(value) in (str, int) and not _is_component(str(name)):
+                self.addresses.add(str(value))
+                self.values.add(str(value))
+
+    def add_text(self, text: str) -> list[str]:
+        """Take a body or frame; return the new tokens."""
+        for name, quoted, number in _PAIR.findall(text):
+            if len(self.values) >= VALUES_LIMIT:
+                break
+            self._add_pair(name, quoted or number)
+        return self._add_tokens(text)
+
+    def add_form(self, text: str) -> list[str]:
+        """Take a body of `application/x-www-form-urlencoded`; return the new tokens."""
+        pairs = parse_qsl(text, keep_blank_values=False, max_num_fields=200)
+        for name, value in pairs:
+            self._add_pair(name, value)
+        return self._add_tokens(" ".join(value for _, value in pairs))
+
+    def take(self, other: Ingress) -> None:
+        """Add what a message said to what its connection has said."""
+        if len(self.tokens) < TOKENS_KEPT:
+            self.tokens.update(other.tokens)
+        if len(self.values) < VALUES_LIMIT:
+            self.values.update(other.values)
+            self.addresses.update(other.addresses)
+
+    def _add_pair(self, name: str, value: str) -> None:
+        if len(value) > 64 or len(self.values) >= VALUES_LIMIT:
+            return
+        self.values.add(value)
+        if _is_address(name):
+            self.addresses.add(value)
+
+    def _add_tokens(self, text: str) -> list[str]:
+        new = [token for token in tokens_of(text) if token not in self.tokens]
+        if len(self.tokens) < TOKENS_KEPT:
+            self.tokens.update(new)
+        return new
+
+
+NOTHING: Final = Ingress()
+"""The ingress of a request that nobody read."""
+
+
+def _is_address(name: str) -> bool:
+    lowered = name.lower()
+    if _is_component(lowered):
+        return False
+    return lowered in _ADDRESS_WORDS or lowered == "id" or lowered.endswith(("_id", "-id")) or name.endswith(("Id", "ID"))
+
+
+def _is_component(name: str) -> bool:
+    bare = name.lower().removesuffix("id").rstrip("_-").removesuffix("_name").removesuffix("name").rstrip("_-")
+    return bare in _COMPONENT_WORDS

@@ -1,0 +1,237 @@
+"""Places: where an application keeps what belongs to the request at hand, and which code mentions them.
+
+Found in modules, raw: module globals and class attributes that functions assign to, `threading.local` objects, context
+variables and their defaults; and in the closures of endpoints, variables that functions assign to (`nonlocal`).
+Globals are looked for in the application's own modules; thread-locals and context variables in installed packages too.
+Runs on the housekeeper's thread, when modules were imported since. Measured: 20 to 70 ms for 900 modules.
+"""
+
+from __future__ import annotations
+
+import opcode
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import Context, ContextVar
+from pathlib import Path
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any, Final
+
+from isolation_monitor.telemetry.context import CURRENT
+from isolation_monitor.telemetry.detectors.naming import fields_of, is_telling
+from isolation_monitor.telemetry.detectors.reach import arguments_of, dict_of_class, function_of, is_class
+
+PLACES_LIMIT: Final = 2_000
+
+_PATHS: Final = {name: os.path.realpath(path) + os.sep for name, path in sysconfig.get_paths().items()}
+_STANDARD: Final = tuple(_PATHS[name] for name in ("stdlib", "platstdlib") if name in _PATHS)
+_INSTALLED: Final = tuple(_PATHS[name] for name in ("purelib", "platlib") if name in _PATHS)
+_OWN: Final = str(Path(__file__).resolve().parents[1]) + os.sep
+
+_STORE_GLOBAL: Final = opcode.opmap["STORE_GLOBAL"]
+_STORE_ATTR: Final = opcode.opmap["STORE_ATTR"]
+_STORE_DEREF: Final = opcode.opmap["STORE_DEREF"]
+_get_local = threading.local.__getattribute__
+
+
+class Place:
+    """One place. `words` are the names under which code reaches it; `read` returns its value now, or None.
+
+    `root` is the module global through which code comes to it, where there is one.
+    """
+
+    __slots__ = ("key", "kind", "name", "read", "root", "words")
+
+    def __init__(self, kind: str, name: str, key: object, words: frozenset[str], read: Callable[[], object], root: str = "") -> None:
+        self.root = root
+        self.kind = kind
+        self.name = name
+        self.key = key
+        self.words = words
+        self.read = read
+
+
+class Places:
+    """All places found so far. `shared` are read at every look; thread-locals are read in the thread that looks."""
+
+    def __init__(self) -> None:
+        self.shared: list[Place] = []
+        self.locals: list[Place] = []
+        self.words: dict[ContextVar[Any], frozenset[str]] = {}
+        """Names of module globals by which code reaches a context variable."""
+        self._seen = 0
+
+    def is_stale(self) -> bool:
+        return len(sys.modules) != self._seen
+
+    def scan(self) -> None:
+        """Look through the modules that are loaded now."""
+        self._seen = len(sys.modules)
+        shared: list[Place] = []
+        locals: list[Place] = []
+        words: dict[ContextVar[Any], frozenset[str]] = {}
+        own: list[ModuleType] = []
+        for module in list(sys.modules.values()):
+            origin = _origin(module)
+            if origin is None:
+                continue
+            if origin == "own":
+                own.append(module)
+            _scan_objects(module, shared, locals, words)
+        assigned: set[str] = set()
+        for module in own:
+            for code in _codes(module):
+                if code.co_name not in ("__init__", "__post_init__", "__new__"):
+                    assigned.update(_stored(code, _STORE_ATTR))
+        for module in own:
+            shared.extend(_assigned_globals(module, assigned))
+        self.shared, self.locals, self.words = shared[:PLACES_LIMIT], locals[:PLACES_LIMIT], words
+
+    def words_of(self, variable: ContextVar[Any]) -> frozenset[str]:
+        return self.words.get(variable, frozenset()) | {variable.name}
+
+
+def local_place(name: str, local: threading.local, words: frozenset[str], root: str = "") -> Place:
+    """Return the place of an exact `threading.local`: reading the dictionary of this thread runs nothing of the host."""
+    return Place("thread_local", name, ("thread_local", id(local)), words, lambda: _get_local(local, "__dict__"), root)
+
+
+def cell_places(function: object, name: str = "", depth: int = 0) -> Iterator[Place]:
+    """Yield the places in a function's closure: variables that are assigned to, thread-locals and defaults of context variables."""
+    function = function_of(function)
+    if function is None or depth > 2:
+        return
+    code = function.__code__
+    stored = set(_stored_freevars(code))
+    for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            continue
+        label = f"{code.co_qualname.rpartition('.')[0]}.{variable}"
+        if variable in stored:
+            yield Place("closure", label, ("closure", id(cell)), frozenset((variable,)), _reader_of_cell(cell))
+        elif type(content) is threading.local:
+            yield local_place(label, content, frozenset((variable,)))
+        elif type(content) is ContextVar:
+            yield from _default_place(content, label, frozenset((variable,)))
+        elif type(content) is FunctionType:
+            yield from cell_places(content, label, depth + 1)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _origin(module: object) -> str | None:
+    """Return `own` for modules of the application, `installed` for packages, None for the standard library's and ours."""
+    if type(module) is not ModuleType:
+        return None
+    file = module.__dict__.get("__file__")
+    if type(file) is not str:
+        return "own" if module.__dict__.get("__name__") == "__main__" else None
+    return origin_of_file(file)
+
+
+def origin_of_file(file: str) -> str | None:
+    """As for modules: `own`, `installed`, or None for the standard library, ours and code that is in no file."""
+    path = os.path.realpath(file)
+    if path.startswith(_OWN) or file.startswith("<"):
+        return None
+    if f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path or path.startswith(_INSTALLED):
+        return "installed"
+    return None if path.startswith(_STANDARD) else "own"
+
+
+def _scan_objects(module: ModuleType, shared: list[Place], locals: list[Place], words: dict[ContextVar[Any], frozenset[str]]) -> None:
+    title = str(module.__dict__.get("__name__", "?"))
+    for name, value in list(module.__dict__.items()):
+        kind = type(value)
+        if kind is threading.local:
+            if not any(place.key == ("thread_local", id(value)) for place in locals):
+                locals.append(local_place(f"{title}.{name}", value, frozenset((name,)), name))
+        elif kind is ContextVar and value is not CURRENT:
+            if value not in words:
+                shared.extend(_default_place(value, f"{title}.{name}", frozenset((name,))))
+            words[value] = words.get(value, frozenset()) | {name}
+
+
+def _default_place(variable: ContextVar[Any], name: str, words: frozenset[str]) -> Iterator[Place]:
+    try:
+        default = Context().run(variable.get)
+    except LookupError:
+        return
+    if is_telling(default):
+        yield Place("context_variable", name, variable, words, lambda: default if variable.get(default) is default else None)
+
+
+def _assigned_globals(module: ModuleType, assigned: set[str]) -> Iterator[Place]:
+    title = str(module.__dict__.get("__name__", "?"))
+    stored = {name for code in _codes(module) for name in _stored(code, _STORE_GLOBAL)}
+    space = module.__dict__
+    for name, value in list(space.items()):
+        if name in stored or (name in assigned and (value is None or type(value) in (str, int))):
+            yield Place("global", f"{title}.{name}", ("global", title, name), frozenset((name,)), _reader(space, name), name)
+        elif is_class(value) and dict_of_class(value).get("__module__") == title:
+            for field, default in list(dict_of_class(value).items()):
+                if field in assigned and not field.startswith("__") and (default is None or type(default) in (str, int)):
+                    key = ("class", title, name, field)
+                    yield Place("global", f"{title}.{name}.{field}", key, frozenset((field,)), _reader_of_class(value, field), name)
+        elif is_telling(value) and type(value) not in (dict, list, set, ContextVar, threading.local):
+            fields = frozenset(field for field, _ in fields_of(value)) & assigned
+            if fields:
+                # One object for the whole module, whose fields functions assign to.
+                yield Place("global", f"{title}.{name}", ("global", title, name), fields, _reader(space, name), name)
+
+
+def _reader(space: dict[str, Any], name: str) -> Callable[[], object]:
+    return lambda: space.get(name)
+
+
+def _reader_of_class(cls: type, field: str) -> Callable[[], object]:
+    return lambda: dict_of_class(cls).get(field)
+
+
+def _reader_of_cell(cell: CellType) -> Callable[[], object]:
+    def read() -> object:
+        try:
+            return cell.cell_contents
+        except ValueError:
+            return None
+
+    return read
+
+
+def _codes(module: ModuleType) -> Iterator[CodeType]:
+    """Yield the code of all functions that a module defines, those within functions and classes too."""
+    title = module.__dict__.get("__name__")
+    waiting: list[CodeType] = []
+    for value in list(module.__dict__.values()):
+        if type(value) is FunctionType and value.__module__ == title:
+            waiting.append(value.__code__)
+        elif is_class(value) and dict_of_class(value).get("__module__") == title:
+            for entry in list(dict_of_class(value).values()):
+                function = function_of(entry)
+                if function is not None:
+                    waiting.append(function.__code__)
+    seen = 0
+    while waiting and seen < 20_000:
+        code = waiting.pop()
+        seen += 1
+        yield code
+        waiting.extend(inner for inner in code.co_consts if type(inner) is CodeType)
+
+
+def _stored(code: CodeType, operation: int) -> Iterator[str]:
+    for argument in arguments_of(code, operation):
+        if argument < len(code.co_names):
+            yield code.co_names[argument]
+
+
+def _stored_freevars(code: CodeType) -> Iterator[str]:
+    # Since 3.11 the argument counts locals, then cells that are no locals, then free variables.
+    own = (*code.co_varnames, *(name for name in code.co_cellvars if name not in code.co_varnames), *code.co_freevars)
+    for argument in arguments_of(code, _STORE_DEREF):
+        if argument < len(own) and own[argument] in code.co_freevars:
+            yield own[argument]

@@ -1,0 +1,182 @@
+"""Reach: what the code of a function, and of the functions it calls by name, mentions, reads and sets.
+
+Code objects only: nothing is run. Used where a suspicion is to be confirmed or dropped, never on the request path.
+Calls through objects are followed by the method's name, to any class of the caller's module; dynamic calls are not seen.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import opcode
+import sys
+from collections.abc import Callable, Iterator
+from inspect import CO_COROUTINE
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import Any, Final, TypeGuard
+
+CODES_LIMIT: Final = 300
+"""Functions followed from one; what is beyond is taken as not mentioned."""
+STEPS: Final = 4
+
+_EXTENDED: Final = opcode.opmap["EXTENDED_ARG"]
+_SEND: Final = opcode.opmap["SEND"]
+_CACHE: Final = opcode.opmap["CACHE"]
+_STORE_ATTR: Final = opcode.opmap["STORE_ATTR"]
+_LOAD_GLOBAL: Final = opcode.opmap["LOAD_GLOBAL"]
+# 3.11 has a third state, of instructions that were seen by the interpreter but not specialised.
+_NOT_RUN: Final = frozenset((_LOAD_GLOBAL, getattr(dis, "_all_opmap", {}).get("LOAD_GLOBAL_ADAPTIVE", _LOAD_GLOBAL)))
+# The lowest bit of some arguments is a flag: of LOAD_GLOBAL since 3.11, of LOAD_ATTR since 3.12.
+_LOADS: Final = ((opcode.opmap["LOAD_GLOBAL"], 1), (opcode.opmap["LOAD_ATTR"], 1 if sys.version_info >= (3, 12) else 0))
+_EVERYDAY: Final = frozenset(dir(dict) + dir(list) + dir(str) + dir(set) + ["set", "put", "put_nowait", "send", "close", "run"])
+"""Method names that say nothing of whose method they are."""
+
+
+dict_of_class = type.__dict__["__dict__"].__get__
+_mro_of_class = type.__dict__["__mro__"].__get__
+
+
+def mentions(function: object, words: frozenset[str], test: Callable[[CodeType], bool] | None = None) -> bool:
+    """Return whether a function, or one it calls by name, mentions one of `words` (and passes `test`); followed a few steps.
+
+    Methods are followed by their name, to any class of the caller's module: this finds too much rather than too little.
+    """
+    return any(mentions_in(code, words) and (test is None or test(code)) for code in reach_of(function))
+
+
+def mentions_in(code: CodeType, words: frozenset[str]) -> bool:
+    return not words.isdisjoint((*code.co_names, *code.co_freevars))
+
+
+def loads(code: CodeType, words: frozenset[str]) -> bool:
+    """Return whether code reads a global, attribute or closure variable of one of these names."""
+    if not words.isdisjoint(code.co_freevars):
+        return True
+    wanted = {at for at, name in enumerate(code.co_names) if name in words}
+    return any(argument >> shift in wanted for operation, shift in _LOADS for argument in arguments_of(code, operation))
+
+
+def has_read(code: CodeType, name: str) -> bool:
+    """Return whether code that loads the global `name`, other than to assign to one of its attributes, was really run.
+
+    The interpreter replaces an instruction that runs repeatedly by a specialised one: what is still the general one is in
+    a branch that was not taken, or was run a few times only.
+    """
+    wanted = {at for at, one in enumerate(code.co_names) if one == name}
+    raw, adapted, extended = code.co_code, getattr(code, "_co_code_adaptive", b""), 0
+    found = False
+    for at in range(0, min(len(raw), len(adapted)) - 1, 2):
+        operation, argument = raw[at], raw[at + 1] | extended
+        if found and operation != _CACHE:
+            if operation != _STORE_ATTR:
+                return True
+            found = False
+        extended = argument << 8 if operation == _EXTENDED else 0
+        if operation == _LOAD_GLOBAL and argument >> 1 in wanted:
+            found = adapted[at] not in _NOT_RUN
+    return False
+
+
+def never_waits(function: object) -> bool:
+    """Return whether a function is a coroutine function without any `await`: nothing else runs while it does."""
+    plain = function_of(function)
+    return plain is not None and bool(plain.__code__.co_flags & CO_COROUTINE) and not any(True for _ in arguments_of(plain.__code__, _SEND))
+
+
+def is_locked(code: CodeType) -> bool:
+    return any("lock" in name.lower() or "semaphore" in name.lower() for name in (*code.co_names, *code.co_freevars))
+
+
+def reach_of(function: object) -> Iterator[CodeType]:
+    """Yield the code of a function and of those that it calls; nothing for what is no plain function."""
+    plain = function_of(function)
+    if plain is not None:
+        yield from reach(plain.__code__, plain.__globals__, plain.__closure__)
+
+
+def reach(code: CodeType, globals: dict[str, Any], closure: tuple[CellType, ...] | None = None) -> Iterator[CodeType]:
+    """Yield a code object and those of the functions that it calls by name, a few steps far."""
+    seen: set[int] = set()
+    waiting: list[tuple[CodeType, dict[str, Any], tuple[CellType, ...] | None, int]] = [(code, globals, closure, 0)]
+    while waiting and len(seen) < CODES_LIMIT:
+        code, globals, closure, depth = waiting.pop()
+        if id(code) in seen:
+            continue
+        seen.add(id(code))
+        yield code
+        waiting.extend((inner, globals, None, depth) for inner in code.co_consts if type(inner) is CodeType)
+        if depth >= STEPS:
+            continue
+        for cell in closure or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:
+                continue
+            if type(content) is FunctionType:
+                waiting.append((content.__code__, content.__globals__, content.__closure__, depth + 1))
+        for name in code.co_names:
+            for function in _functions_named(name, globals):
+                waiting.append((function.__code__, function.__globals__, function.__closure__, depth + 1))
+
+
+def sets_context(words: frozenset[str]) -> Callable[[CodeType], bool]:
+    """Return a test of code: does it set the variable of these names, or run something in a context of its own choice?"""
+
+    def test(code: CodeType) -> bool:
+        names = code.co_names
+        if "copy_context" in names or "run_in_context" in names:
+            return True
+        if any(type(const) is tuple and "context" in const for const in code.co_consts):
+            return True
+        if "run" in names and any("context" in name.lower() or name.lower() == "ctx" for name in (*names, *code.co_varnames)):
+            return True
+        return "set" in names and not words.isdisjoint((*names, *code.co_freevars))
+
+    return test
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def arguments_of(code: CodeType, operation: int) -> Iterator[int]:
+    raw, extended = code.co_code, 0
+    for at in range(0, len(raw) - 1, 2):
+        argument = raw[at + 1] | extended
+        extended = argument << 8 if raw[at] == _EXTENDED else 0
+        if raw[at] == operation:
+            yield argument
+
+
+def function_of(value: object) -> FunctionType | None:
+    """Return the plain function behind a function, method, static or class method, or partial; None for anything else."""
+    for _ in range(4):
+        kind = type(value)
+        if kind is FunctionType:
+            return value  # type: ignore[return-value]  # exactly one
+        if kind in (MethodType, staticmethod, classmethod):
+            value = value.__func__  # type: ignore[attr-defined]
+        elif kind is functools.partial:
+            value = value.func  # type: ignore[attr-defined]
+        elif kind is property:
+            value = value.fget  # type: ignore[attr-defined]
+        else:
+            return None
+    return None
+
+
+def is_class(value: object) -> TypeGuard[type]:
+    # `isinstance` would ask the object for its class, and a proxy answers with code of its own.
+    return type in _mro_of_class(type(value))
+
+
+def _functions_named(name: str, globals: dict[str, Any]) -> Iterator[FunctionType]:
+    found = function_of(globals.get(name))
+    if found is not None:
+        yield found
+    elif name not in _EVERYDAY:
+        title = globals.get("__name__")
+        for value in list(globals.values()):
+            if is_class(value) and dict_of_class(value).get("__module__") == title:
+                method = function_of(dict_of_class(value).get(name))
+                if method is not None:
+                    yield method

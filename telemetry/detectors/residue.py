@@ -1,0 +1,371 @@
+"""Residue: which values at places that every request reaches belong to single principals, and whether their place says so.
+
+A place is judged, never the request that happened to be looked at. It is fine when the way to it names the owner (a key,
+an attribute, a session id that the owner has), or when the row that holds the value names the owner beside it. A place
+that is one of neither, and has held what two principals left there, is state that crosses users.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+
+from isolation_monitor.telemetry.detectors.object_walk import Node, key_texts, step_of
+from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, is_leaf, is_number, plain
+from isolation_monitor.telemetry.tokens import tokens_of
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.principals import Principal
+    from isolation_monitor.telemetry.violations import Violation
+
+PLACES_LIMIT: Final = 2_000
+HOLDINGS_LIMIT: Final = 32
+"""Principals remembered of one place."""
+LEAVES_LIMIT: Final = 16
+TEXT_LIMIT: Final = 4_096
+"""Characters looked at of one string."""
+WORDS_LIMIT: Final = 2_000
+KEYS_LIMIT: Final = 20_000
+TOKENIZED_LIMIT: Final = 5_000
+
+_WORDS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*|[^\s\"'<>,;:()\[\]{}]+")
+_PARTS: Final = re.compile(r"[^\W_]+")
+_IDENTITY_NAME: Final = re.compile(
+    r"user|owner|author|account|tenant|customer|member|client|principal|sender|recipient|creator|email|login|session|thread|conversation|"
+    r"chat|uid|^sub$|^who$|^by$|^for$|person|patient|employee|subscriber|organi[sz]ation|^org|company|workspace|caller|identity|actor|assignee",
+    re.IGNORECASE,
+)
+"""Names of fields that say whose or which conversation a row is."""
+_NUMBERED_NAME: Final = re.compile(
+    r"_*(?:current|active|last|latest|this|the|my)?_*(?:user|uid|owner|account|customer|tenant|member|client|principal|sub|login)(?:_?id|_?pk|_?no)?",
+    re.IGNORECASE,
+)
+"""Names of fields that hold an id even where it is a small number."""
+_TRACE_NAME: Final = re.compile(r"request_?id|correlation|trace|span|nonce", re.IGNORECASE)
+_PASSING_NAME: Final = re.compile(
+    r"error|exception|log|trace|warning|stat|metric|count|time|date|version|path|route|debug|status", re.IGNORECASE
+)
+"""Names of fields that tell what happened last, which is nobody's state."""
+
+Proof = Literal["token", "id", "text"]
+
+
+class Evidence(NamedTuple):
+    """Something that belongs to one principal: a token that is its own, its id, or its id within a text."""
+
+    owner: Principal
+    token: str
+    proof: Proof
+
+
+class Owners(Protocol):
+    """Whose a token is, as far as it is known."""
+
+    def owner_of(self, token: str) -> Principal | None: ...
+
+    def is_credential(self, token: str) -> bool:
+        """Whether it is what somebody proves himself with: every service keeps those, and they are nobody's content."""
+        ...
+
+
+class Knowledge:
+    """What the judge knows of principals: their ids, which tokens are whose, and which keys two of them share."""
+
+    def __init__(self) -> None:
+        self.owners: Owners | None = None
+        self.ids: dict[str, Principal] = {}
+        """Principals by id, those known by a credential's digest left out. Bounded by whoever fills it."""
+        self._tokenized: dict[tuple[int, int], list[str]] = {}
+        self.shares: Callable[[Principal, Principal, str], bool] | None = None
+        """Whether two principals both named a key in requests of their own, so that what lies under it is theirs together."""
+
+    def evidence(self, text: str, name: str, in_text: bool) -> list[Evidence]:
+        """Return what of a text belongs to single principals. `name` is the field's; `in_text` asks for ids within the text."""
+        ids = self.ids
+        who = ids.get(text)
+        if who is not None:
+            return [Evidence(who, text, "id")] if _is_strong(text, name) else []
+        owners = self.owners
+        found = []
+        if owners is not None and len(text) >= 8:
+            whole = owners.owner_of(text) if len(text) <= 200 else None
+            if whole is not None:
+                return [] if owners.is_credential(text) else [Evidence(whole, text, "token")]
+            for token in self._tokens(text):
+                owner = ids.get(token) or (None if owners.is_credential(token) else owners.owner_of(token))
+                if owner is not None:
+                    found.append(Evidence(owner, token, "token" if owner.id != token else "text"))
+        if not found and in_text and len(text) <= WORDS_LIMIT:
+            named = {word for word in _WORDS.findall(text) if word in ids and _is_strong(word, "") and len(word) >= 3}
+            if len(named) == 1:
+                word = named.pop()
+                return [Evidence(ids[word], word, "text")]
+        return found
+
+    def _tokens(self, text: str) -> list[str]:
+        """Return the tokens of a text; most texts stand where they stood at the last walk."""
+        key = (hash(text), len(text))
+        found = self._tokenized.get(key)
+        if found is None:
+            if len(self._tokenized) >= TOKENIZED_LIMIT:
+                self._tokenized.clear()
+            found = self._tokenized[key] = tokens_of(text[:TEXT_LIMIT])
+        return found
+
+    def names(self, text: str, owner: Principal) -> bool:
+        """Return whether a key names the owner: by its id, or by a token that is its own."""
+        if not owner.is_credential:
+            id = owner.id
+            if text == id or (len(id) >= 4 and id in text) or id in _PARTS.findall(text):
+                return True
+        if self.owners is None or len(text) < 8:
+            return False
+        # As a whole too: owners may know texts that do not look minted.
+        if len(text) <= 200 and (whole := self.owners.owner_of(text)) is not None:
+            return whole.id == owner.id
+        return any((known := self.owners.owner_of(token)) is not None and known.id == owner.id for token in tokens_of(text[:TEXT_LIMIT]))
+
+    def names_somebody(self, text: str) -> bool:
+        """Return whether a key is, or has as one of its words, the id of any principal."""
+        ids = self.ids
+        return text in ids or any(word in ids for word in _words(text))
+
+
+def _is_strong(id: str, name: str) -> bool:
+    """Whether an id as a value can be nothing else: small numbers, which count things, and single letters need a field called so."""
+    return (len(id) >= 2 and not id.isdigit()) or len(id) >= 6 or _NUMBERED_NAME.fullmatch(name) is not None
+
+
+class Holding:
+    """What one principal has at one place. `settled` once it was proven to have outlived the principal's request."""
+
+    __slots__ = ("fields", "leaves", "principal", "settled", "token")
+
+    def __init__(self, principal: Principal, token: str, fields: dict[str, str]) -> None:
+        self.principal = principal
+        self.token = token
+        self.fields = fields
+        """Fields of the row that say whose it is, by name."""
+        self.leaves: dict[int, int] = {}
+        """Identity of each value seen: how many requests had ended in this process when it was first seen."""
+        self.settled = False
+
+
+class Place:
+    """One place, its way with varying steps as `[*]`."""
+
+    __slots__ = ("again", "holder", "holdings", "keys", "label", "reported_at", "since", "violation")
+
+    def __init__(self, label: str, keys: tuple[str, ...], holder: str, since: float) -> None:
+        self.label = label
+        self.keys = keys
+        self.holder = holder
+        self.since = since
+        self.holdings: dict[str, Holding] = {}
+        self.violation: Violation | None = None
+        self.reported_at = 0.0
+        self.again = 0
+        """Times it was found again since it was reported."""
+
+
+class Finding(NamedTuple):
+    """A value of a principal at a place that does not say so."""
+
+    place: Place
+    evidence: Evidence
+    node: Node
+    child: Child
+    is_slot: bool
+    """Whether the place is one field that is written over, rather than one of many alike."""
+
+
+class Residue:
+    """Judges what a walk comes across, and remembers what each place has held."""
+
+    def __init__(self, knowledge: Knowledge, layouts: Layouts) -> None:
+        self._know = knowledge
+        self._layouts = layouts
+        self.places: dict[tuple[str, tuple[str, ...]], Place] = {}
+        self._keys_before: set[str] = set()
+        self._keys_now: set[str] = set()
+        """Texts that are keys of dictionaries, at the last walk and at this one: as items of a list they refer, and hold nothing."""
+        self.on_keyed: list[Callable[[str, Principal], None]] = []
+        """Called with each token found under a key that is a principal's id: evidence of whose it is."""
+
+    def begin(self) -> None:
+        """A walk begins."""
+        self._keys_before, self._keys_now = self._keys_now, set()
+
+    def names_in(self, node: Node) -> set[str]:
+        """Return the ids of the principals that an object names in fields of its own."""
+        found: set[str] = set()
+        layout = node.layout
+        if layout is None or layout.kind not in ("dict", "instance", "tuple"):
+            return found
+        ids = self._know.ids
+        for child in node.holds:
+            if is_leaf(child.value):
+                text = plain(child.value)
+                name = child.key if type(child.key) is str else ""
+                if text in ids:
+                    if _is_strong(text, name):
+                        found.add(text)
+                elif len(text) <= 64 and not text.isalnum() and (" " not in text or _IDENTITY_NAME.search(name)):
+                    found.update(word for word in _words(text) if word in ids and _is_strong(word, name))
+        return found
+
+    def look(self, node: Node, now: float) -> list[Finding]:
+        """Return the values of single principals that an object holds at places which do not say so."""
+        node.names = self.names_in(node)
+        findings: list[Finding] = []
+        varies, is_table = node.varies, node.is_table
+        if is_table and len(self._keys_now) < KEYS_LIMIT:
+            self._keys_now.update(child.key for child in node.holds if type(child.key) is str and len(child.key) >= 8)
+        for child in node.holds:
+            if not is_leaf(child.value) and self._layouts.of(child.value).kind != "leaf":
+                continue
+            text = plain(child.value)
+            if not text:
+                continue
+            name = child.key if type(child.key) is str else ""
+            is_slot = is_field(child, varies, is_table)
+            in_text = is_slot and node.library == 0 and _PASSING_NAME.search(name) is None
+            for evidence in self._know.evidence(text, name, in_text):
+                if evidence.proof != "token" and not is_slot:
+                    continue
+                if _TRACE_NAME.search(name) if is_slot else self._refers(node, evidence, text):
+                    continue
+                chain = self._keys(node, child)
+                if self.is_addressed(chain, evidence.owner):
+                    continue
+                if not is_slot and self._row_names(node, evidence, text):
+                    continue
+                place = self._place_at(node.label + step_of(child, is_table), chain, node, now)
+                findings.append(Finding(place, evidence, node, child, is_slot))
+            if self.on_keyed and len(text) >= 8:
+                self._tell_keyed(node, child, text)
+        return findings
+
+    def _refers(self, node: Node, evidence: Evidence, text: str) -> bool:
+        """Whether an item only refers to something kept elsewhere: members of sets, keys of tables in a queue, entries of an index."""
+        kind = node.layout.kind if node.layout is not None else ""
+        if text != evidence.token or kind not in ("set", "list", "deque", "tuple"):
+            return False
+        if kind == "set" or text in self._keys_now or text in self._keys_before:
+            return True
+        return kind == "tuple" and all(is_number(child.value) for child in node.holds if child.value is not text)
+
+    def _row_names(self, node: Node, evidence: Evidence, text: str) -> bool:
+        """Whether the row that holds the value, or one around it, names the owner; or the text itself does, beside the token."""
+        id = evidence.owner.id
+        at: Node | None = node
+        while at is not None and at.varies:
+            if at.names and id in at.names:
+                return True
+            at = at.parent
+        return id in _words(text.replace(evidence.token, " ")) if len(text) <= WORDS_LIMIT else False
+
+    def _keys(self, node: Node, child: Child) -> tuple[str, ...]:
+        """Return the texts of the keys on the way to a value, outermost first."""
+        keys = key_texts(child.key, self._layouts) if child.step in ("key", "result") else []
+        at: Node | None = node
+        while at is not None:
+            if at.key is not None:
+                keys = [*key_texts(at.key, self._layouts), *keys]
+            at = at.parent
+        return tuple(key[:200] for key in keys[:16])
+
+    def _place_at(self, label: str, keys: tuple[str, ...], node: Node, now: float) -> Place:
+        found = self.places.get((label, keys))
+        if found is None:
+            if len(self.places) >= PLACES_LIMIT:
+                for old in list(self.places)[: PLACES_LIMIT // 10]:
+                    del self.places[old]
+            holder = f"{node.layout.module}.{node.layout.name}" if node.layout is not None else "module"
+            found = self.places[label, keys] = Place(label, keys, holder, now)
+        return found
+
+    def _tell_keyed(self, node: Node, child: Child, text: str) -> None:
+        owners = self._know.owners
+        named = {key for key in self._keys(node, child) if key in self._know.ids and _is_strong(key, "")}
+        if len(named) == 1 and owners is not None:
+            owner = self._know.ids[named.pop()]
+            for token in tokens_of(text[:TEXT_LIMIT]):
+                if owners.owner_of(token) is None:
+                    for listener in self.on_keyed:
+                        listener(token, owner)
+
+    def texts_in(self, node: Node) -> list[tuple[Child, str]]:
+        """Return the short texts that an object holds in fields which are written over, with the field's way."""
+        if node.varies or node.library > 1:
+            return []
+        texts = [
+            child
+            for child in node.holds
+            if type(child.value) is str and len(child.value) <= 200 and type(child.key) is str and is_field(child, False, False)
+        ]
+        if not texts or (node.layout is not None and node.is_table):
+            return []
+        label = node.label
+        return [(child, label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
+
+    def place_of(self, node: Node, child: Child, label: str, now: float) -> Place:
+        """Return the place of a field found by `texts_in`."""
+        return self._place_at(label, self._keys(node, child), node, now)
+
+    def is_addressed(self, keys: tuple[str, ...], owner: Principal) -> bool:
+        """Whether the keys on the way to a value say whose it is: its owner's, or somebody's to whom it was sent."""
+        return any(self._know.names(key, owner) or self._know.names_somebody(key) for key in keys)
+
+    # --- what a place has held ----------------------------------------------------------------------------------------
+
+    def hold(self, place: Place, evidence: Evidence, node: Node | None = None) -> Holding | None:
+        """Remember that a principal has something at a place; None when the place holds too many to remember."""
+        holding = place.holdings.get(evidence.owner.id)
+        if holding is None:
+            if len(place.holdings) >= HOLDINGS_LIMIT:
+                return None
+            fields = _identity_fields(node) if node is not None else {}
+            holding = place.holdings[evidence.owner.id] = Holding(evidence.owner, evidence.token, fields)
+        return holding
+
+    def mixed(self, place: Place, is_slot: bool) -> tuple[Holding, Holding] | None:
+        """Return the first two principals whose settled values share a place although nothing there tells them apart."""
+        settled = [one for one in place.holdings.values() if one.settled]
+        for at, first in enumerate(settled):
+            for second in settled[at + 1 :]:
+                if first.principal.is_synthetic != second.principal.is_synthetic:
+                    continue
+                if not is_slot and _told_apart(first, second):
+                    continue
+                if self._know.shares is not None and any(self._know.shares(first.principal, second.principal, key) for key in place.keys):
+                    continue
+                return first, second
+        return None
+
+
+def is_field(child: Child, varies: bool, is_table: bool) -> bool:
+    """Whether a child is one field that is written over, given whether its holder varies and is a table."""
+    # Defaults of functions are written in the code and never change.
+    return not varies and child.step in ("name", "attribute", "cell", "key") and not (child.step == "key" and is_table)
+
+
+def _identity_fields(node: Node) -> dict[str, str]:
+    """Return the fields of the row around a value that say whose it is."""
+    fields: dict[str, str] = {}
+    at: Node | None = node
+    while at is not None and at.varies:
+        for child in at.holds:
+            if type(child.key) is str and is_leaf(child.value) and _IDENTITY_NAME.search(child.key):
+                fields.setdefault(child.key, plain(child.value)[:80])
+        at = at.parent
+    return fields
+
+
+def _told_apart(first: Holding, second: Holding) -> bool:
+    return any(first.fields[name] != second.fields[name] for name in first.fields.keys() & second.fields.keys())
+
+
+def _words(text: str) -> set[str]:
+    return {*_WORDS.findall(text), *_PARTS.findall(text)}

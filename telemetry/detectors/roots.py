@@ -1,0 +1,185 @@
+"""Roots: the places that every request reaches, found from what served a request and from the application object.
+
+From an endpoint, its route (with the tree of its dependencies) and the middleware stack, the search goes to functions,
+classes and objects of the application, and from those to the modules that define them and the modules these use.
+The objects of frameworks are only passed through.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from types import ModuleType
+from typing import Any, Final
+
+from isolation_monitor.telemetry.detectors.object_walk import NAMES_LIMIT, Root
+from isolation_monitor.telemetry.detectors.raw_objects import Layouts, children, module_of
+from isolation_monitor.telemetry.detectors.territory import Territory, is_module, namespace_of
+
+ROOTS_LIMIT: Final = 500
+LOOKS_LIMIT: Final = 4_000
+SERVED_LOOKS: Final = 150
+LOOKS_PER_STOP: Final = 16
+DEPTH_LIMIT: Final = 12
+_OPAQUE: Final = ("pydantic", "pydantic_core", "typing", "inspect", "re", "sqlalchemy", "logging", "threading", "asyncio", "weakref",
+                  "contextvars", "_thread", "jinja2", "enum")  # fmt: skip
+"""Packages whose objects are not passed through on the way to the application's functions."""
+
+
+class Roots:
+    """The roots found so far, modules first: what a variable holds is named after the variable."""
+
+    def __init__(self, territory: Territory, layouts: Layouts) -> None:
+        self._territory = territory
+        self._layouts = layouts
+        self._modules: dict[str, Root] = {}
+        self._others: dict[int, Root] = {}
+
+    def __iter__(self) -> Any:
+        return iter([*self._modules.values(), *self._others.values()])
+
+    def __len__(self) -> int:
+        return len(self._modules) + len(self._others)
+
+    def clear(self) -> None:
+        self._modules.clear()
+        self._others.clear()
+
+    def add(self, label: str, value: object) -> None:
+        """Take one place as a root, whoever it belongs to."""
+        if len(self) >= ROOTS_LIMIT:
+            self._others = {key: root for key, root in self._others.items() if root.value is not None}
+        if len(self) < ROOTS_LIMIT:
+            self._others[id(value)] = Root(label, value)
+
+    def serve(self, endpoint: object, route: object) -> None:
+        """Learn from what served a request, at most a millisecond long: the application's package is the endpoint's, wherever installed."""
+        function = self._unwrapped(endpoint)
+        home = function.__globals__.get("__name__") if function is not None else None
+        if type(home) is str:
+            self._territory.adopt(home)
+        for thing in (endpoint, route):
+            for _ in self.search(thing, SERVED_LOOKS, goes_up=False):
+                pass
+
+    def search(self, thing: object, limit: int = LOOKS_LIMIT, *, goes_up: bool = True) -> Iterator[None]:
+        """Search an endpoint, a route or an application for functions, classes and objects of the application; stops now and then.
+
+        `goes_up` allows objects that hold routes: from a route, they lead to all the others.
+        """
+        seen: set[int] = set()
+        # Each is held until the search ends: bound methods are made anew at each look, and their identities used again.
+        kept: list[object] = []
+        queue: deque[tuple[object, int]] = deque([(thing, 0)])
+        while queue and len(kept) < limit:
+            found, depth = queue.popleft()
+            if id(found) in seen or depth > DEPTH_LIMIT:
+                continue
+            seen.add(id(found))
+            kept.append(found)
+            for value in self._passed_through(found, goes_up):
+                queue.append((value, depth + 1))
+            if len(kept) % LOOKS_PER_STOP == 0:
+                yield
+
+    def _passed_through(self, found: Any, goes_up: bool) -> list[object]:
+        """Take what is the application's as roots; return what to search next."""
+        layout = self._layouts.of(found)
+        kind = layout.kind
+        if kind == "class":
+            self._learn_module(module_of(found))
+            return []
+        if kind == "function":
+            self._learn_function(found)
+        elif kind == "instance":
+            if layout.module.partition(".")[0] in _OPAQUE:
+                return []
+            if not goes_up and "routes" in (layout.dictionary(found) or ()):
+                return []
+            if self._territory.family(layout.module) == "application":
+                self._learn_module(layout.module)
+                self.add(f"{layout.module}:{layout.name}()", found)
+        elif kind not in ("dict", "list", "tuple", "deque", "method", "partial", "cached"):
+            return []
+        # The monitor's own middleware is passed through to what it wraps, and to nothing else.
+        is_ours = layout.module.startswith("isolation_monitor.")
+        is_root = kind == "function" or (kind == "instance" and self._territory.family(layout.module) == "application")
+        return [
+            child.value
+            for child in children(found, layout)
+            if self._layouts.of(child.value).kind not in ("leaf", "nothing", "module", "set")
+            and (not is_ours or (child.step == "attribute" and child.key == "app"))
+            and (not is_root or self._is_code(child.value))
+        ]
+
+    def _is_code(self, value: object) -> bool:
+        """Whether something leads to more code. The data below a root is walked from there, where the keys on the way are known:
+        one user's object, taken as a root by itself, would look like everybody's."""
+        layout = self._layouts.of(value)
+        if layout.kind == "instance":
+            return self._territory.family(layout.module) != "application"
+        return layout.kind in ("function", "class", "method", "partial", "cached")
+
+    def refresh(self) -> None:
+        """Look again which modules the known ones use: some are imported late."""
+        for root in list(self._modules.values()):
+            module = root.value
+            if is_module(module):
+                for used in self._used_by(module):
+                    self._learn_module(used)
+
+    def _unwrapped(self, endpoint: object) -> Any:
+        for _ in range(5):
+            kind = self._layouts.of(endpoint).kind
+            if kind == "function":
+                return endpoint
+            held = [child.value for child in children(endpoint, self._layouts.of(endpoint))] if kind in ("method", "partial") else []
+            functions = [one for one in held if self._layouts.of(one).kind in ("function", "method", "partial")]
+            if not functions:
+                return None
+            endpoint = functions[-1]
+        return None
+
+    def _learn_function(self, function: Any) -> None:
+        space = function.__globals__
+        home = space.get("__name__")
+        if type(home) is not str or self._territory.family(home) != "application":
+            return
+        self._learn_module(home)
+        # Functions of a module and of its classes are met on the way from the module.
+        if function.__closure__ or "<locals>" in function.__qualname__:
+            self.add(f"{home}:{function.__qualname__}", function)
+
+    def _learn_module(self, name: str) -> None:
+        waiting = [name]
+        while waiting:
+            one = waiting.pop()
+            module = sys.modules.get(one)
+            if one in self._modules or not is_module(module) or self._territory.family(one) != "application":
+                continue
+            if len(self) >= ROOTS_LIMIT:
+                return
+            self._modules[one] = Root(one, module)
+            waiting += self._used_by(module)
+
+    def _used_by(self, module: ModuleType) -> set[str]:
+        """Return the names of the modules that a module's variables come from."""
+        try:
+            values = list(islice(namespace_of(module).values(), NAMES_LIMIT))
+        except RuntimeError:
+            # Changed by another thread in the middle of the copy: the next refresh may succeed.
+            return set()
+        used: set[object] = set()
+        for value in values:
+            layout = self._layouts.of(value)
+            if is_module(value):
+                used.add(namespace_of(value).get("__name__"))
+            elif layout.kind == "class":
+                used.add(module_of(value))  # type: ignore[arg-type]  # a class
+            elif layout.kind == "function":
+                used.add(value.__globals__.get("__name__"))  # type: ignore[attr-defined]  # a function
+            else:
+                used.add(layout.module)
+        return {name for name in used if type(name) is str and name not in self._modules}

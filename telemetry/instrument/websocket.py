@@ -1,0 +1,194 @@
+"""WebSocket connections: each is bound to its principal, and each inbound message with what it starts is one request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextvars import copy_context
+from typing import TYPE_CHECKING
+
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served
+from isolation_monitor.telemetry.detectors import inherited_context
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.delivery.frames import Frames
+    from isolation_monitor.telemetry.instrument.bodies import ASGIApp, Message, Receive, Scope, Send
+    from isolation_monitor.telemetry.monitor import IsolationMonitor
+    from isolation_monitor.telemetry.principals import Principal
+
+
+class Sockets:
+    """Watches the WebSocket connections of one application."""
+
+    def __init__(self, monitor: IsolationMonitor) -> None:
+        self._monitor = monitor
+        self._ledger = monitor.ledger
+        self._exposure = monitor.ledger.exposure
+        self._frames: Frames = monitor.frames
+        self._content = monitor.detection.foreign_content
+        self._isolated = monitor.ledger.isolated_cells("websocket")
+        self._limit = monitor.settings.body_limit_bytes
+        registry = monitor.registry
+        self._accepted = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="accepted")
+        self._refused = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="refused")
+        self._broken = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="error")
+        self._received = registry.counter(names.WEBSOCKET_MESSAGES, direction="received")
+        self._sent = registry.counter(names.WEBSOCKET_MESSAGES, direction="sent")
+
+    async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection by `app`, watching what comes and goes."""
+        connection = self._open(scope)
+        unit: RequestContext | None = self._enter_handshake(scope, connection)
+        frames, received, sent = self._frames, self._received, self._sent
+        handshake = "refused"
+
+        async def watching_receive() -> Message:
+            nonlocal unit
+            # One inbound message and what it starts is one request. It is judged when the application asks for the next
+            # one, or, while a run of it is still going, when the next one comes.
+            if unit is not None and not unit.finished and not unit.open_runs:
+                self._leave_message(unit, connection)
+            message = await receive()
+            if message["type"] == "websocket.receive":
+                received.values[received.index] += 1.0
+                if unit is not None and not unit.finished:
+                    self._leave_message(unit, connection)
+                unit = self._enter_message(scope, connection, unit)
+                if unit is not None and self._limit:
+                    self._take(unit, message)
+            elif message["type"] == "websocket.disconnect":
+                connection.closed = True
+            return message
+
+        def watching_send(message: Message) -> Awaitable[None]:
+            nonlocal handshake
+            kind = message["type"]
+            if kind == "websocket.send":
+                sent.values[sent.index] += 1.0
+                if frames.reads:
+                    return frames.send(message, send, connection, unit)
+            elif kind == "websocket.accept":
+                handshake = "accepted"
+                self._accepted.inc()
+            elif kind == "websocket.close":
+                connection.closed = True
+            return send(message)
+
+        try:
+            await app(scope, watching_receive, watching_send)
+        except BaseException as error:
+            if unit is not None:
+                unit.failed = isinstance(error, Exception)
+                self._monitor.detection.containment.raised(unit, error)
+            handshake = "error" if handshake == "refused" else handshake
+            raise
+        finally:
+            self._close(connection)
+            if handshake != "accepted":
+                (self._refused if handshake == "refused" else self._broken).inc()
+            if unit is not None and not unit.finished:
+                self._leave_message(unit, connection)
+
+    def _open(self, scope: Scope) -> Connection:
+        connection = Connection(self._monitor.principal_of(scope), scope)
+        try:
+            self._monitor.connections.add(connection)
+            self._exposure.enter(connection.principal, connection.serial)
+        except Exception as error:
+            self._ledger.internal_error("middleware", error)
+        return connection
+
+    def _close(self, connection: Connection) -> None:
+        connection.closed = True
+        try:
+            self._monitor.connections.discard(connection)
+            self._exposure.leave(connection.principal, connection.serial)
+        except Exception as error:
+            self._ledger.internal_error("middleware", error)
+
+    def _enter_handshake(self, scope: Scope, connection: Connection) -> RequestContext | None:
+        try:
+            earlier = CURRENT.get()
+            request = RequestContext(connection.principal, scope, connection, copy_context())
+            if earlier is not None:
+                inherited_context.judge(request, earlier)
+            CURRENT.set(request)
+            scope[SCOPE_KEY] = request
+            self._note_overlap(request)
+            if self._limit:
+                self._content.entered(request, scope)
+        except Exception as error:
+            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
+            return None
+        return request
+
+    def _take(self, request: RequestContext, message: Message) -> None:
+        """Learn from what the user says."""
+        try:
+            text = message.get("text")
+            if text is None:
+                body = message.get("bytes")
+                text = body.decode("utf-8", "replace") if isinstance(body, bytes) and len(body) <= self._limit else ""
+            if text and len(text) <= self._limit:
+                self._content.came_in(request, text)
+        except Exception as error:
+            self._ledger.check_failed(names.FOREIGN_CONTENT, "middleware", error)
+
+    def _enter_message(self, scope: Scope, connection: Connection, previous: RequestContext | None) -> RequestContext | None:
+        try:
+            principal = connection.principal
+            if principal is None:
+                principal = self._named_late(scope, connection)
+            request = RequestContext(principal, scope, connection, None if previous is None else previous.baseline)
+            # Set in the task that receives, so that what it starts belongs to this message.
+            CURRENT.set(request)
+            self._note_overlap(request)
+        except Exception as error:
+            self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
+            return None
+        return request
+
+    def _note_overlap(self, request: RequestContext) -> None:
+        """Exposure.enter without its counting: the open connection keeps its principal live for all its messages."""
+        exposure = self._exposure
+        if exposure.principals > 1:
+            exposure.latest_overlap = request.serial
+
+    def _named_late(self, scope: Scope, connection: Connection) -> Principal | None:
+        """Ask again whose the connection is: authentication inside the application may have named the user by now."""
+        principal = self._monitor.principal_of(scope)
+        if principal is not None:
+            exposure = self._exposure
+            exposure.leave(None, connection.serial)
+            exposure.enter(principal, connection.serial)
+            connection.principal = principal
+        return principal
+
+    def _leave_message(self, request: RequestContext, connection: Connection) -> None:
+        try:
+            if request.pending is not None:
+                inherited_context.settle(request, self._ledger)
+            if request.checkouts:
+                self._monitor.request_ended(request)
+            if request.failed:
+                self._monitor.request_failed(request)
+            served = connection.served
+            if served is None or served.endpoint is None:
+                # Once for all messages of a connection, but not before a router has run.
+                served = connection.served = Served(connection.scope)
+            request.served = served
+            request.scope = None
+            self._monitor.detection.ended(request)
+            exposure = self._exposure
+            if exposure.latest_overlap >= request.serial:
+                request.exposed = True
+            if request.principal is None or request.violated or request.unverifiable:
+                self._ledger.finish(request)
+            else:
+                # Ledger.finish for the messages that nothing was found on.
+                request.finished = True
+                exposure.latest_finished = request.serial
+                cell = self._isolated[request.arm][request.exposed]
+                cell.values[cell.index] += 1.0
+        except Exception as error:
+            self._ledger.internal_error("middleware", error)

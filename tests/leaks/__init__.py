@@ -1,0 +1,1 @@
+"""Real bugs with their fixed twins, driven by concurrent users: the judge of the detectors."""

@@ -1,0 +1,367 @@
+"""Foreign content: what belongs to one principal is recognised in another's answer, and every normal way of sharing is silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, WebSocket
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry.lab import Lab
+from isolation_monitor.telemetry.violations import Violation
+from tests.telemetry.conftest import Client, user_of
+
+USERS = ("ana", "ben", "cleo", "dora")
+PRIVATE = {user: f"tok{number}f9a{number}c77e{number}" for number, user in enumerate(USERS)}
+
+
+def found(monitor: IsolationMonitor) -> list[Violation]:
+    return [violation for violation in monitor.violations() if violation.kind == names.FOREIGN_CONTENT]
+
+
+def hash_of(monitor: IsolationMonitor, user: str) -> str:
+    return monitor.principals.named(user).hash
+
+
+async def test_words_of_one_user_in_the_answer_to_another_are_a_crossing(monitor: IsolationMonitor) -> None:
+    """The modal bug: an agent kept for the process remembers who spoke last."""
+    app = FastAPI()
+    last: dict[str, str] = {}
+
+    @app.post("/chat")
+    async def chat(request: Request) -> dict[str, str]:
+        earlier = last.get("said", "")
+        last["said"] = (await request.json())["say"]
+        return {"reply": f"you said {earlier}"}
+
+    client = Client(monitor.instrument(app))
+    await client.post("/chat", user="ana", json={"say": "my code is QX81-77Z2-0K4P"})
+    await client.post("/chat", user="ben", json={"say": "hello"})
+
+    [violation] = found(monitor)
+    assert violation.grade == "crossed"
+    assert violation.victim is not None
+    assert violation.victim.principal == hash_of(monitor, "ana")
+    assert violation.offender is not None
+    assert violation.offender.principal == hash_of(monitor, "ben")
+    assert "QX81" not in json.dumps(violation.as_record())
+
+
+async def test_a_phrase_is_recognised_without_any_token(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+    said: list[str] = []
+
+    @app.post("/chat")
+    async def chat(request: Request) -> Response:
+        said.append((await request.json())["say"])
+        return PlainTextResponse(" / ".join(said))
+
+    client = Client(monitor.instrument(app))
+    words = "yesterday the physician explained that my treatment would begin again after winter"
+    await client.post("/chat", user="ana", json={"say": words})
+    await client.post("/chat", user="ben", json={"say": "good morning"})
+
+    assert [violation.grade for violation in found(monitor)] == ["crossed"]
+
+
+async def answers(client: Client, users: tuple[str, ...], path: str, rounds: int) -> None:
+    for _ in range(rounds):
+        for user in users:
+            await client.get(path, user=user)
+
+
+async def test_a_value_that_an_endpoint_gives_to_one_user_alone_is_known_in_anothers_answer(monitor: IsolationMonitor) -> None:
+    """Nobody ever sent these values: they are minted by the service. Each user's own is learned from the service's answers."""
+    app = FastAPI()
+    mixed: dict[str, str] = {}
+
+    @app.get("/me")
+    async def me(request: Request) -> dict[str, str]:
+        user = user_of(request.scope) or ""
+        return {"secret": PRIVATE[mixed.pop(user, user)]}
+
+    client = Client(monitor.instrument(app))
+    await answers(client, USERS, "/me", 4)
+    assert found(monitor) == []
+    mixed["ben"] = "ana"
+    await client.get("/me", user="ben")
+
+    [violation] = found(monitor)
+    assert violation.victim is not None
+    assert violation.victim.principal == hash_of(monitor, "ana")
+
+
+async def test_a_leak_seen_before_its_owner_is_known_is_reported_when_the_owner_is(monitor: IsolationMonitor) -> None:
+    """A leak seen first must not make the wrong user the owner."""
+    app = FastAPI()
+    mixed = {"ben": "ana"}
+
+    @app.get("/me")
+    async def me(request: Request) -> dict[str, str]:
+        user = user_of(request.scope) or ""
+        return {"secret": PRIVATE[mixed.pop(user, user)]}
+
+    client = Client(monitor.instrument(app))
+    await client.get("/me", user="ben")
+    await answers(client, USERS, "/me", 8)
+
+    [violation] = found(monitor)
+    assert violation.victim is not None
+    assert violation.victim.principal == hash_of(monitor, "ana")
+    assert violation.offender is not None
+    assert violation.offender.principal == hash_of(monitor, "ben")
+
+
+async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+
+    @app.get("/value")
+    async def value() -> dict[str, str]:
+        return {"secret": PRIVATE["ana"]}
+
+    client = Client(monitor.instrument(app))
+    await client.get("/value", user="ana")
+    monitor.detection.foreign_content.belongs(PRIVATE["ana"], monitor.principals.named("ana"), "state")
+    await client.get("/value", user="ben")
+
+    assert len(found(monitor)) == 1
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson", "text/plain"])
+async def test_streams_are_read_across_the_borders_of_their_chunks(monitor: IsolationMonitor, kind: str) -> None:
+    app = FastAPI()
+    said: list[str] = ["nothing"]
+
+    @app.post("/chat")
+    async def chat(request: Request) -> Response:
+        text = f"data: {said[-1]}\n\n"
+        said.append((await request.json())["say"])
+        middle = len(text) // 2
+
+        async def parts() -> Any:
+            yield text[:middle]
+            yield text[middle:]
+
+        return StreamingResponse(parts(), media_type=kind)
+
+    client = Client(monitor.instrument(app))
+    await client.post("/chat", user="ana", json={"say": "QX81-77Z2-0K4P"})
+    await client.post("/chat", user="ben", json={"say": "x"})
+
+    assert [violation.grade for violation in found(monitor)] == ["crossed"]
+
+
+async def test_a_foreign_cookie_in_a_header_is_seen(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+    sessions: list[str] = []
+
+    @app.post("/login")
+    async def login(request: Request) -> Response:
+        sessions.append((await request.json())["session"])
+        return JSONResponse({}, headers={"set-cookie": f"sid={sessions[0]}"})
+
+    client = Client(monitor.instrument(app))
+    await client.post("/login", user="ana", json={"session": "9f8e7d6c5b4a"})
+    await client.post("/login", user="ben", json={"session": "1a2b3c4d5e6f"})
+
+    assert len(found(monitor)) == 1
+
+
+# --- sharing as it should be ------------------------------------------------------------------------------------------
+
+
+async def test_a_room_that_both_name_is_shared(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+    rooms: dict[str, list[str]] = {}
+
+    @app.post("/rooms/{room}")
+    async def say(room: str, request: Request) -> dict[str, list[str]]:
+        rooms.setdefault(room, []).append((await request.json())["say"])
+        return {"messages": rooms[room]}
+
+    client = Client(monitor.instrument(app))
+    for user in USERS:
+        await client.post("/rooms/general", user=user, json={"say": f"I am {PRIVATE[user]}"})
+
+    assert found(monitor) == []
+
+
+async def test_an_administrators_view_is_no_leak(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+
+    @app.post("/secret")
+    async def secret(request: Request) -> dict[str, str]:
+        return {"kept": (await request.json())["secret"]}
+
+    @app.get("/admin")
+    async def admin() -> dict[str, list[str]]:
+        return {"secrets": list(PRIVATE.values())}
+
+    client = Client(monitor.instrument(app))
+    for user in USERS:
+        await client.post("/secret", user=user, json={"secret": PRIVATE[user]})
+    await client.get("/admin", user="root")
+
+    assert found(monitor) == []
+
+
+async def test_what_everybody_gets_belongs_to_nobody(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+    issue = {"n": 0}
+
+    @app.get("/news")
+    async def news() -> dict[str, str]:
+        return {"headline": f"issue-{issue['n']}ab{issue['n']}99f"}
+
+    client = Client(monitor.instrument(app))
+    for number in range(5):
+        issue["n"] = number
+        await answers(client, USERS, "/news", 3)
+
+    assert found(monitor) == []
+
+
+async def test_what_one_asks_for_by_name_is_given_on_purpose(monitor: IsolationMonitor) -> None:
+    """Whether it may be given is authorisation: the application's business, and declared with `owns`."""
+    app = FastAPI()
+    articles: dict[str, str] = {}
+
+    @app.post("/articles")
+    async def write(request: Request) -> dict[str, str]:
+        articles["17"] = (await request.json())["text"]
+        return {"id": "17"}
+
+    @app.get("/articles/{id}")
+    async def read(id: str) -> dict[str, str]:
+        return {"text": articles[id]}
+
+    client = Client(monitor.instrument(app))
+    await client.post("/articles", user="ana", json={"text": "reference QX81-77Z2-0K4P"})
+    for user in USERS:
+        await client.get("/articles/17", user=user)
+
+    assert found(monitor) == []
+
+
+async def test_a_direct_message_names_its_receiver(
+    monitor: IsolationMonitor, socket: Callable[..., Any], settled: Callable[[], None]
+) -> None:
+    app = FastAPI()
+    open_sockets: dict[str, WebSocket] = {}
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await websocket.accept()
+        open_sockets[user_of(websocket.scope) or ""] = websocket
+        async for message in websocket.iter_json():
+            await open_sockets[message["to"]].send_json({"text": message["text"]})
+
+    served = monitor.instrument(app)
+    ana, ben = await socket(served, "ana"), await socket(served, "ben")
+    ana.say({"to": "ben", "text": "the code is QX81-77Z2-0K4P"})
+    await ben.hear()
+    settled()
+
+    assert found(monitor) == []
+
+
+async def test_a_frame_with_anothers_words_is_a_crossing_unless_it_is_a_broadcast(
+    monitor: IsolationMonitor, socket: Callable[..., Any], settled: Callable[[], None]
+) -> None:
+    app = FastAPI()
+    latest: list[WebSocket] = []
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await websocket.accept()
+        latest.append(websocket)
+        async for message in websocket.iter_json():
+            receivers = latest if message["all"] else latest[-1:]
+            for receiver in receivers:
+                await receiver.send_json({"text": message["text"]})
+
+    served = monitor.instrument(app)
+    ana, ben = await socket(served, "ana"), await socket(served, "ben")
+    ana.say({"all": True, "text": "to everybody QX81-77Z2-0K4P"})
+    await ben.hear()
+    await ana.hear()
+    settled()
+    assert found(monitor) == []
+
+    ana.say({"all": False, "text": "only an echo ZZ91-77Z2-0K4Q"})
+    await ben.hear()
+    settled()
+
+    assert [violation.grade for violation in found(monitor)] == ["crossed"]
+
+
+# --- block mode, power, failure -----------------------------------------------------------------------------------------
+
+
+async def test_in_block_mode_the_foreign_answer_is_withheld_and_others_are_not(make_monitor: Callable[..., IsolationMonitor]) -> None:
+    monitor = make_monitor(detectors=("foreign_content=block",))
+    app = FastAPI()
+    last = {"said": "nothing"}
+
+    @app.post("/chat")
+    async def chat(request: Request) -> dict[str, str]:
+        earlier, last["said"] = last["said"], (await request.json())["say"]
+        return {"reply": earlier}
+
+    client = Client(monitor.instrument(app))
+    first = await client.post("/chat", user="ana", json={"say": "QX81-77Z2-0K4P"})
+    second = await client.post("/chat", user="ben", json={"say": "x"})
+
+    assert (first.status, first.json()) == (200, {"reply": "nothing"})
+    assert second.status == 500
+    assert b"QX81" not in second.body
+    assert second.headers["content-type"] == "application/problem+json"
+
+
+async def test_switched_off_it_neither_learns_nor_judges(make_monitor: Callable[..., IsolationMonitor]) -> None:
+    monitor = make_monitor(detectors=("foreign_content=off",))
+    app = FastAPI()
+
+    @app.get("/value")
+    async def value() -> dict[str, str]:
+        return {"secret": PRIVATE["ana"]}
+
+    await Client(monitor.instrument(app)).get("/value", user="ana")
+
+    assert monitor.detection.foreign_content.ownership.entries == {}
+
+
+def test_the_planted_fault_is_reported_as_synthetic_and_leaves_nothing(monitor: IsolationMonitor) -> None:
+    lab = Lab(monitor.principals)
+
+    monitor.detection.foreign_content.plant(lab)
+
+    [violation] = monitor.violations(synthetic=True)
+    assert violation.synthetic
+    assert not any(lab.name in token for token in monitor.detection.foreign_content.ownership.entries)
+
+
+async def test_a_failure_of_its_own_is_counted_and_changes_no_answer(
+    monitor: IsolationMonitor, monkeypatch: pytest.MonkeyPatch, samples: Callable[..., float]
+) -> None:
+    app = FastAPI()
+
+    @app.post("/echo")
+    async def echo(request: Request) -> dict[str, str]:
+        return {"said": (await request.json())["say"]}
+
+    def broken(*_: Any, **__: Any) -> bool:
+        raise RuntimeError("planted")
+
+    client = Client(monitor.instrument(app))
+    content = monitor.detection.foreign_content
+    for name in ("leaving", "came_in", "entered"):
+        monkeypatch.setattr(content, name, broken)
+    answer = await client.post("/echo", user="ana", json={"say": "x"})
+
+    assert (answer.status, answer.json()) == (200, {"said": "x"})
+    assert samples(monitor, "isolation_checks_total", detector=names.FOREIGN_CONTENT, result="error") > 0

@@ -1,0 +1,335 @@
+"""Places that should name the principal at hand: which of them are races, and which only look like one."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from isolation_monitor.telemetry.lab import Lab
+
+USERS = ("alice", "bobby", "carol", "david")
+
+current_user: str | None = None
+locked_user: str | None = None
+last_writer: str | None = None
+served_count = 0
+holder: str | None = None
+namespace = SimpleNamespace(user="")
+local = threading.local()
+default_var: ContextVar[dict[str, Any]] = ContextVar("default_var", default={})  # noqa: B039  (the bug under test)
+history_var: ContextVar[list[Any]] = ContextVar("history_var", default=[])  # noqa: B039
+user_var: ContextVar[str] = ContextVar("user_var")
+room_var: ContextVar[Any] = ContextVar("room_var")
+lock = asyncio.Lock()
+
+
+class Current:
+    user: str | None = None
+
+
+class Room:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+
+ROOMS = {user: Room(user) for user in USERS}
+SHARED_ROOM = Room("nobody")
+
+
+def user_of(request: Request) -> str:
+    return request.headers["authorization"].removeprefix("Bearer ")
+
+
+async def wait() -> None:
+    # Long enough that requests sent together are all inside.
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def global_user(request: Request) -> JSONResponse:
+    global current_user
+    current_user = user_of(request)
+    await wait()
+    return JSONResponse({"user": current_user})
+
+
+async def class_user(request: Request) -> JSONResponse:
+    Current.user = user_of(request)
+    await wait()
+    return JSONResponse({"user": Current.user})
+
+
+async def namespace_user(request: Request) -> JSONResponse:
+    namespace.user = user_of(request)
+    await wait()
+    return JSONResponse({"user": namespace.user})
+
+
+async def held_by(request: Request) -> JSONResponse:
+    """Who holds the one resource is told to everybody who asks for it."""
+    global holder
+    if holder is None or request.query_params.get("of") == "alice":
+        holder = user_of(request) if request.query_params.get("of") is None else "alice"
+    await wait()
+    return JSONResponse({"holder": holder})
+
+
+async def thread_local_user(request: Request) -> JSONResponse:
+    local.user = user_of(request)
+    await wait()
+    return JSONResponse({"user": local.user})
+
+
+async def shared_default(request: Request) -> JSONResponse:
+    default_var.get()["user"] = {"id": user_of(request)}
+    await wait()
+    return JSONResponse(default_var.get())
+
+
+async def shared_history(request: Request) -> JSONResponse:
+    history_var.get().append({"user": user_of(request)})
+    await wait()
+    return JSONResponse(history_var.get()[-3:])
+
+
+async def singleton_in_variable(request: Request) -> JSONResponse:
+    room_var.set(SHARED_ROOM)
+    room_var.get().owner = user_of(request)
+    await wait()
+    return JSONResponse({"owner": room_var.get().owner})
+
+
+async def own_variable(request: Request) -> JSONResponse:
+    user_var.set(user_of(request))
+    await wait()
+    return JSONResponse({"user": user_var.get()})
+
+
+async def shown_page(request: Request) -> JSONResponse:
+    """A variable that names whose page is shown, which is often somebody else's."""
+    user_var.set(request.query_params.get("of") or user_of(request))
+    await wait()
+    return JSONResponse({"of": user_var.get()})
+
+
+async def visited_room(request: Request) -> JSONResponse:
+    room_var.set(ROOMS[request.query_params.get("of") or user_of(request)])
+    await wait()
+    return JSONResponse({"owner": room_var.get().owner})
+
+
+async def statistic(request: Request) -> JSONResponse:
+    global last_writer
+    last_writer = user_of(request)
+    await wait()
+    return JSONResponse({})
+
+
+async def not_taken(request: Request) -> JSONResponse:
+    """The branch that reads the global is there, and no request takes it."""
+    global last_writer
+    last_writer = user_of(request)
+    await wait()
+    return JSONResponse({"last": last_writer if request.query_params.get("of") == "nobody" else None})
+
+
+async def counting(request: Request) -> JSONResponse:
+    global served_count
+    served_count += 1
+    await wait()
+    return JSONResponse({"n": served_count})
+
+
+async def under_a_lock(request: Request) -> JSONResponse:
+    global locked_user
+    async with lock:
+        locked_user = user_of(request)
+        await asyncio.sleep(0)
+        user = locked_user
+    await wait()
+    return JSONResponse({"user": user})
+
+
+async def keyed_state(request: Request) -> JSONResponse:
+    default_var.get().setdefault("by", {})[user_of(request)] = user_of(request)
+    await wait()
+    return JSONResponse({})
+
+
+async def nothing(request: Request) -> JSONResponse:
+    await wait()
+    return JSONResponse({})
+
+
+def closure_endpoint() -> Callable[[Request], Any]:
+    user: str | None = None
+
+    async def endpoint(request: Request) -> JSONResponse:
+        nonlocal user
+        user = user_of(request)
+        await wait()
+        return JSONResponse({"user": user})
+
+    return endpoint
+
+
+@pytest.fixture(autouse=True)
+def fresh_state() -> None:
+    global lock
+    lock = asyncio.Lock()
+    default_var.get().clear()
+    history_var.get().clear()
+    local.__dict__.clear()
+
+
+@pytest.fixture
+def drive(monitor: Any, client: Any) -> Callable[..., Any]:
+    """Serve endpoints and send requests: one after another first, then all users at once."""
+
+    async def run(*endpoints: Any, queries: tuple[str, ...] = ("",), users: tuple[str, ...] = USERS) -> Counter[str]:
+        app = Starlette(routes=[Route(f"/{n}", endpoint) for n, endpoint in enumerate(endpoints)])
+        calls = client(monitor.instrument(app))
+        monitor.detection.answering = monitor.detection.foreign_context.judge
+        monitor.detection.foreign_context.places.scan()
+        for user in users:
+            await calls.get("/0", user=user)
+        for _ in range(3):
+            for query in queries:
+                await asyncio.gather(*(_get(calls, f"/{n}", query, user) for user in users for n in range(len(endpoints))))
+        return Counter(violation.kind for violation in monitor.ledger.recent)
+
+    return run
+
+
+async def _get(calls: Any, path: str, query: str, user: str) -> None:
+    async def with_query(scope: Any, receive: Any, send: Any) -> None:
+        await calls.app({**scope, "query_string": query.encode()}, receive, send)
+
+    await type(calls)(with_query).get(path, user=user)
+
+
+BUGS = {
+    "module global": global_user,
+    "class attribute": class_user,
+    "field of a module's one object": namespace_user,
+    "thread-local on the loop's thread": thread_local_user,
+    "mutable default of a context variable": shared_default,
+    "growing default of a context variable": shared_history,
+    "one object in everybody's context variable": singleton_in_variable,
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+async def test_a_place_shared_by_all_requests_that_names_the_wrong_one_is_reported(drive, monitor, bug) -> None:
+    found = await drive(BUGS[bug])
+
+    assert found["foreign_context"] >= 1
+    violation = next(v for v in monitor.ledger.recent if v.kind == "foreign_context")
+    assert violation.grade == "reachable"
+    assert violation.victim.principal != violation.offender.principal
+    assert violation.resource.type == "context_variable"
+
+
+async def test_a_variable_of_the_enclosing_function_is_a_place_too(drive) -> None:
+    found = await drive(closure_endpoint())
+
+    assert found["foreign_context"] >= 1
+
+
+async def test_applications_without_a_router_are_judged_too(monitor, client) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        global current_user
+        current_user = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+        await wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": (current_user or "").encode()})
+
+    calls = client(monitor.instrument(app))
+    monitor.detection.answering = monitor.detection.foreign_context.judge
+    monitor.detection.foreign_context.places.scan()
+    for user in USERS:
+        await calls.get("/", user=user)
+    await asyncio.gather(*(calls.get("/", user=user) for user in USERS))
+
+    assert any(v.kind == "foreign_context" for v in monitor.ledger.recent)
+
+
+LEGITIMATE = {
+    "own context variable": (own_variable,),
+    "page of somebody else": (shown_page,),
+    "room of somebody else": (visited_room,),
+    "statistic that the route never reads": (statistic,),
+    "statistic read in a branch that is not taken": (not_taken,),
+    "global under a lock": (under_a_lock,),
+    "holder of the one resource": (held_by,),
+    "state under the principal's key": (keyed_state,),
+    "route that does not use the place": (under_a_lock, nothing),
+}
+
+
+@pytest.mark.parametrize("case", LEGITIMATE)
+async def test_legitimate_uses_stay_silent(drive, case) -> None:
+    found = await drive(*LEGITIMATE[case], queries=("", "of=alice", "of=bobby"))
+
+    assert found["foreign_context"] == 0
+
+
+async def test_a_counter_is_no_identity_though_users_have_numbers(drive, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "served_count", 0)
+
+    found = await drive(counting, users=tuple(str(n) for n in range(1, 9)))
+
+    assert found["foreign_context"] == 0
+
+
+async def test_every_request_that_was_looked_at_is_a_check(drive, monitor, samples) -> None:
+    await drive(own_variable)
+
+    assert samples(monitor, "isolation_checks_total", detector="foreign_context", result="pass") == 4 + 3 * 4
+
+
+async def test_a_failure_of_its_own_never_reaches_the_application(drive, monitor, samples) -> None:
+    def breaks(*_: Any) -> Any:
+        raise RuntimeError("injected")
+
+    monitor.detection.foreign_context._look_at_context = breaks
+
+    assert (await drive(own_variable))["foreign_context"] == 0
+    assert samples(monitor, "isolation_checks_total", detector="foreign_context", result="error") > 0
+
+
+async def test_objects_that_raise_when_touched_are_never_touched(drive) -> None:
+    class Hostile:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+        __eq__ = __hash__ = __repr__ = __len__ = __getattribute__  # type: ignore[assignment]
+
+    hostile = Hostile()
+
+    async def endpoint(request: Request) -> JSONResponse:
+        room_var.set(hostile)
+        default_var.get()["x"] = hostile
+        return JSONResponse({})
+
+    assert (await drive(endpoint))["foreign_context"] == 0
+
+
+async def test_a_planted_fault_is_reported_as_synthetic(monitor) -> None:
+    monitor.detection.foreign_context.plant(Lab(monitor.principals))
+
+    (violation,) = monitor.violations(synthetic=True)
+    assert (violation.kind, violation.synthetic) == ("foreign_context", True)
+    assert len(monitor.detection.foreign_context._slots) == 0

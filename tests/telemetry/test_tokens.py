@@ -1,0 +1,71 @@
+"""Tokens: minted values are taken, written words and everybody's numbers are not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isolation_monitor.telemetry.tokens import PHRASES_LIMIT, TOKENS_LIMIT, phrases_of, tokens_of
+
+MINTED = (
+    "3f2a9c41", "0f8fad5b-d9cb-469f-a165-70867728950e", "tok_Ab3dE9fG", "ACCT-93847562", "DE89370400440532013000", "4539148803436467",
+    "KJHGFDS2QW", "x1@example.org", "someone@example.org", "acct-4821-9937", "kQvRzTbLpXwYmNcD",
+)  # fmt: skip
+WRITTEN = (
+    "authentication", "Implementation", "SHOUTED_WORDS", "getUserById", "snake_case_name", "hello.world", "2026-11-21T07:20:29.123Z",
+    "2026-11-21", "0.12345678901", "1763712345", "1763712345123", "127.0.0.1", "gpt-4o-2024-08-06", "text-embedding-3-small",
+    "python-3.11.7", "word-12", "McDonalds", "application/json", "aaaaaaaaaaaa", "12345678",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", MINTED)
+def test_minted_values_are_tokens(value: str) -> None:
+    assert tokens_of(json.dumps({"text": f"yours is {value}, keep it."})) == [value]
+
+
+@pytest.mark.parametrize("value", WRITTEN)
+def test_words_dates_versions_and_small_numbers_are_not(value: str) -> None:
+    assert tokens_of(json.dumps({"text": f"it says {value} here"})) == []
+
+
+@given(st.uuids(version=4))
+def test_every_uuid_is_a_token(value: uuid.UUID) -> None:
+    assert tokens_of(f'{{"id":"{value}"}}') == [str(value)]
+
+
+def test_nearly_every_random_value_is_a_token() -> None:
+    """Sixteen random characters without any digit and without mixed case are rare, and the only ones that are missed."""
+    shapes = (
+        lambda: secrets.token_hex(8),
+        lambda: secrets.token_urlsafe(16),
+        lambda: base64.b32encode(secrets.token_bytes(10)).decode(),
+    )
+    for shape in shapes:
+        values = [shape().strip("-_") for _ in range(500)]
+        assert sum(tokens_of(f"<{value}>") == [value] for value in values) >= 470
+
+
+@given(st.text(max_size=400))
+def test_no_text_is_too_odd_and_every_token_stands_in_it(text: str) -> None:
+    assert all(token in text for token in tokens_of(text))
+    phrases_of(text)
+
+
+def test_what_is_taken_of_one_text_is_bounded() -> None:
+    text = " ".join(secrets.token_hex(8) for _ in range(5 * TOKENS_LIMIT))
+
+    assert len(tokens_of(text)) <= TOKENS_LIMIT
+    assert len(phrases_of(text)) <= PHRASES_LIMIT
+
+
+def test_a_phrase_is_found_again_inside_a_longer_text() -> None:
+    said = "yesterday the physician explained that my treatment would begin again after winter"
+
+    assert set(phrases_of(said)) & set(phrases_of(f"Earlier you told me: {said}. What else?"))
+    assert not set(phrases_of(said)) & set(phrases_of("the physician explained something else entirely to another person there"))
