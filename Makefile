@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench up docs lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean soak up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -10,7 +10,7 @@ STAMP := .venv/.made
 WORKERS ?= 2
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install everything into it (the other commands do it by themselves)
 
@@ -45,6 +45,14 @@ check: parts-optional ## format, lint, types, import contracts, alert rules, gen
 bench: $(STAMP) ## benchmarks: tables, and build/bench/*.json
 	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-clean: $(STAMP) ## a million clean requests and not one false alarm (about half an hour); build/bench/clean.json
+	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
+	@$(BIN)/python -m bench.clean $(BENCH_ARGS)
+
+soak: $(STAMP) ## ten minutes of users, rude users and faults (SOAK_ARGS='--minutes 1440': a day); build/bench/soak.json
+	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
+	@$(BIN)/python -m bench.soak $(SOAK_ARGS)
 
 up: ## the stack in containers: makes the missing secrets, then docker compose -f docker-compose.monitoring.yml up
 	@python3 deploy/make-secrets.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 from isolation_monitor.alerts.expressions import grew, selector, summed
 from isolation_monitor.alerts.model import NUMBER, SERVICE, Alert, Group
 from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, ISOLATION_JOB
-from isolation_monitor.alerts.recording import ACTIVITY, CHECKS_SILENT, SEEN
+from isolation_monitor.alerts.recording import ACTIVITY, CHECKS_SILENT, KNOWN, SEEN
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.telemetry import names
 
@@ -14,7 +14,7 @@ def groups(t: Thresholds) -> list[Group]:
     """Return the groups of blindness alerts and of the dead man's switch."""
     return [
         Group("isolation-blindness", "5s", [_target_down(t), _checks_silent(t), _dropping(t), _errors(t), _collector_down(t)]),
-        Group("isolation-detectors", "15s", [_detector_silent(t), _coverage_low(t)]),
+        Group("isolation-detectors", "15s", [_detector_silent(t), _detector_grey(t), _coverage_low(t)]),
         Group("isolation-dead-man", "15s", [_dead_man()]),
     ]
 
@@ -23,10 +23,11 @@ def _target_down(t: Thresholds) -> Alert:
     up = f'up{{job="{ISOLATION_JOB}"}}'
     return Alert(
         "IsolationTargetDown",
-        # A known target that fails; one that never answered, whose service nobody knows; a service without any target.
+        # A known target that fails; one that never answered, whose service nobody knows (but a drill's, which its target
+        # names); a service without any target.
         f"max by (service, instance) ({SEEN} and on (instance) {up} == 0)\n"
-        f'or\nmax by (service, instance) (label_replace({up} == 0 unless on (instance) {SEEN}, "service", "unknown", "", ""))\n'
-        f"or\n(count by (service) ({SEEN}) unless on (service) ({SEEN} and on (instance) {up}))",
+        f'or\nmax by (service, instance) (label_replace({up} == 0 unless on (instance) {SEEN}, "service", "unknown", "service", ""))\n'
+        f"or\n(count by (service) ({KNOWN}) unless on (service) ({SEEN} and on (instance) {up}))",
         "error",
         "page",
         summary="{{ $labels.service }}: its isolation metrics cannot be read",
@@ -72,6 +73,26 @@ def _detector_silent(t: Thresholds) -> Alert:
             "Detector {{ $labels.detector }} of {{ $labels.service }} has stopped checking while there is work for it, or its checks fail: "
             f"about {NUMBER} chances to look went by unseen in up to {b.detector_window}. Faults of that kind would stay hidden."
         ),
+        keep_firing_for=b.keep_ticket_for,
+    )
+
+
+def _detector_grey(t: Thresholds) -> Alert:
+    b = t.blindness
+    grey = summed(selector(names.DETECTOR_STATE, state="grey"), "detector")
+    missed = summed(f"increase({selector(names.PLANTED_FAULTS, result='missed')}[{b.missed_window}])", "detector")
+    return Alert(
+        "IsolationDetectorGrey",
+        # The half: increase() reaches for the ends of its window, so that two look like a little more than two.
+        f"{grey} > 0\nor\n{missed} > {b.max_missed + 0.5:g}",
+        "error",
+        "page",
+        summary="{{ $labels.service }}: detector {{ $labels.detector }} does not see planted faults",
+        description=(
+            f"Detector {{{{ $labels.detector }}}} of {SERVICE} has missed its planted faults for {b.grey_for}, or more than {b.max_missed} "
+            f"of them within {b.missed_window}. A real fault of that kind would stay hidden: its part of the score is grey, not good."
+        ),
+        for_=b.grey_for,
         keep_firing_for=b.keep_ticket_for,
     )
 
@@ -130,7 +151,8 @@ def _errors(t: Thresholds) -> Alert:
 def _collector_down(t: Thresholds) -> Alert:
     return Alert(
         "IsolationCollectorDown",
-        f'(max(up{{job="{COLLECTOR_JOB}"}}) or vector(0)) == 0',
+        # A drill's target carries the label `synthetic`; collectors carry none, so that all of them together are one.
+        f'(max by (synthetic) (up{{job="{COLLECTOR_JOB}"}}) or vector(0)) == 0',
         "error",
         "page",
         summary="The isolation collector is down: evidence is not being stored",

@@ -78,6 +78,7 @@ def configurations() -> dict[str, str]:
             metrics_token_file="/run/secrets/metrics_token",
             collector_token_file="/run/secrets/read_token",
             file_sd=["/etc/prometheus/services/*.yml"],
+            drill_folder="/etc/prometheus/drills",
         ),
         "alertmanager.yml": alertmanager_config.render(
             webhook_url="http://collector:8400/v1/alerts",

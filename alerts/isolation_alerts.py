@@ -104,6 +104,7 @@ def _session_leak(t: Thresholds) -> Alert:
             f"About {NUMBER} database connections of {SERVICE} were not given back in the last "
             f"{t.violation.window}, after their request and the grace time. When the pool is empty every user's request hangs."
         ),
+        dashboard="sessions",
         rollback=True,
         keep_firing_for=t.violation.keep_firing_for,
     )
@@ -120,6 +121,7 @@ def _containment(t: Thresholds) -> Alert:
             f"About {NUMBER} requests of {SERVICE} failed in the last {t.violation.window} because a request of another user failed, "
             "held what they needed, or made them wait. This alert counts failures; it does not read the rounded rate."
         ),
+        dashboard="containment",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -135,6 +137,7 @@ def _cascade(t: Thresholds) -> Alert:
             f"About {NUMBER} failures of {SERVICE} in the last {t.violation.window} each drew in the requests of two other users or more, "
             "through something that these requests share. It goes on spreading as long as that is shared."
         ),
+        dashboard="containment",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -150,6 +153,7 @@ def _loop_stall(t: Thresholds) -> Alert:
             f"The event loop of {SERVICE} stood still about {NUMBER} times in the last {t.violation.window}, "
             "while users were served. Each of them waited as long. The evidence names the request and the line that held the loop."
         ),
+        dashboard="containment",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -165,6 +169,7 @@ def _resource_trend(t: Thresholds) -> Alert:
             f"About {NUMBER} resources of workers of {SERVICE} were found to grow without a pause, in the last {t.violation.window}. "
             "When one of them is used up, the requests of all users in that worker fail. The evidence names it and its growth in an hour."
         ),
+        dashboard="process",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -180,6 +185,7 @@ def _singleton_reuse(t: Thresholds) -> Alert:
             f"About {NUMBER} instances of {COMPONENT} in the last {t.violation.window} were given to a second "
             "request, though its factory is declared to make a fresh one for each. Requests of different users page by IsolationViolation."
         ),
+        dashboard="factories",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -207,6 +213,7 @@ def _slow_creation(t: Thresholds) -> Alert:
             f"The slowest 5 % of creations of {COMPONENT} in {SERVICE} take {DURATION} or longer; "
             f"{t.creation.max_creation_s * 1000:g} ms is the budget. Every request that needs an instance waits for it."
         ),
+        dashboard="factories",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -222,6 +229,7 @@ def _slow_reset(t: Thresholds) -> Alert:
             f"The slowest 5 % of resets of {COMPONENT} in {SERVICE} take {DURATION} or longer; "
             f"{t.creation.max_reset_s * 1000:g} ms is the budget. State of the last request lives on until the reset is done."
         ),
+        dashboard="factories",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -239,6 +247,7 @@ def _slow_acquisition(t: Thresholds) -> Alert:
             f"The slowest 5 % of requests of {SERVICE} wait {DURATION} or longer for a connection of pool "
             f"{{{{ $labels.db_client_connection_pool_name }}}}; {s.max_wait_s * 1000:g} ms is the budget."
         ),
+        dashboard="sessions",
         for_=s.for_,
         keep_firing_for=t.violation.keep_firing_for,
     )

@@ -17,7 +17,7 @@ PERCENT = '{{ $value | printf "%.2f" }}'
 
 Severity = Literal["critical", "error", "warning"]
 Action = Literal["page", "ticket"]
-Dashboard = Literal["isolation-overview", "event-delivery"]
+Dashboard = Literal["isolation-overview", "event-delivery", "containment", "sessions", "factories", "process"]
 
 
 @dataclass(frozen=True, slots=True)

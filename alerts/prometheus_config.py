@@ -18,6 +18,10 @@ ISOLATION_JOB = "isolation"
 MAIN_JOB = "isolation-main"
 COLLECTOR_JOB = "collector"
 
+DRILL_SERVICES = "drill:.+"
+"""Services that exist only while `isomon drill` runs. Their alerts become synthetic here, in Prometheus, because most
+series that alerts read have no such label: the rules are those of real services, and the route leads to no person."""
+
 FLAGS = ("--rules.alert.resend-delay=10s",)
 """Flags that Prometheus needs beside this configuration. It tells Alertmanager of an alert once and then, by default,
 again after a minute: an alert that fires in Prometheus's first seconds, before it knows its Alertmanager, or while
@@ -36,23 +40,31 @@ def render(
     collector_token_file: str | None = None,
     file_sd: Sequence[str] = (),
     dns_sd: tuple[str, int] | None = None,
+    drill_folder: str | None = None,
     collector_interval: str = "5s",
 ) -> str:
     """Return `prometheus.yml` as text.
 
     Targets are `host:port`; intervals are Prometheus durations (`1s`, `15s`). `file_sd` are patterns of target files
     that list the user's own services; both service jobs read them. `dns_sd` is a host name and port that is a target
-    only while the name resolves: a container that may not be there. Token files hold a bearer token and nothing else.
+    only while the name resolves: a container that may not be there. `drill_folder` is where `isomon drill` announces
+    its targets, in the folders `services` and `collector` below it. Token files hold a bearer token and nothing else.
     """
     services: dict[str, Any] = {"static_configs": [{"targets": list(isolation_targets)}]} if isolation_targets else {}
-    if file_sd:
-        services["file_sd_configs"] = [{"files": list(file_sd), "refresh_interval": "10s"}]
+    files = [*file_sd, *([f"{drill_folder}/services/*.json"] if drill_folder else [])]
+    if files:
+        services["file_sd_configs"] = [{"files": files, "refresh_interval": "10s"}]
     if dns_sd:
         services["dns_sd_configs"] = [{"names": [dns_sd[0]], "type": "A", "port": dns_sd[1], "refresh_interval": "5s"}]
     config = {
         "global": {"scrape_interval": main_interval, "evaluation_interval": main_interval},
         "rule_files": list(rule_files),
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+        "alerting": {
+            "alert_relabel_configs": [
+                {"source_labels": ["service"], "regex": DRILL_SERVICES, "target_label": "synthetic", "replacement": "true"}
+            ],
+            "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}],
+        },
         "scrape_configs": [
             {
                 "job_name": ISOLATION_JOB,
@@ -77,6 +89,11 @@ def render(
                 "scrape_timeout": collector_interval if _seconds(collector_interval) < 10 else "10s",
                 **_authorization(collector_token_file),
                 "static_configs": [{"targets": [collector_target]}],
+                **(
+                    {"file_sd_configs": [{"files": [f"{drill_folder}/collector/*.json"], "refresh_interval": "10s"}]}
+                    if drill_folder
+                    else {}
+                ),
             },
         ],
     }

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from isolation_monitor.alerts.expressions import growth, p95, selector, summed
 from isolation_monitor.alerts.model import Group, Recording
-from isolation_monitor.alerts.prometheus_config import ISOLATION_JOB
+from isolation_monitor.alerts.prometheus_config import DRILL_SERVICES, ISOLATION_JOB
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.telemetry import names
 
 SEEN = "service_instance:isolation_monitor_info:last"
+KNOWN = f'{SEEN}{{service!~"{DRILL_SERVICES}"}}'
+"""Services that should have a target. A drill takes its own away when it ends, and nobody is to miss it."""
 TARGET_DOWN = "service:isolation_target_down:count"
+DETECTORS_GREY = "service:isolation_detectors_grey:count"
+"""Detectors whose planted fault goes unseen: what they would have found is missing in the score. 0 where all are proven."""
 CHECKS_SILENT = "service:isolation_unchecked_requests:increase"
 ACTIVITY = "service_detector:isolation_activity:increase"
 _FIRST_ISOLATED = "service:isolation_exposed_first_isolated:increase"
@@ -26,11 +30,29 @@ DETECTOR_ACTIVITY: dict[str, str] = {
     names.INSTANCE_REUSE: selector(names.INSTANCE_CREATE, "_count"),
     names.WRONG_SOCKET: selector(names.EVENT_DELIVERIES),
     names.FOREIGN_IDENTITY: selector(names.REQUESTS, verdict="!=unverified"),
+    names.FOREIGN_CONTEXT: selector(names.REQUESTS, transport="http"),
+    names.FOREIGN_CONTENT: selector(names.REQUESTS, verdict="!=unverified"),
     names.SESSION_LEAK: selector(names.DB_CONNECTION_USE, "_count"),
     names.SLOW_CREATION: selector(names.INSTANCE_CREATE, "_count"),
     names.INCOMPLETE_RUN: selector(names.RUNS),
 }
 """What each detector looks at. Silence is blindness only while this grows: no socket open means no socket to check."""
+
+NO_ACTIVITY: dict[str, str] = {
+    names.SHARED_STATE: "walks as often as its budget of time allows, and finds rather than passes while something is wrong",
+    names.CANARY: "checks only where canaries are planted",
+    names.FOREIGN_CREDENTIAL: "checks outgoing calls, which a service may make seldom; no series counts them",
+    names.SHARED_CONNECTION: "checks what requests do; work outside of requests uses the same pools and gives it nothing to check",
+    names.DIRTY_HANDOVER: "checks what requests take; work outside of requests uses the same pools and gives it nothing to check",
+    names.UNSCOPED_ACCESS: "checks reads of declared models alone; no series counts them",
+    names.CACHE_OWNER: "checks enveloped cache entries alone; no series counts their reads",
+    names.FOREIGN_TASK: "checks tasks that requests start; no series counts them",
+    names.TASK_LEAK: "checks tasks that requests start; no series counts them",
+    names.LOOP_STALL: "checks by the clock while two users are there at a time, not by request",
+    names.STARVATION: "checks only where a request waits for another: the good case has none",
+    names.RESOURCE_TREND: "checks by the clock after its warm-up, not by request",
+}
+"""Detectors whose silence says nothing, and why: quiet can be right for them. A planted fault that they miss tells on them instead."""
 
 
 def groups(t: Thresholds) -> list[Group]:
@@ -54,9 +76,14 @@ def _blindness(t: Thresholds) -> list[Recording]:
         Recording(
             TARGET_DOWN,
             f"count by (service) ({SEEN} and on (instance) ({down}))\n"
-            f"or\n(count by (service) ({SEEN}) unless on (service) ({SEEN} and on (instance) {up}))",
+            f"or\n(count by (service) ({KNOWN}) unless on (service) ({SEEN} and on (instance) {up}))",
         ),
         Recording(CHECKS_SILENT, f"({requests} > 0 or {http})\nunless\n{checks} > 0"),
+        Recording(
+            DETECTORS_GREY,
+            f"count by (service) (sum by (service, detector) ({selector(names.DETECTOR_STATE, state='grey')}) > 0)\n"
+            f"or\n0 * count by (service) ({SEEN})",
+        ),
     ]
 
 

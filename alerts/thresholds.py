@@ -84,6 +84,9 @@ class Blindness:
     quiet_routes: str
     detector_window: Duration
     detector_min_activity: int
+    grey_for: Duration
+    missed_window: Duration
+    max_missed: int
     coverage_window: Duration
     max_unverified_ratio: float
     coverage_min_requests: int

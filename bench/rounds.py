@@ -25,6 +25,10 @@ class Variant:
     slot: Callable[[int], Awaitable[None]]
     part: int = 1
     """Runs this part of a slot's operations: a fourth says as much of something ten times as slow, and leaves time for the rest."""
+    enter: Callable[[], None] = lambda: None
+    """Called before each slot, outside of the measured time: puts on what acts on the whole process."""
+    leave: Callable[[], None] = lambda: None
+    """Called after each slot: takes it off again, so that the other variants run without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,9 @@ async def measure(variants: Sequence[Variant], *, rounds: int, operations: int) 
     by_variant: dict[str, list[float]] = {v.name: [] for v in variants}
     for variant in variants:
         # Twice the slot: caches, lazily built stacks and specialised bytecode are there before the first counted round.
+        variant.enter()
         await variant.slot(2 * operations // variant.part)
+        variant.leave()
     gc.collect()
     gc.freeze()
     try:
@@ -101,9 +107,11 @@ async def measure(variants: Sequence[Variant], *, rounds: int, operations: int) 
                 # The garbage of the variant before is not this one's; within the slot the collector runs as it does in service.
                 gc.collect()
                 count = max(1, operations // variant.part)
+                variant.enter()
                 began = time.process_time_ns()
                 await variant.slot(count)
                 by_variant[variant.name].append((time.process_time_ns() - began) / count / 1_000)
+                variant.leave()
     finally:
         gc.unfreeze()
     return Timings(by_variant)

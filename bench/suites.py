@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from bench import collector_away, http_core, sqlalchemy_session, websocket
+from bench import all_detectors, collector_away, http_core, memory, own_stretch, sqlalchemy_session, websocket
 from bench.rows import Row
 
 Suite = Callable[[bool], Coroutine[Any, Any, list[Row]]]
@@ -28,6 +28,11 @@ SUITES: dict[str, Suite] = {
     "http-body": http_core.body,
     "websocket-message": websocket.message,
     "websocket-frame": websocket.frame,
+    "http-all-detectors": all_detectors.http_core,
+    "http-all-detectors-json": all_detectors.http_json,
+    "websocket-frame-all-detectors": all_detectors.websocket_frame,
+    "memory": memory.memory,
+    "own-stretch": own_stretch.stretch,
     "sqlalchemy-session": sqlalchemy_session.session,
     "scrape": scrape,
     "collector-away": collector_away.away,

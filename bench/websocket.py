@@ -1,4 +1,4 @@
-"""WebSocket messages: unread, and frames that are searched for a run and for identity fields."""
+"""WebSocket messages: unread, and frames that are searched for a run and for identity fields; all else is in all_detectors.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RAW, OURS = "raw", "isolation_monitor"
 
 async def message(quick: bool) -> list[Row]:
     """CPU added per message of an echo; a message is one ASGI event in either direction."""
-    watching = monitor()
+    watching = monitor(body_limit_bytes=0)
     try:
         timings = await measure(
             [Variant(RAW, _echoes(echo())), Variant(OURS, _echoes(watching.instrument(echo())))],
@@ -36,7 +36,7 @@ async def message(quick: bool) -> list[Row]:
 
 async def frame(quick: bool) -> list[Row]:
     """CPU added per frame of 500 B that is sent, read for its run, its event and an identity field."""
-    watching = monitor(identity_fields=("user_id",))
+    watching = monitor(identity_fields=("user_id",), detectors=("foreign_content=off",))
     watching.principal(lambda scope: "user-0")
     run = watching.run("run-7", owner="user-0")
     try:

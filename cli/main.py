@@ -84,7 +84,7 @@ def _attach(app: typer.Typer, name: str, command: Command) -> None:
         raise SystemExit(EXIT_USAGE) from None
     function: Callable[..., object] | None = getattr(module, name, None)
     if callable(function):
-        app.command(name, help=command.help)(function)
+        app.command(name, help=command.help, epilog=getattr(module, "EPILOG", None))(function)
     else:
         app.add_typer(module.app, name=name, help=command.help)
 

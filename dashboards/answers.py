@@ -82,9 +82,10 @@ def score_now() -> Panel:
         trend=True,
         description=(
             "Share of the exposed requests of the last minute that were isolated, lowest of the chosen services, rounded down. 100 is "
-            "good. Not measurable means that no request could have been violated, or that we are blind: see the tile beside it."
+            "good. Not measurable means that no request could have been violated, or that we are blind: see the tile beside it. It speaks "
+            "only for detectors that see their planted faults: a grey one is listed in the row on the monitor's own health, and pages."
         ),
-        alerts=["IsolationScoreBelow100"],
+        alerts=["IsolationScoreBelow100", "IsolationDetectorGrey"],
     )
 
 

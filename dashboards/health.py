@@ -27,7 +27,17 @@ _VERDICT_WORDS: Final = {"pass": GREEN, "inconclusive": GREY, "fail": RED, "erro
 
 def row(t: Thresholds) -> Row:
     """Targets and checks, what was dropped, the collector, the way of a page."""
-    looking = [targets(), last_check(), detector_checks(), detector_activity(t), failed_checks(), dropped()]
+    looking = [
+        targets(),
+        last_check(),
+        detectors_grey(),
+        detector_power(),
+        detector_checks(),
+        detector_activity(t),
+        failed_checks(),
+        suppressed_violations(),
+        dropped(),
+    ]
     telling = [records(), monitor_errors(), collector_records(), collector_ingest(), pages_delivered(), gates()]
     return Row("The monitor's own health", [*looking, *telling, monitors()])
 
@@ -54,6 +64,47 @@ def last_check() -> Panel:
         description=(
             "Small while there is traffic is good. Rising with traffic: the middleware is gone or switched off; ask `isomon doctor`. "
             "Rising without traffic means nothing."
+        ),
+    )
+
+
+def detectors_grey() -> Panel:
+    return graph(
+        "Detectors that miss planted faults",
+        Query(queries.detectors_grey(), "{{service}}: detectors grey"),
+        Query(queries.workers_grey(), "{{detector}}: workers grey"),
+        Query(queries.planted_faults_missed(), "{{detector}}: missed"),
+        unit="none",
+        alerts=["IsolationDetectorGrey"],
+        description=(
+            "Zero is good. Above zero, a detector's part of the score is grey: faults of its kind would stay hidden, also while the score "
+            "reads 100. The next panel says which."
+        ),
+    )
+
+
+def detector_power() -> Panel:
+    return graph(
+        "Proven power of each detector",
+        Query(queries.detector_power(), "{{detector}}"),
+        unit="percentunit",
+        alerts=["IsolationDetectorGrey"],
+        description=(
+            "At least this share of planted faults is seen, with 95 % confidence, by the last 20 of each detector: 83 % is good, all were. "
+            "It rises during the first two hours. Falling: faults are missed; the runbook of IsolationDetectorGrey has the steps."
+        ),
+    )
+
+
+def suppressed_violations() -> Panel:
+    return graph(
+        "Suppressed violations",
+        Query(queries.suppressed_violations(), "{{kind}}"),
+        unit="none",
+        alerts=[],
+        description=(
+            "Violations that the suppressions file accepts for now: they page nobody, and their requests are unverified. Zero is good. "
+            "Much more than expected: an entry hides more than it was written for; `isomon doctor` says which, and which have expired."
         ),
     )
 

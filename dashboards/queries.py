@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, ISOLATION_JOB, MAIN_JOB
-from isolation_monitor.alerts.recording import ACTIVITY
+from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.names import Metric
 
@@ -96,6 +96,31 @@ def blindness() -> str:
     return f"max(sum by (service) ({idle}) + 2 * sum by (service) ({blind}))"
 
 
+def detectors_grey() -> str:
+    """How many detectors miss their planted faults, by service."""
+    return recorded(DETECTORS_GREY)
+
+
+def workers_grey() -> str:
+    """In how many workers each detector misses its planted faults; none where it does not."""
+    return f"sum by (detector) ({scraped(names.DETECTOR_STATE, state='grey')}) > 0"
+
+
+def planted_faults_missed() -> str:
+    """Planted faults that went unseen, by detector; none where all are seen."""
+    return f"{grown(names.PLANTED_FAULTS, STEP, 'detector', result='missed')} > 0"
+
+
+def detector_power() -> str:
+    """Lower bound of the recall on planted faults, of the worst instance; none of detectors that are off or untested."""
+    return f"min by (detector) ({scraped(names.DETECTOR_POWER)} >= 0)"
+
+
+def suppressed_violations() -> str:
+    """Violations that suppressions accept for now."""
+    return grown(names.VIOLATIONS_SUPPRESSED, STEP, "kind")
+
+
 def coverage(window: str) -> str:
     """Share of requests that could be judged, 0-1, of the least covered service."""
     return f"min({_share_of_requests(window, 'service', verdict='!=unverified')})"
@@ -123,7 +148,8 @@ def alerts_firing() -> str:
 
 
 # Alerts on the collector and on alerting itself carry these names as their service: they concern everybody.
-_ALERTED: Final = 'service=~"$service|isolation-collector|isolation-monitor|unknown"'
+# Planted faults raise the same alerts, up to the receiver for drills: they are nobody's pages.
+_ALERTED: Final = 'service=~"$service|isolation-collector|isolation-monitor|unknown",synthetic!="true"'
 
 
 def public_numbers() -> dict[str, str]:

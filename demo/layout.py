@@ -41,6 +41,9 @@ class Layout:
         layout = cls(Path(tempfile.mkdtemp(prefix="isomon-demo-")))
         for folder in (layout.logs, layout.metrics, layout.rules, layout.prometheus_data, layout.alertmanager_data):
             folder.mkdir()
+        for job in ("services", "collector"):
+            # Made now: Prometheus watches only folders that are there when it starts.
+            (layout.drills / job).mkdir(parents=True)
         for file in (layout.send_token, layout.read_token, layout.alerts_token, layout.metrics_token, layout.hash_key, layout.chat_secret):
             _write_secret(file)
         return layout
@@ -57,6 +60,11 @@ class Layout:
     @property
     def rules(self) -> Path:
         return self.folder / "rules"
+
+    @property
+    def drills(self) -> Path:
+        """Where `isomon drill` announces the targets of a drill to Prometheus."""
+        return self.folder / "drills"
 
     @property
     def prometheus_config(self) -> Path:

@@ -116,6 +116,7 @@ class Stack:
                 rule_files=[str(self.layout.rules / "*.yml")],
                 metrics_token_file=str(self.layout.metrics_token),
                 collector_token_file=str(self.layout.read_token),
+                drill_folder=str(self.layout.drills),
             )
         )
         self.layout.alertmanager_config.write_text(

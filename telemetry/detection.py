@@ -22,6 +22,7 @@ from isolation_monitor.telemetry.detectors.shared_state import SharedState
 from isolation_monitor.telemetry.detectors.starvation import Starvation
 from isolation_monitor.telemetry.detectors.task_leak import TaskLeaks
 from isolation_monitor.telemetry.detectors.unscoped_access import UnscopedAccess
+from isolation_monitor.telemetry.evidence import About
 from isolation_monitor.telemetry.provenance import Stores
 from isolation_monitor.telemetry.switches import Switches
 
@@ -60,6 +61,7 @@ class Detection:
         self.ledger = ledger
         self.switches = ledger.switches = Switches(settings.detectors)
         self.stores = Stores()
+        ledger.about = About(settings, self.switches)
         self.kit = Kit(
             reporter=ledger,
             registry=ledger.registry,
@@ -122,6 +124,8 @@ class Detection:
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
         """Judge the content of a text on its way to the request's principal; True when it is beyond doubt another's."""
         is_foreign = self.canary.leaving(request, text, where)
+        if self.shared_state.overwrites.slots:
+            is_foreign = self.shared_state.overwrites.judge(request, text) or is_foreign
         return self.foreign_content.leaving(request, text, where, scope=scope, learns=learns) or is_foreign
 
     def answering(self, request: RequestContext) -> None:

@@ -113,6 +113,7 @@ def diagnose(monitor: IsolationMonitor | None, app: Any, surroundings: Surroundi
         *_pools(monitor, around),
         *_metrics(monitor, app),
         *_principals(monitor),
+        *_suppressions(monitor),
         *_collector(monitor, around),
     )
     return Report(monitor.settings.service, monitor.mode, platform.python_version(), packages, findings, tuple(monitor.patches))
@@ -303,6 +304,37 @@ def _principals(monitor: IsolationMonitor) -> list[Finding]:
         )
     else:
         findings.append(Finding("ok", "identity fields", f"identity fields: {', '.join(monitor.identity.fields)}"))
+    return findings
+
+
+def _suppressions(monitor: IsolationMonitor) -> list[Finding]:
+    """Suppressions that no longer suppress, and those that have suppressed nothing since this process started."""
+    suppressions = monitor.suppressions
+    findings = []
+    for entry in suppressions.expired():
+        findings.append(
+            Finding(
+                "warning",
+                "suppressions",
+                f"{suppressions.path}:{entry.line}: the suppression of {entry.kind} at {entry.site} expired on {entry.expires}: "
+                "it suppresses nothing any more",
+                "fix the defect, or decide anew and set a later day",
+            )
+        )
+    for entry in suppressions.unused():
+        if monitor.served:
+            findings.append(
+                Finding(
+                    "note",
+                    "suppressions",
+                    f"{suppressions.path}:{entry.line}: {entry.kind} at {entry.site} has suppressed nothing in this process",
+                    "remove it when the defect is fixed",
+                )
+            )
+    in_force = len(suppressions.entries) - len(suppressions.expired())
+    if in_force:
+        hits = sum(entry.hits for entry in suppressions.entries)
+        findings.append(Finding("note", "suppressions", f"{suppressions.path}: {in_force} in force, {hits} violations suppressed so far"))
     return findings
 
 

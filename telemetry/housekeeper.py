@@ -32,6 +32,7 @@ class Housekeeper:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._is_at_work = False
 
     def after(self, delay_s: float, job: Callable[[], None]) -> None:
         """Run `job` once, `delay_s` seconds from now, on the housekeeper's thread."""
@@ -47,6 +48,25 @@ class Housekeeper:
     def start(self) -> None:
         with self._wake:
             self._ensure_running()
+
+    def settle(self, within_s: float) -> None:
+        """Return when every job that was due, or falls due `within_s` from now, has run: here or on the housekeeper's thread.
+
+        For tests, which have to know what was found before they end. Waits for the due times: a job run early would judge early.
+        """
+        until = time.monotonic() + within_s
+        while True:
+            with self._wake:
+                while self._is_at_work and self._thread is not threading.current_thread():
+                    self._wake.wait(0.05)
+                if not self._due or self._due[0][0] > until:
+                    return
+                at, _, job = heapq.heappop(self._due)
+            time.sleep(max(0.0, at - time.monotonic()))
+            try:
+                job()
+            except Exception as error:
+                self._on_error(error)
 
     def close(self) -> None:
         with self._wake:
@@ -74,11 +94,13 @@ class Housekeeper:
                 ready = []
                 while self._due and self._due[0][0] <= now:
                     ready.append(heapq.heappop(self._due)[2])
+                self._is_at_work = bool(ready)
             for job in ready:
                 try:
                     job()
                 except Exception as error:
                     self._on_error(error)
+            self._is_at_work = False
             if now >= next_tick:
                 next_tick = now + TICK_S
                 for tick in self._ticks:

@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.context import Exposure, RequestContext
+from isolation_monitor.telemetry import evidence, names
+from isolation_monitor.telemetry.context import CURRENT, Exposure, RequestContext
 from isolation_monitor.telemetry.suppressions import Suppressions
-from isolation_monitor.telemetry.violations import GRADE_ORDER, Violation, iso_time, uuid7
+from isolation_monitor.telemetry.violations import GRADE_ORDER, Violation, iso_time, request_id, uuid7
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.metrics.cells import Cell
@@ -45,6 +46,8 @@ class Ledger:
         self.suppressions = suppressions or Suppressions()
         self.switches: Switches | None = None
         """Set by the detection: a detector that is off reports nothing, whatever still asks it."""
+        self.about: evidence.About | None = None
+        """Set by the detection: which code and configuration records come from."""
         self.exposure = Exposure()
         self.recent: deque[Violation] = deque(maxlen=RECENT_LIMIT)
         """Of users; those that are suppressed say so in their detail."""
@@ -66,7 +69,7 @@ class Ledger:
         }
         self._checks = {(d, r): registry.counter(names.CHECKS, detector=d, result=r) for d in names.DETECTORS for r in names.CHECK_RESULTS}
         self.passes = {d: self._checks[d, "pass"] for d in names.DETECTORS}
-        self._muted: dict[str, tuple[float, int, Violation | None]] = {}
+        self._muted: dict[str, _Burst] = {}
         self._last_warning = 0.0
 
     # --- Reporter ---------------------------------------------------------------------------------------------------
@@ -91,6 +94,7 @@ class Ledger:
                 return
             if self._is_planted(requests):
                 violation.synthetic = True
+            _tell_who_acts(violation)
             if violation.synthetic:
                 self._report_planted(violation, requests)
                 return
@@ -141,6 +145,7 @@ class Ledger:
         self._send_note("escalation", violation, {"grade": "crossed", "reason": reason})
 
     def retract(self, violation: Violation, reason: str) -> None:
+        violation.retracted = reason
         if not violation.synthetic:
             self._send_note("retraction", violation, {"reason": reason})
 
@@ -196,12 +201,12 @@ class Ledger:
 
     def sweep(self, now: float) -> None:
         """Send one record for what the rate limit held back. Called by the housekeeper about once a second."""
-        for fingerprint, (since, held, last) in list(self._muted.items()):
-            if now - since >= 60:
+        for fingerprint, burst in list(self._muted.items()):
+            if now - burst.since >= 60:
                 self._muted.pop(fingerprint, None)
-                if last is not None:
-                    over = held - FULL_RECORDS_PER_MINUTE
-                    self.outbox.put(last.as_record(count=over))
+                if burst.last is not None:
+                    over = burst.seen - FULL_RECORDS_PER_MINUTE
+                    self._put(burst.last, over, burst.affected)
 
     def internal_error(self, hook: str, error: BaseException) -> None:
         """Count an error of our own; log at most one a minute. The host never sees it."""
@@ -230,7 +235,7 @@ class Ledger:
         now = time.monotonic()
         if now - self._planted_sent.get(violation.kind, -PLANTED_RECORD_EVERY_S) >= PLANTED_RECORD_EVERY_S:
             self._planted_sent[violation.kind] = now
-            self.outbox.put(violation.as_record())
+            self._put(violation)
         for listener in self.on_violation:
             listener(violation)
 
@@ -255,13 +260,15 @@ class Ledger:
     def _send(self, violation: Violation) -> None:
         now = time.monotonic()
         fingerprint = violation.fingerprint
-        since, seen, _ = self._muted.get(fingerprint, (now, 0, None))
-        seen += 1
+        burst = self._muted.get(fingerprint)
+        if burst is None:
+            burst = self._muted[fingerprint] = _Burst(now)
+        burst.seen = seen = burst.seen + 1
+        burst.affected.add(violation, self.exposure.principals)
         if seen <= FULL_RECORDS_PER_MINUTE:
-            self._muted[fingerprint] = (since, seen, None)
-            self.outbox.put(violation.as_record())
+            self._put(violation, 1, burst.affected)
         else:
-            self._muted[fingerprint] = (since, seen, violation)
+            burst.last = violation
         if len(self._muted) > _MUTED_FINGERPRINTS:
             self._muted.pop(next(iter(self._muted)), None)
         if seen == 1:
@@ -277,8 +284,41 @@ class Ledger:
                 violation.id,
             )
 
+    def _put(self, violation: Violation, count: int = 1, affected: evidence.Affected | None = None) -> None:
+        record = violation.as_record(count)
+        if self.about is not None:
+            record |= self.about.as_record()
+        if affected is not None:
+            record["affected"] = affected.as_record(names_them=count > 1)
+        self.outbox.put(record)
+
     def _send_note(self, type: str, violation: Violation, fields: dict[str, Any]) -> None:
         self.outbox.put({"type": type, "id": uuid7(), "time": iso_time(time.time()), "violation_id": violation.id, **fields})
+
+
+class _Burst:
+    """The violations of one fingerprint in a minute. `since` is `time.monotonic()`."""
+
+    __slots__ = ("affected", "last", "seen", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.seen = 0
+        self.last: Violation | None = None
+        """The latest that was held back."""
+        self.affected = evidence.Affected()
+
+
+def _tell_who_acts(violation: Violation) -> None:
+    """Add task and trace to the side whose request the reporting code runs for."""
+    current = CURRENT.get()
+    if current is None or current.finished:
+        return
+    here = request_id(current.serial)
+    for name in ("victim", "offender"):
+        side = getattr(violation, name)
+        if side is not None and side.request_id == here:
+            setattr(violation, name, replace(side, task=evidence.current_task(), trace=evidence.current_trace() or side.trace))
 
 
 def _note(request: RequestContext, violation: Violation) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from isolation_monitor import __version__
 from isolation_monitor.telemetry import names, private
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=PrincipalExtractor)
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=type)
+
+
+BASELINE_S: Final = 0.1
+"""Longest look at the application's state before it serves its first request."""
 
 
 class IsolationMonitor:
@@ -305,7 +309,7 @@ class IsolationMonitor:
         self.detection.containment.failed(request)
 
     def serving(self) -> None:
-        """Called on the event loop's thread when the server starts the application."""
+        """Called on the event loop's thread: at the start of the application, else with its first request."""
         self.registry.own_thread()
         self.integrations.serving()
         self.housekeeper.start()
@@ -313,6 +317,10 @@ class IsolationMonitor:
         self.served = True
         if self.settings.metrics_port and self._port is None:
             self._port = serve_on_port(self.registry, "0.0.0.0", self.settings.metrics_port, self.settings.metrics_token)
+
+    def started(self) -> None:
+        """Called on the event loop's thread when the application is ready and serves nobody yet."""
+        self.detection.shared_state.baseline(BASELINE_S)
 
     def close(self) -> None:
         """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import comb
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -113,11 +113,13 @@ class Power:
         switches: Switches,
         plantables: Mapping[str, Plantable],
         interval_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._principals = principals
         self._switches = switches
         self._interval_s = interval_s
+        self._clock = clock
         registry = ledger.registry
         self._counts = {
             (detector, result): registry.counter(names.PLANTED_FAULTS, detector=detector, result=result)
@@ -145,7 +147,7 @@ class Power:
         """Begin, or begin anew in a forked worker; `loop` is the one that serves, where there is one."""
         self._loop = loop
         self._lock = threading.Lock()
-        self._begins_at = time.monotonic() + FIRST_AFTER_S
+        self._begins_at = self._clock() + FIRST_AFTER_S
         self._next_at = 0.0
         self._proofs = {detector: _Proof(detector, plantable) for detector, plantable in self._plantables.items()}
 
@@ -170,7 +172,7 @@ class Power:
         Raises:
             KeyError: there is no such detector.
         """
-        self._plant(self._proofs[detector], time.monotonic() if now is None else now)
+        self._plant(self._proofs[detector], self._clock() if now is None else now)
 
     def state(self, detector: str, now: float | None = None) -> State:
         """Return `off`, `untested`, `proven` or `grey`: its last planted fault was missed, or none was planted for three rounds."""
@@ -180,7 +182,7 @@ class Power:
         if proof is None or not proof.results:
             return "untested"
         round_s = self._interval_s * len(self._proofs)
-        is_old = round_s > 0 and (time.monotonic() if now is None else now) - proof.since > ROUNDS_UNTIL_GREY * round_s
+        is_old = round_s > 0 and (self._clock() if now is None else now) - proof.since > ROUNDS_UNTIL_GREY * round_s
         return "proven" if proof.is_proven and not is_old else "grey"
 
     def power(self, detector: str) -> float:
@@ -214,7 +216,7 @@ class Power:
                 proof.plantable.plant(planted.lab)
         except Exception as error:
             self._ledger.internal_error("self_test", error)
-        planted.planted_at = time.monotonic()
+        planted.planted_at = self._clock()
 
     def _reported(self, violation: Violation) -> None:
         proof = self._proofs.get(violation.kind)

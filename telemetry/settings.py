@@ -74,12 +74,15 @@ class Settings:
     )
     self_test_interval_s: float = _setting(
         15.0,
-        "So often a fault is planted on synthetic principals, for one detector after the other, to prove it is seen, seconds. 0: never.",
+        "So often a fault is planted on synthetic principals, one detector after the other, to prove it is seen, seconds. 0: never.",
     )
     suppressions_file: str | None = _setting(
         None, "File of the violations that are accepted for now. Unset: `isolation-suppressions.toml` in the working directory, if there."
     )
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
+    revision: str | None = _setting(
+        None, "Revision of the service's code, on every record. Unset: `service.version` of `OTEL_RESOURCE_ATTRIBUTES`."
+    )
     queue_limit: int = _setting(10_000, "Records kept in memory for sending; beyond it new ones are dropped and counted.")
     metrics_dir: str | None = _setting(None, "Folder of the counters that all workers share. Unset: chosen under the temporary folder.")
     metrics_path: str | None = _setting(
@@ -187,6 +190,9 @@ def _coerce(name: str, value: Any, where: str) -> Any:
         raise SettingsError(f"{where} is not text: write it as a string")
     if name == "service" and not value.strip():
         raise SettingsError(f"{where} is empty: name the service, for example ISOLATION_SERVICE=chat")
+    if name == "service" and value.startswith("drill:"):
+        # Alerts of such services reach nobody.
+        raise SettingsError(f"{where} begins with 'drill:', the name of alert drills: call the service otherwise")
     if name == "collector_url" and value and not value.startswith(("http://", "https://")):
         raise SettingsError(f"{where} is not a URL: use one such as http://127.0.0.1:8400")
     return value or None if default is None or name.endswith("_path") else value

@@ -33,6 +33,10 @@ _PLAIN: Final = re.compile(
 )
 _EPOCH: Final = re.compile(r"1[5-9]\d{8}(?:\d{3}|\d{6}|\d{9})?")
 """Unix time of the years 2017-2033 in seconds, milliseconds, microseconds or nanoseconds."""
+_DATED: Final = re.compile(r"(?:19|20)\d\d[- ][01]\d[- ][0-3]\d")
+_GROUPED: Final = re.compile(r"\b\d{2,6}(?: \d{2,6}){2,6}\b")
+_MAYBE_GROUPED: Final = re.compile(r"\d \d")
+"""Numbers written in groups, of cards and accounts and telephones. Those joined by dashes are one word and found as such."""
 _HAS_DIGIT: Final = re.compile(r"\d")
 _MIXED: Final = re.compile(r"[a-z][A-Z]+[a-z]|[A-Z]{2,}[a-z]+[A-Z]")
 
@@ -47,7 +51,9 @@ def tokens_of(text: str) -> list[str]:
     words = [
         word for word in text.translate(_SEPARATORS).split() if len(word) >= MIN_LENGTH and (not word.isalpha() or not word[1:].islower())
     ]
-    found = []
+    found: list[str] = []
+    if _MAYBE_GROUPED.search(text) is not None:
+        found = [number for number in dict.fromkeys(_GROUPED.findall(text)) if _is_grouped_token(number)]
     for word in dict.fromkeys(words):
         candidate = word.strip("._+-@")
         if MIN_LENGTH <= len(candidate) <= MAX_LENGTH and is_token(candidate):
@@ -55,6 +61,11 @@ def tokens_of(text: str) -> list[str]:
             if len(found) >= TOKENS_LIMIT:
                 break
     return found
+
+
+def _is_grouped_token(number: str) -> bool:
+    # Ten digits and more; a date has eight, and a date with a time says so by a colon.
+    return sum(character.isdigit() for character in number) >= 10 and _DATED.match(number) is None
 
 
 def is_token(candidate: str) -> bool:

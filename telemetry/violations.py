@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from isolation_monitor.telemetry import stacks
+from isolation_monitor.telemetry import evidence, stacks
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -30,6 +30,14 @@ class Side:
     route: str | None
     time: float
     stack: list[str]
+    endpoint: str | None = None
+    """Where the endpoint is defined."""
+    task: str | None = None
+    """The asyncio task that acted; known of the side whose code ran when the violation was reported."""
+    trace: tuple[str, str] | None = None
+    """Trace and span id."""
+    events: list[tuple[float | None, str]] = field(default_factory=list)
+    """The course of its request up to the report (`evidence.events_of`)."""
 
     def as_record(self) -> dict[str, Any]:
         return {
@@ -41,6 +49,11 @@ class Side:
             "route": self.route,
             "time": iso_time(self.time),
             "stack": self.stack,
+            "endpoint": self.endpoint,
+            "task": self.task,
+            "trace_id": self.trace[0] if self.trace else None,
+            "span_id": self.trace[1] if self.trace else None,
+            "events": [{"time": None if at is None else iso_time(at), "what": what} for at, what in self.events],
         }
 
 
@@ -68,6 +81,8 @@ class Violation:
     detail: dict[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid7())
     time: float = field(default_factory=time.time)
+    retracted: str | None = None
+    """Why it was taken back, where it was."""
 
     @property
     def fingerprint(self) -> str:
@@ -127,6 +142,9 @@ def side_of(
         route=request.route if request else None,
         time=at if at is not None else time.time(),
         stack=stacks.render(stack or (request.endpoint_stack if request else ())),
+        endpoint=evidence.endpoint_of(request) if request else None,
+        trace=evidence.trace_of(request) if request else None,
+        events=evidence.events_of(request) if request else [],
     )
 
 

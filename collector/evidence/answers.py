@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from isolation_monitor.collector.clock import rfc3339
-from isolation_monitor.collector.evidence.domain import Amendment, Batch, Stored, Violation
+from isolation_monitor.collector.evidence.domain import Amendment, Batch, Group, Stored, Violation
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -42,6 +42,28 @@ def violation(found: Violation, base_url: str) -> Json:
         "extra": record.extra,
         "retracted": found.retracted_at is not None,
         "retracted_at": rfc3339(found.retracted_at) if found.retracted_at else None,
+    }
+
+
+def group(found: Group, base_url: str) -> Json:
+    """Return one group; `affected.at_least` says that there may be more users than were counted."""
+    latest, affected = found.latest, found.affected
+    return {
+        "service": latest.service,
+        "fingerprint": latest.record.fingerprint,
+        "kind": latest.record.kind,
+        "grade": found.grade,
+        "first": rfc3339(found.first),
+        "last": rfc3339(latest.record.time),
+        "count": found.count,
+        "records": found.records,
+        "affected": {
+            "principals": len(affected.principals),
+            "runs": len(affected.runs),
+            "active": max(affected.active, len(affected.principals)),
+            "at_least": affected.is_lower_bound,
+        },
+        "latest": violation(latest, base_url),
     }
 
 

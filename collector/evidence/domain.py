@@ -163,3 +163,47 @@ class ViolationQuery:
     limit: int = 100
     after: tuple[datetime, str] | None = None
     """Time and id of the last row of the page before."""
+
+
+READ_FOR_AFFECTED: Final = 10_000
+"""Records whose sides are read to count the users of all groups of one answer; beyond it the numbers are lower bounds."""
+
+
+@dataclass(slots=True)
+class Affected:
+    """Whom violations touched: distinct principals and runs on either side, counted over records of all workers."""
+
+    principals: set[str] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
+    active: int = 0
+    """The most principals that one worker had live at one of these times."""
+    is_lower_bound: bool = False
+
+    def add(self, victim: Json | None, offender: Json | None, extra: Json) -> None:
+        """Count one record. Fields of any shape are taken: they come as the sender put them."""
+        for side in (victim, offender):
+            if isinstance(side, dict):
+                if isinstance(principal := side.get("principal"), str):
+                    self.principals.add(principal)
+                if isinstance(run := side.get("run_id"), str):
+                    self.runs.add(run)
+        told = extra.get("affected")
+        if isinstance(told, dict):
+            hashes, active = told.get("hashes"), told.get("active")
+            if isinstance(hashes, list):
+                self.principals.update(one for one in hashes if isinstance(one, str))
+            if type(active) is int:
+                self.active = max(self.active, active)
+            self.is_lower_bound = self.is_lower_bound or told.get("at_least") is True
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The violations of one fingerprint in one service. `grade` is the gravest; `latest` the newest of them."""
+
+    latest: Violation
+    grade: str
+    first: datetime
+    count: int
+    records: int
+    affected: Affected

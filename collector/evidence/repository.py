@@ -6,13 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy import Row, and_, case, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.evidence.domain import (
+    GRADE_ORDER,
+    READ_FOR_AFFECTED,
+    Affected,
     Amendment,
     Batch,
+    Group,
     Origin,
     Stored,
     Violation,
@@ -79,22 +83,57 @@ class EvidenceRepository:
     async def violations(self, query: ViolationQuery) -> list[Violation]:
         """Return at most `query.limit` violations, newest first, ties by id."""
         statement = select(ViolationRow.__table__).order_by(ViolationRow.time.desc(), ViolationRow.id.desc()).limit(query.limit)
-        for column, value in (
-            (ViolationRow.service, query.service),
-            (ViolationRow.kind, query.kind),
-            (ViolationRow.grade, query.grade),
-            (ViolationRow.synthetic, query.synthetic),
-        ):
-            if value is not None:
-                statement = statement.where(column == value)
-        if query.since is not None:
-            statement = statement.where(ViolationRow.time >= query.since)
-        if query.until is not None:
-            statement = statement.where(ViolationRow.time < query.until)
+        statement = _narrowed(statement, query)
         if query.after is not None:
             time, last_id = query.after
             statement = statement.where(or_(ViolationRow.time < time, and_(ViolationRow.time == time, ViolationRow.id < last_id)))
         return [_violation(row) for row in await self._connection.execute(statement)]
+
+    async def groups(self, query: ViolationQuery) -> list[Group]:
+        """Return the violations grouped by service and fingerprint, the group with the newest first; retracted ones are left out.
+
+        At most `query.limit` groups. Their latest violations and users are read in two further queries, however many groups.
+        """
+        rank = func.max(case(GRADE_ORDER, value=ViolationRow.grade, else_=0))
+        newest = func.max(ViolationRow.time)
+        totals = (
+            select(
+                ViolationRow.service, ViolationRow.fingerprint, rank, newest, func.min(ViolationRow.time), func.sum(ViolationRow.count),
+                func.count(),
+            )
+            .where(ViolationRow.retracted_at.is_(None))
+            .group_by(ViolationRow.service, ViolationRow.fingerprint)
+            .order_by(newest.desc(), ViolationRow.fingerprint)
+            .limit(query.limit)
+        )  # fmt: skip
+        found = (await self._connection.execute(_narrowed(totals, query))).all()
+        fingerprints = {row.fingerprint for row in found}
+        rows = _narrowed(
+            select(ViolationRow.__table__)
+            .where(ViolationRow.retracted_at.is_(None), ViolationRow.fingerprint.in_(fingerprints))
+            .order_by(ViolationRow.time.desc(), ViolationRow.id.desc())
+            .limit(READ_FOR_AFFECTED),
+            query,
+        )
+        latest: dict[tuple[str, str], Violation] = {}
+        affected: dict[tuple[str, str], Affected] = {}
+        read = 0
+        for row in await self._connection.execute(rows):
+            read += 1
+            key = (row.service, row.fingerprint)
+            latest.setdefault(key, _violation(row))
+            affected.setdefault(key, Affected()).add(row.victim, row.offender, row.extra)
+        grade_of = {order: grade for grade, order in GRADE_ORDER.items()}
+        groups = []
+        for service, fingerprint, order, _last, first, count, records in found:
+            key = (service, fingerprint)
+            if key not in latest:
+                # Its newest record lies beyond what was read for the groups before it.
+                break
+            if read >= READ_FOR_AFFECTED:
+                affected[key].is_lower_bound = True
+            groups.append(Group(latest[key], grade_of[order], first, int(count), records, affected[key]))
+        return groups
 
     async def violation(self, violation_id: str) -> Violation | None:
         row = (await self._connection.execute(select(ViolationRow.__table__).where(ViolationRow.id == violation_id))).one_or_none()
@@ -109,6 +148,22 @@ class EvidenceRepository:
             .limit(1000)
         )
         return [_amendment(row) for row in await self._connection.execute(statement)]
+
+
+def _narrowed(statement: Any, query: ViolationQuery) -> Any:  # Any: a select of any columns keeps its type for no reader
+    for column, value in (
+        (ViolationRow.service, query.service),
+        (ViolationRow.kind, query.kind),
+        (ViolationRow.grade, query.grade),
+        (ViolationRow.synthetic, query.synthetic),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if query.since is not None:
+        statement = statement.where(ViolationRow.time >= query.since)
+    if query.until is not None:
+        statement = statement.where(ViolationRow.time < query.until)
+    return statement
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:

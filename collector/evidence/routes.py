@@ -78,6 +78,22 @@ async def list_violations(
     )
 
 
+@router.get("/violation-groups", dependencies=[Depends(requires("read"))])
+async def list_groups(
+    runtime: RuntimeDep,
+    service: Annotated[str | None, Query(max_length=100)] = None,
+    kind: Annotated[str | None, Query(max_length=100)] = None,
+    grade: Literal["crossed", "reachable", "hygiene"] | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    synthetic: bool | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JsonResponse:
+    """List violations by fingerprint, the newest first: one group is one defect, with how often it happened and to how many users."""
+    found = await _service(runtime).groups(ViolationQuery(service, kind, grade, since, until, synthetic, limit))
+    return JsonResponse({"schema": "violation-groups/1", "items": [answers.group(item, runtime.settings.base_url) for item in found]})
+
+
 @router.get("/violations/{violation_id}", dependencies=[Depends(requires("read"))])
 async def get_violation(runtime: RuntimeDep, violation_id: str) -> JsonResponse:
     """Return the evidence of one violation: both sides, and its escalations and retractions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isolation_monitor.collector.clock import Clock
-from isolation_monitor.collector.evidence.domain import Amendment, Batch, Origin, Stored, Violation, ViolationQuery
+from isolation_monitor.collector.evidence.domain import Amendment, Batch, Group, Origin, Stored, Violation, ViolationQuery
 from isolation_monitor.collector.evidence.repository import EvidenceRepository
 from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.storage.database import Database
@@ -29,6 +29,10 @@ class EvidenceService:
     async def find(self, query: ViolationQuery) -> list[Violation]:
         async with self._database.reading() as connection:
             return await EvidenceRepository(connection).violations(query)
+
+    async def groups(self, query: ViolationQuery) -> list[Group]:
+        async with self._database.reading() as connection:
+            return await EvidenceRepository(connection).groups(query)
 
     async def violation(self, violation_id: str) -> tuple[Violation, list[Amendment]]:
         """Return a violation with its escalations and retractions.

@@ -72,6 +72,8 @@ class GateRepository:
             row.time >= since,
             row.synthetic.is_(False),
             row.retracted_at.is_(None),
+            # Accepted by the service's suppressions file for now: its requests are unverified, and the gate counts these.
+            row.detail["suppressed"].as_string().is_(None),
         ]
         if arm is not None:
             mine.append(row.arm == arm)

@@ -162,9 +162,9 @@ class ForeignContent:
         if scope is not None and request.ingress is not None:
             parameters = scope.get("path_params")
             if parameters:
-                request.ingress.add_parameters(parameters)
+                request.ingress.add_parameters(parameters, scope["path"])
                 if request.connection is not None and request.connection.said is not None:
-                    request.connection.said.add_parameters(parameters)
+                    request.connection.said.add_parameters(parameters, scope["path"])
         entries, own = self.ownership.entries, principal.id
         suspicions: list[_Suspicion] = []
         fresh: list[str] = []
@@ -188,7 +188,7 @@ class ForeignContent:
                 suspicions.append(_Suspicion(request, principal, token, entry, where))
             else:
                 fresh.append(token)
-                if request.connection is not None and entry.how == "ingress":
+                if entry.how == "ingress" and (request.connection is not None or where == "the stream"):
                     self._note_echo(token)
         if len(text) >= 40:
             for phrase in phrases_of(text):
@@ -197,7 +197,7 @@ class ForeignContent:
                     continue
                 if entry.owner.id != own:
                     suspicions.append(_Suspicion(request, principal, phrase, entry, where))
-                elif request.connection is not None:
+                elif request.connection is not None or where == "the stream":
                     self._note_echo(phrase)
         endpoint = _endpoint(request, scope)
         if learns and self._addresses_only_own(request, principal) and self.identity.leaving(request, endpoint, text):
@@ -242,9 +242,9 @@ class ForeignContent:
             if owner.id in owners or self._is_consented(suspicion, text):
                 continue
             owners.add(owner.id)
-            if request.connection is not None and suspicion.entry.how == "ingress":
+            if suspicion.entry.how == "ingress" and (request.connection is not None or suspicion.where == "the stream"):
                 self._wait_for_broadcast(suspicion)
-            elif owner.id not in self._peers.get(endpoint, ()):
+            elif suspicion.entry.how != "declared" and owner.id not in self._peers.get(endpoint, ()):
                 # An endpoint that the owner does not use himself may be there to show others' data: an administrator's.
                 if len(self._pending) < PENDING_LIMIT:
                     self._pending[endpoint, owner.id] = suspicion
@@ -266,6 +266,8 @@ class ForeignContent:
         if owner.id in said.values or owner.id in before.values:
             # It asked for this person.
             return True
+        if entry.how == "declared":
+            return False
         if not self._addresses_only_own(request, suspicion.principal):
             # It asked for something that is not its own by name: a room, a document, a profile.
             return True

@@ -127,12 +127,20 @@ class Ingress:
                 self._add_pair(name, value)
         return self._add_tokens(text)
 
-    def add_parameters(self, parameters: Any) -> None:
-        """Take the path parameters, once a router has found them: each is an address, whatever it looks like."""
+    def add_parameters(self, parameters: Any, path: str = "") -> None:
+        """Take the path parameters, once a router has found them: each is an address, whatever it looks like.
+
+        Those that choose a part of the service are none, by their own name or by the word before them in the path.
+        """
         if type(parameters) is not dict:
             return
+        segments = path.split("/")
         for name, value in parameters.items():
             if type(value) in (str, int) and not _is_component(str(name)):
+                text = str(value)
+                at = segments.index(text) if text in segments else 0
+                if at and _is_component(segments[at - 1].rstrip("s")):
+                    continue
                 self.addresses.add(str(value))
                 self.values.add(str(value))
 

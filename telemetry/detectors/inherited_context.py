@@ -1,8 +1,9 @@
 """Inherited context: a request that starts inside the context of an earlier request of another principal.
 
 Sees: the monitor's own ContextVar, left set on purpose, found at ASGI entry; then which *host* variables the earlier
-request set that the new request inherits. A violation is reported only when at least one host variable crossed: a
-context that carries nothing of the application cannot harm anyone.
+request set that the new request inherits. A violation is reported only when at least one host variable crossed and
+still stands there when the answer starts: a context that carries nothing of the application cannot harm anyone, nor can
+a variable that the request set for itself.
 Cannot see: a context that leaks inside a request (a long-lived worker task started by one request and used by others);
 a variable that holds one mutable object for everybody.
 Cost: one `ContextVar.get`, `copy_context` and `ContextVar.set` a request (about 0.2 us). Precision: near 1.
@@ -49,18 +50,22 @@ class Proof:
         earlier, request = lab.request(), lab.request(of_offender=True)
         earlier.baseline = copy_context()
         earlier.finished = True
-        context = request.baseline = copy_context()
-        context.run(_PLANTED.set, lab.victim.id)
-        judge(request, earlier)
-        settle(request, self._reporter)
+
+        def begin() -> None:
+            _PLANTED.set(lab.victim.id)
+            request.baseline = copy_context()
+            judge(request, earlier)
+            settle(request, self._reporter)
+
+        copy_context().run(begin)
 
 
 def _is_another_principal(request: RequestContext, earlier: RequestContext) -> bool:
     return request.principal is not None and earlier.principal is not None and request.principal.id != earlier.principal.id
 
 
-def inherited_variables(context: Context, baseline: Context | None) -> list[str]:
-    """Return the names of the host's variables that differ between a context and the baseline; ours are left out.
+def inherited_variables(context: Context, baseline: Context | None) -> list[tuple[ContextVar[Any], object]]:
+    """Return the host's variables that differ between a context and the baseline, with their values; ours are left out.
 
     Values are compared by identity, and by value only where both are of a plain built-in type: no code of the host runs.
     """
@@ -75,7 +80,7 @@ def inherited_variables(context: Context, baseline: Context | None) -> list[str]
             continue
         if _is_infrastructure(variable, value):
             continue
-        found.append(variable.name)
+        found.append((variable, value))
     return found
 
 
@@ -87,7 +92,11 @@ def _is_infrastructure(variable: ContextVar[Any], value: object) -> bool:
 def settle(request: RequestContext, reporter: Reporter) -> None:
     """Report what waited for the route. Called at the answer's start and at the request's end."""
     waiting, request.pending = request.pending, None
-    for earlier, variables in waiting or ():
+    for earlier, inherited in waiting or ():
+        # A request that has set a variable of its own by now, whatever stood there before, was not harmed by it.
+        variables = [variable.name for variable, value in inherited if variable.get(_MISSING) is value]
+        if not variables:
+            continue
         reporter.report(
             Violation(
                 kind=names.INHERITED_CONTEXT,

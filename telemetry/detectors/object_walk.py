@@ -116,7 +116,8 @@ class Node:
 
 
 def _is_word(key: object) -> bool:
-    return type(key) is str and len(key) <= 32 and key.isidentifier()
+    # Names of headers and options are words too; a digit beside a dash makes an id of it.
+    return type(key) is str and len(key) <= 32 and (key.isidentifier() or key.replace("-", "").replace(".", "").isalpha())
 
 
 class Walk:

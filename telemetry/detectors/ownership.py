@@ -121,6 +121,11 @@ class Ownership:
         entry = self.entries.get(token)
         return entry is not None and entry.how == "credential"
 
+    def was_said(self, token: str) -> bool:
+        """Return whether a token is known from nothing but what its owner said."""
+        entry = self.entries.get(token)
+        return entry is not None and entry.how == "ingress"
+
     def _forget(self) -> None:
         if len(self.entries) > self._limit:
             for token in list(self.entries)[: self._limit // 20]:

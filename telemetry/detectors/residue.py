@@ -51,6 +51,10 @@ _PASSING_NAME: Final = re.compile(
 Proof = Literal["token", "id", "text"]
 
 
+KEYS_BY_USER: Final = 3
+BASELINE_LIMIT: Final = 50_000
+
+
 class Evidence(NamedTuple):
     """Something that belongs to one principal: a token that is its own, its id, or its id within a text."""
 
@@ -66,6 +70,10 @@ class Owners(Protocol):
 
     def is_credential(self, token: str) -> bool:
         """Whether it is what somebody proves himself with: every service keeps those, and they are nobody's content."""
+        ...
+
+    def was_said(self, token: str) -> bool:
+        """Whether it is known from nothing but what its owner said."""
         ...
 
 
@@ -187,11 +195,19 @@ class Residue:
         self._know = knowledge
         self._layouts = layouts
         self.places: dict[tuple[str, tuple[str, ...]], Place] = {}
+        self._before: set[tuple[int, int]] = set()
+        """What was there before the first request: identities of holder and value. Not held: the identities of what is gone
+        may come again, which costs one finding."""
         self._keys_before: set[str] = set()
         self._keys_now: set[str] = set()
         """Texts that are keys of dictionaries, at the last walk and at this one: as items of a list they refer, and hold nothing."""
         self.on_keyed: list[Callable[[str, Principal], None]] = []
         """Called with each token found under a key that is a principal's id: evidence of whose it is."""
+
+    def note_baseline(self, node: Node) -> None:
+        """Take what an object holds before the first request as left by nobody: a table of users, a configuration."""
+        if len(self._before) < BASELINE_LIMIT:
+            self._before.update((id(node.value), id(child.value)) for child in node.holds if is_leaf(child.value))
 
     def begin(self) -> None:
         """A walk begins."""
@@ -230,6 +246,10 @@ class Residue:
                 continue
             name = child.key if type(child.key) is str else ""
             is_slot = is_field(child, varies, is_table)
+            if (id(node.value), id(child.value)) in self._before:
+                if self.on_keyed and len(text) >= 8:
+                    self._tell_keyed(node, child, text)
+                continue
             in_text = is_slot and node.library == 0 and _PASSING_NAME.search(name) is None
             for evidence in self._know.evidence(text, name, in_text):
                 if evidence.proof != "token" and not is_slot:
@@ -288,13 +308,25 @@ class Residue:
 
     def _tell_keyed(self, node: Node, child: Child, text: str) -> None:
         owners = self._know.owners
-        named = {key for key in self._keys(node, child) if key in self._know.ids and _is_strong(key, "")}
+        named = {key for key in self._keys(node, child) if key in self._know.ids and (_is_strong(key, "") or self._is_by_user(node, child))}
         if len(named) == 1 and owners is not None:
             owner = self._know.ids[named.pop()]
             for token in tokens_of(text[:TEXT_LIMIT]):
                 if owners.owner_of(token) is None:
                     for listener in self.on_keyed:
                         listener(token, owner)
+
+    def _is_by_user(self, node: Node, child: Child) -> bool:
+        """Whether one of the dictionaries on the way has principals' ids for keys: several, so that small numbers are no chance."""
+        ids = self._know.ids
+        at: Node | None = node
+        while at is not None:
+            if at.is_table:
+                keys = sum(1 for held in at.holds if any(key in ids for key in key_texts(held.key, self._layouts)))
+                if keys >= KEYS_BY_USER and 2 * keys >= len(at.holds):
+                    return True
+            at = at.parent
+        return False
 
     def texts_in(self, node: Node) -> list[tuple[Child, str]]:
         """Return the short texts that an object holds in fields which are written over, with the field's way."""
@@ -309,6 +341,23 @@ class Residue:
             return []
         label = node.label
         return [(child, label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
+
+    def slots_in(self, node: Node) -> list[tuple[Child, str]]:
+        """Return the fields which are written over that hold containers or objects, with their way."""
+        if node.varies or node.library > 1 or (node.layout is not None and (node.layout.kind in ("class", "function") or node.is_table)):
+            return []
+        label = node.label
+        return [
+            (child, label + step_of(child, False))
+            for child in node.holds
+            if type(child.key) is str
+            and is_field(child, False, False)
+            and self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance")
+            and _PASSING_NAME.search(child.key) is None
+        ]
+
+    def was_said(self, token: str) -> bool:
+        return self._know.owners is not None and self._know.owners.was_said(token)
 
     def place_of(self, node: Node, child: Child, label: str, now: float) -> Place:
         """Return the place of a field found by `texts_in`."""

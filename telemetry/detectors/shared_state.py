@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Final
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field
 from isolation_monitor.telemetry.detectors.object_walk import Node, Root, Walk, read_again
+from isolation_monitor.telemetry.detectors.overwrites import Overwrites
+from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import Child
 from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Finding, Holding, Knowledge, Owners, Place, Residue
 from isolation_monitor.telemetry.detectors.roots import SERVED_LOOKS, Roots
@@ -82,6 +84,7 @@ class SharedState:
         self._busy = threading.Lock()
         """Held for one slice: walks and requests' ends never judge at the same time; who comes second does without."""
         self._fields: list[Field] = []
+        self.overwrites = Overwrites(kit.reporter)
         self._turn = 0
         self._texts: dict[str, int] = {}
         """Hash of what each field held at the last walk, to tell which ones change."""
@@ -100,6 +103,8 @@ class SharedState:
         self._due_since = 0.0
         self._spent_s = 0.0
         self._wait_s = SHORTEST_WAIT_S
+        self._has_baseline = False
+        """A whole walk was done before the first request: what was not there then is new."""
         self._found_some = False
         self._changed_some = False
         self._walks = 0
@@ -159,6 +164,24 @@ class SharedState:
         except Exception as error:
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
 
+    def baseline(self, budget_s: float) -> None:
+        """Walk before the first request, at most so long: what is there now was left by nobody, and what changes is worth a watch."""
+        if not self._switch.is_on or not self._busy.acquire(blocking=False):
+            return
+        try:
+            until = time.perf_counter() + budget_s
+            self._search_on(until)
+            for node in self._walk.nodes(self._roots):
+                self.residue.note_baseline(node)
+                self._note_changes(node, 0.0)
+                if time.perf_counter() > until:
+                    return
+            self._has_baseline = True
+        except Exception as error:
+            self._reporter.check_failed(names.SHARED_STATE, "detector", error)
+        finally:
+            self._busy.release()
+
     def look_now(self) -> None:
         """Walk everything at once, on the calling thread: for the end of a process and for tests."""
         with self._busy:
@@ -178,15 +201,15 @@ class SharedState:
         return self._whereabouts.get(token)
 
     def plant(self, lab: Lab) -> None:
-        """Let each of the lab's principals leave its id in one field of an object that both reach."""
+        """Let each of the lab's principals leave a value of its own in a list that both reach."""
+        tokens = {f"planted-{lab.name}-a1": lab.victim, f"planted-{lab.name}-b2": lab.offender}
         knowledge = Knowledge()
-        knowledge.ids = {lab.victim.id: lab.victim, lab.offender.id: lab.offender}
+        knowledge.owners = PlantedOwners(tokens)
         residue = Residue(knowledge, self._walk.layouts)
-        shared: dict[str, object] = {"current_user": None}
+        shared: dict[str, list[str]] = {"history": []}
         root = Root("isolation_monitor:planted", shared)
-        for request in (lab.request(), lab.request(of_offender=True)):
-            who = request.principal
-            shared["current_user"] = who.id if who is not None else None
+        for token, request in zip(tokens, (lab.request(), lab.request(of_offender=True)), strict=True):
+            shared["history"].append(token)
             for node in self._walk.nodes([root]):
                 for finding in residue.look(node, time.monotonic()):
                     self._hold(residue, finding, request, proves=True)
@@ -280,6 +303,7 @@ class SharedState:
             # Their holders are held: not while nobody comes, nor while the monitor is off.
             with self._busy:
                 self._fields.clear()
+                self.overwrites.clear()
 
     def _slice(self) -> None:
         """One slice of a walk, on the housekeeper's thread."""
@@ -366,6 +390,10 @@ class SharedState:
             self._located.setdefault(evidence.token, place.violation)
         if finding.is_slot:
             self._watch_field(place, finding.node, finding.child)
+            if evidence.proof == "token" and residue.was_said(evidence.token):
+                # One field that keeps what the latest user said may be a statistic that nobody reads. It is reported when it
+                # does harm: `overwrites.py`, contents that cross.
+                return
         if not holding.settled:
             quiet = _is_quiet(holding.principal, request)
             holding.settled = quiet if proves else self._has_settled(holding, finding, leaf, quiet)
@@ -386,7 +414,14 @@ class SharedState:
         return is_quiet or self._ended_at.get(holding.principal.id, 0) > first
 
     def _note_changes(self, node: Node, now: float) -> None:
-        """Find the fields whose text is another than at the last walk: those are read at requests' ends."""
+        """Find the fields that hold another text or object than at the last walk: those are read at requests' ends and steps."""
+        for child, label in self.residue.slots_in(node):
+            label = f"{label} is"
+            before, known = self._texts.get(label), id(child.value)
+            if before != known:
+                self._texts[label] = known
+                if before is not None or self._has_baseline:
+                    self.overwrites.watch(self.residue.place_of(node, child, label[:-3], now), node, child)
         for child, label in self.residue.texts_in(node):
             text = hash(child.value)
             before = self._texts.get(label)
@@ -394,11 +429,12 @@ class SharedState:
                 if len(self._texts) > TEXTS_LIMIT:
                     self._texts.clear()
                 self._texts[label] = text
-                if before is not None:
+                if before is not None or self._has_baseline:
                     self._changed_some = True
                     self._watch_field(self.residue.place_of(node, child, label, now), node, child)
 
     def _watch_field(self, place: Place, node: Node, child: Child) -> None:
+        self.overwrites.watch(place, node, child)
         fields = self._fields
         for at, field in enumerate(fields):
             if field.place is place:
@@ -451,7 +487,7 @@ class SharedState:
         )
         place.reported_at, place.again = now, 0
         for holding in place.holdings.values():
-            if len(self._located) < LOCATED_LIMIT:
+            if len(self._located) < LOCATED_LIMIT and not violation.synthetic:
                 self._located[holding.token] = violation
         self._reporter.report(violation)
 

@@ -234,6 +234,7 @@ class TaskLeaks:
         try:
             self._judge(planted, now)
         finally:
+            self._sites.pop(id(code), None)
             for one in planted:
                 self._forget(one)
 

@@ -16,6 +16,7 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, RequestContext, Served, clock
 from isolation_monitor.telemetry.detectors import inherited_context
 from isolation_monitor.telemetry.instrument.bodies import Reading
+from isolation_monitor.telemetry.instrument.steps import Steps
 from isolation_monitor.telemetry.instrument.websocket import Sockets
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class IsolationMiddleware:
         self._set_aside = self._pages | self._excluded | {self._main_page}
         self._sockets = Sockets(monitor)
         self._looks = monitor.detection.looks
+        self._overwrites = monitor.detection.shared_state.overwrites
         self._answering = monitor.detection.answering
         self._reads_bodies = monitor.settings.body_limit_bytes > 0
         self._content = monitor.detection.foreign_content
@@ -119,7 +121,10 @@ class IsolationMiddleware:
         else:
             send = self._counting_send(request, send)
         try:
-            await self.app(scope, receive, send)
+            if self._overwrites.slots and request.is_watched:
+                await Steps(self.app(scope, receive, send), request, self._overwrites)
+            else:
+                await self.app(scope, receive, send)
         except BaseException as error:
             # Cancelled by a client that left is no failure of the server; everything else that escapes is.
             request.failed = isinstance(error, Exception)
@@ -272,8 +277,17 @@ class IsolationMiddleware:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Learn that this process serves: the thread of the event loop becomes the owner of the hot cells."""
         self.monitor.serving()
+
+        async def send_started(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                try:
+                    self.monitor.started()
+                except Exception as error:
+                    self._ledger.internal_error("middleware", error)
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, send_started)
         finally:
             self.monitor.worker_deaths.ended()
 

@@ -99,6 +99,8 @@ def _detector_silent() -> Scenario:
         "instance_reuse": ("isolation_instance_create_duration_seconds_count", {"component": "agent"}),
         "wrong_socket": ("isolation_event_deliveries_total", {"result": "delivered"}),
         "foreign_identity": ("isolation_requests_total", {"verdict": "isolated"}),
+        "foreign_context": ("isolation_requests_total", {"transport": "http", "verdict": "isolated"}),
+        "foreign_content": ("isolation_requests_total", {"verdict": "violated"}),
         "session_leak": ("db_client_connection_use_time_seconds_count", {"db_client_connection_pool_name": "main"}),
         "slow_creation": ("isolation_instance_create_duration_seconds_count", {"component": "agent"}),
         "incomplete_run": ("isolation_runs_total", {"outcome": "complete"}),
@@ -146,6 +148,44 @@ def _detector_silent() -> Scenario:
         1560: [*silent, rarely],
     }
     return Scenario("IsolationDetectorSilent", inputs, "IsolationDetectorSilent", moments, every_s=15)
+
+
+def _detector_grey() -> Scenario:
+    def one(service: str, grey: str, missed: str = "0x1500") -> dict[str, str]:
+        labels = {"service": service, "detector": "canary"}
+        return {
+            series("isolation_detector_state", {**labels, "state": "grey"}): grey,
+            series("isolation_planted_faults_total", {**labels, "result": "missed"}): missed,
+        }
+
+    inputs = {
+        **one("healthy", "0x1500"),
+        **one("blind", "0x299 1x300 0x900"),
+        # Missed once, and proven at the second try.
+        **one("once", "0x299 1x30 0x1170", "0x299 1x1200"),
+        # Proven again after each of two misses; after each of three.
+        **one("twice", "0x1500", "0x299 1x99 2x1100"),
+        **one("flaky", "0x1500", "0x299 1x99 2x99 3x1000"),
+        **one("fresh", "_x900 1x600", "_x900 0x600"),
+    }
+
+    def firing(service: str) -> Firing:
+        return Firing(
+            {"service": service, "detector": "canary", **_PAGE},
+            f"{service}: detector canary does not see planted faults",
+            f"Detector canary of {service} has missed its planted faults for 1m, or more than 2 of them within 15m. "
+            "A real fault of that kind would stay hidden: its part of the score is grey, not good.",
+        )
+
+    moments = {
+        345: [],
+        375: [firing("blind")],
+        540: [firing("blind")],
+        600: [firing("blind"), firing("flaky")],
+        945: [firing("flaky")],
+        990: [firing("flaky"), firing("fresh")],
+    }
+    return Scenario("IsolationDetectorGrey", inputs, "IsolationDetectorGrey", moments, every_s=15)
 
 
 def _coverage_low() -> Scenario:
@@ -197,6 +237,7 @@ BLINDNESS_SCENARIOS = [
     _target_down(),
     _checks_silent(),
     _detector_silent(),
+    _detector_grey(),
     _coverage_low(),
     _collector_down("one", ["1x99 0x99 1x100"]),
     _collector_down("without any target", ["1x99 stale _x99 1x100"]),

@@ -10,12 +10,18 @@ from tests.alerts.score_scenarios import SCORE_SCENARIOS
 
 SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS]
 
-_DELIVERY = {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"}
+DASHBOARDS = {
+    "event-delivery": {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"},
+    "containment": {"ContainmentBelow100", "Cascade", "LoopStall"},
+    "sessions": {"SessionLeak", "SessionAcquisitionSlow"},
+    "factories": {"SingletonReuse", "InstanceCreationSlow", "InstanceResetSlow"},
+    "process": {"ResourceTrend"},
+}
 _NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}
 
 
 def _links(alert: str) -> dict[str, str]:
-    uid = "event-delivery" if alert in _DELIVERY else "isolation-overview"
+    uid = next((uid for uid, theirs in DASHBOARDS.items() if alert in theirs), "isolation-overview")
     service = "" if alert in _NO_SERVICE else "var-service={{ $labels.service | urlquery }}&"
     return {
         "runbook_url": f"http://localhost:8400/runbooks/{alert}",

@@ -43,8 +43,9 @@ def test_promtool_accepts_every_rule_with_all_its_lints():
         {"metrics_token_file": "token", "collector_token_file": "token"},
         {"file_sd": ["services.json"], "dns_sd": ("chat", 8000), "isolation_targets": []},
         {"main_interval": "5s", "scrape_interval": "500ms"},
+        {"drill_folder": "drills"},
     ],
-    ids=["plain", "tokens", "discovery", "faster"],
+    ids=["plain", "tokens", "discovery", "faster", "drills"],
 )
 def test_promtool_accepts_each_form_of_the_prometheus_configuration(more, tmp_path: Path):
     settings = {
@@ -56,6 +57,9 @@ def test_promtool_accepts_each_form_of_the_prometheus_configuration(more, tmp_pa
     }
     (tmp_path / "token").write_text("secret")
     (tmp_path / "services.json").write_text(json.dumps([{"targets": ["127.0.0.1:8002"]}]))
+    for job in ("services", "collector"):
+        (tmp_path / "drills" / job).mkdir(parents=True)
+        (tmp_path / "drills" / job / "drill.json").write_text(json.dumps([{"targets": ["127.0.0.1:8003"]}]))
     (tmp_path / "prometheus.yml").write_text(prometheus_config.render(**settings | more))
 
     result = run(binary("promtool"), "check", "config", str(tmp_path / "prometheus.yml"))
@@ -96,10 +100,12 @@ def test_every_label_value_in_a_rule_is_one_that_the_catalogue_has():
             assert set(value.split("|")) <= set(allowed), f'{name}{{{label} "{value}"}}'
 
 
-def test_each_detector_has_an_activity_by_which_its_silence_is_known():
-    from isolation_monitor.alerts.recording import DETECTOR_ACTIVITY
+def test_each_detector_has_an_activity_by_which_its_silence_is_known_or_a_reason_to_be_quiet():
+    from isolation_monitor.alerts.recording import DETECTOR_ACTIVITY, NO_ACTIVITY
 
-    assert set(DETECTOR_ACTIVITY) == set(names.DETECTORS)
+    assert set(DETECTOR_ACTIVITY).isdisjoint(NO_ACTIVITY)
+    assert {*DETECTOR_ACTIVITY, *NO_ACTIVITY} == set(names.DETECTORS)
+    assert all(len(reason) > 20 for reason in NO_ACTIVITY.values())
 
 
 def test_each_public_series_is_recorded_by_service():

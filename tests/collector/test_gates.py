@@ -85,6 +85,8 @@ async def test_without_prometheus_and_without_violations_the_verdict_is_error(ap
         ({"grade": "hygiene"}, "error"),
         ({"kind": "session_leak", "grade": "hygiene"}, "fail"),
         ({"synthetic": True}, "error"),
+        ({"detail": {"suppressed": {"reason": "known", "expires": "2026-12-31"}}}, "error"),
+        ({"detail": {"where": "the answer"}}, "fail"),
         ({"time": "2026-01-01T11:59:59.999Z"}, "error"),
         ({"time": "2026-01-01T12:00:00.000Z"}, "fail"),
         ({"arm": "off"}, "fail"),

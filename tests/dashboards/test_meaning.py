@@ -128,7 +128,7 @@ def exposed() -> dict[str, set[str]]:
 
 
 def test_no_panel_reads_a_metric_or_label_that_does_not_exist():
-    known = exposed() | {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "service", "severity", "action"}}
+    known = exposed() | {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "service", "severity", "action", "synthetic"}}
     for tree in boards():
         for where, expr in expressions(tree):
             for metric, matchers, _ in selectors(expr):

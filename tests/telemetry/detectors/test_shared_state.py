@@ -29,6 +29,9 @@ class KnownSecrets:
     def is_credential(self, token: str) -> bool:
         return False
 
+    def was_said(self, token: str) -> bool:
+        return False
+
     def owner_of(self, token: str) -> Principal | None:
         user = self._by_token.get(token)
         return self._monitor.principals.named(user) if user is not None else None
@@ -199,6 +202,9 @@ async def test_what_lies_under_a_users_key_tells_whose_it_is(monitor, client, wa
 
 class _Nobody:
     def is_credential(self, token: str) -> bool:
+        return False
+
+    def was_said(self, token: str) -> bool:
         return False
 
     def owner_of(self, token: str) -> Principal | None:

@@ -1,0 +1,146 @@
+"""What causes each alert: the recipes of `isomon drill`, one for every alert of `build.alerts()`.
+
+A recipe is the page of an invented service, from healthy to broken, in the very series that real services expose. The
+service exists only for the drill: its name begins with `drill:`, so that its alerts become synthetic (see
+`prometheus_config.DRILL_SERVICES`), pass the same rules and routes and end at the receiver `drill`. Rates are per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from isolation_monitor.alerts import build
+from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
+from isolation_monitor.alerts.model import Alert
+from isolation_monitor.alerts.thresholds import Duration
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.names import Metric
+
+Job = Literal["services", "collector"]
+Endpoint = Literal["isolation", "main"]
+
+COMPONENT: Final = "drill"
+"""Value of the labels whose values a service chooses itself: components, pools, routes."""
+_NO_LABELS: Final[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a drill's page: `before` while all is well; then `jump` more at once and `rate` more each second."""
+
+    name: str
+    labels: Mapping[str, str]
+    endpoint: Endpoint
+    before: float = 0.0
+    jump: float = 0.0
+    rate: float = 0.0
+
+    def value(self, broken_for_s: float | None) -> float:
+        """Return the value so many seconds after the fault began; None: it has not begun."""
+        return self.before if broken_for_s is None else self.before + self.jump + self.rate * broken_for_s
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one alert is caused, and by which labels its notification is known.
+
+    `dies`: the page answers no more instead of changing. `job`: as whom Prometheus reads the page. `expected` are labels
+    of the notification beside the service's. `is_always_firing`: nothing is to be caused, the next notification is awaited.
+    """
+
+    samples: tuple[Sample, ...] = ()
+    dies: bool = False
+    job: Job = "services"
+    names_service: bool = True
+    expected: Mapping[str, str] = field(default_factory=lambda: {"synthetic": "true"})
+    receiver: str = DRILL
+    is_always_firing: bool = False
+
+
+def own_wait_s(alert: Alert) -> float:
+    """Return how long the alert waits on purpose: its `for`, seen at two evaluations; the pause of the dead man's switch."""
+    if RECIPES[alert.name].is_always_firing:
+        return Duration(DEAD_MAN_REPEAT).seconds + Duration(GROUP_INTERVAL).seconds
+    if alert.for_ is None:
+        return 0.0
+    interval = next(group.interval for groups in build.rule_groups().values() for group in groups if alert in group.rules)
+    return Duration(alert.for_).seconds + 2 * Duration(interval).seconds
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def _sample(
+    metric: Metric, suffix: str = "", labels: Mapping[str, str] = _NO_LABELS, *, before: float = 0.0, jump: float = 0.0, rate: float = 0.0
+) -> Sample:
+    """Return one sample of a metric with all of its labels: synthetic where it can be, no arm, the first value otherwise."""
+    every: dict[str, str] = {}
+    for label, values in metric.labels.items():
+        first = values[0] if isinstance(values, tuple) else COMPONENT
+        every[label] = {"synthetic": "true", "arm": "none"}.get(label, first)
+    return Sample(metric.name + suffix, every | dict(labels), metric.endpoint, before, jump, rate)
+
+
+def _violation(kind: str) -> Recipe:
+    return Recipe((_sample(names.VIOLATIONS, labels={"kind": kind, "grade": names.KIND_GRADES[kind][-1]}, jump=1),))
+
+
+def _once(metric: Metric, **labels: str) -> Recipe:
+    return Recipe((_sample(metric, labels=labels, jump=1),))
+
+
+def _slow(metric: Metric) -> Recipe:
+    """Every duration of the histogram falls beyond its last bucket: slower than any budget."""
+    rate = 10.0
+    buckets = tuple(_sample(metric, "_bucket", {"le": f"{bound:g}"}) for bound in metric.buckets[:-1])
+    slow = tuple(_sample(metric, "_bucket", {"le": bound}, rate=rate) for bound in (f"{metric.buckets[-1]:g}", "+Inf"))
+    return Recipe((*buckets, *slow, _sample(metric, "_sum", rate=rate * metric.buckets[-1]), _sample(metric, "_count", rate=rate)))
+
+
+def _delivered(percent: float) -> Recipe:
+    """Of a hundred events a second, so many arrive."""
+    return Recipe(
+        (
+            _sample(names.EVENT_DELIVERIES, labels={"result": "delivered"}, rate=percent),
+            _sample(names.EVENT_DELIVERIES, labels={"result": "lost"}, rate=100 - percent),
+        )
+    )
+
+
+def _requests(*, checked: bool = True, **labels: str) -> Recipe:
+    """Requests of one verdict, checked or, which is a fault of its own, not."""
+    checks = _sample(names.CHECKS, labels={"detector": names.INHERITED_CONTEXT, "result": "pass"}, rate=20.0 if checked else 0.0)
+    return Recipe((_sample(names.REQUESTS, labels=labels, rate=20.0), checks))
+
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "IsolationViolation": _violation(names.INSTANCE_REUSE),
+    "WebSocketIsolationViolation": _violation(names.WRONG_SOCKET),
+    "IsolationScoreBelow100": _requests(verdict="violated", exposed="true"),
+    "RunIncomplete": _violation(names.INCOMPLETE_RUN),
+    "SessionLeak": _violation(names.SESSION_LEAK),
+    "ContainmentBelow100": _once(names.FAILURES, outcome="escaped"),
+    "Cascade": _once(names.CASCADES),
+    "LoopStall": _violation(names.LOOP_STALL),
+    "ResourceTrend": _violation(names.RESOURCE_TREND),
+    "SingletonReuse": _once(names.INSTANCE_SHARED),
+    "InstanceCreationSlow": _slow(names.INSTANCE_CREATE),
+    "InstanceResetSlow": _slow(names.INSTANCE_RESET),
+    "SessionAcquisitionSlow": _slow(names.DB_CONNECTION_WAIT),
+    "EventDeliveryBelow99": _delivered(97.0),
+    "EventDeliveryBelow95": _delivered(50.0),
+    # Only who was seen once can be missed.
+    "IsolationTargetDown": Recipe((_sample(names.MONITOR_INFO, labels={"version": "drill", "mode": "monitor"}, before=1),), dies=True),
+    "IsolationChecksSilent": _requests(checked=False, verdict="isolated"),
+    "IsolationDetectorSilent": _once(names.CHECKS, detector=names.WRONG_SOCKET, result="error"),
+    "IsolationDetectorGrey": _once(names.DETECTOR_STATE, detector=names.WRONG_SOCKET, state="grey"),
+    "IsolationCoverageLow": _requests(verdict="unverified"),
+    "IsolationTelemetryDropping": _once(names.MONITOR_DROPPED, reason="queue_full"),
+    "IsolationMonitorErrors": _once(names.MONITOR_ERRORS, hook="middleware"),
+    # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
+    "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),
+    "DeadMansSwitch": Recipe(names_service=False, expected={}, receiver=DEAD_MAN, is_always_firing=True),
+}
+"""By alert; a contract test holds that every alert has one."""

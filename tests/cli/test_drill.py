@@ -1,0 +1,180 @@
+"""`isomon drill` against real programs: Prometheus with the product's rules, Alertmanager with its routes, the collector."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
+from isolation_monitor.alerts.drills import RECIPES
+from isolation_monitor.cli.drill_page import DrillTarget, announced
+from tests.real_parts.alertmanager import alertmanager
+from tests.real_parts.collector import Collector, collector
+from tests.real_parts.processes import eventually, free_port
+from tests.real_parts.prometheus import Prometheus, prometheus
+
+
+@dataclass
+class Stack:
+    folder: Path
+    prometheus: Prometheus
+    alertmanager: str
+    collector: Collector
+
+    @property
+    def drills(self) -> Path:
+        return self.folder / "drills"
+
+    def command(self, *more: str) -> list[str]:
+        command = [sys.executable, "-m", "isolation_monitor.cli", "drill", "--collector", self.collector.url]
+        command += ["--prometheus", self.prometheus.url, "--alertmanager", f"http://{self.alertmanager}", "--folder", str(self.drills)]
+        return [*command, "--token-file", str(self.folder / "read.token"), *more]
+
+    def drill(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*more), capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder: Path = tmp_path_factory.mktemp("drill")
+    for job in ("services", "collector"):
+        (folder / "drills" / job).mkdir(parents=True)
+    rule_files = []
+    for name, text in build.rules("http://127.0.0.1:1", None).items():
+        # Two tickets wait five minutes on purpose; what they wait for is the rule's, not the way's.
+        (folder / name).write_text(text.replace("for: 5m\n    keep", "for: 20s\n    keep").replace("  for: 5m\n", "  for: 20s\n"))
+        rule_files.append(str(folder / name))
+    with contextlib.ExitStack() as running:
+        receiving = running.enter_context(collector(folder / "collector"))
+        (folder / "send.token").write_text(receiving.send_token)
+        (folder / "read.token").write_text(receiving.read_token)
+        routes = alertmanager_config.render(webhook_url=f"{receiving.url}/v1/alerts", webhook_token_file=str(folder / "send.token"))
+        manager = running.enter_context(alertmanager(folder / "alertmanager", routes))
+        config = prometheus_config.render(
+            isolation_targets=[],
+            main_interval="5s",
+            collector_target=receiving.url.removeprefix("http://"),
+            alertmanager=manager.address,
+            rule_files=rule_files,
+            collector_token_file=str(folder / "read.token"),
+            drill_folder=str(folder / "drills"),
+        )
+        yield Stack(folder, running.enter_context(prometheus(folder / "prometheus", config)), manager.address, receiving)
+
+
+def left_behind(stack: Stack) -> list[str]:
+    return [str(file) for file in stack.drills.rglob("*") if file.is_file()]
+
+
+@pytest.mark.slow
+def test_every_alert_arrives_at_the_drill_receiver_within_its_time_and_nobody_else_is_told(stack: Stack, capsys):
+    result = stack.drill("--json", "--report", str(stack.folder / "report" / "drill.json"))
+
+    report = json.loads(result.stdout)
+    with capsys.disabled():
+        for row in report["alerts"]:
+            print(f"\n{row['alert']}: {row['arrived_after_s']} s of {row['allowed_s']} s, {row['stage']}", end="")
+    assert (report["schema"], report["ok"], result.returncode) == ("drill/1", True, 0), result.stdout
+    assert [row["alert"] for row in report["alerts"]] == [alert.name for alert in build.alerts()]
+    assert json.loads((stack.folder / "report" / "drill.json").read_text()) == report
+    assert left_behind(stack) == []
+    # The only alerts that people would have been told of: none.
+    told = json.loads(_read(stack, "/v1/alerts?limit=1000"))["items"]
+    assert {item["receiver"] for item in told} == {"drill", "dead-mans-switch"}
+    assert all(item["labels"].get("synthetic") == "true" for item in told if item["receiver"] == "drill")
+
+
+def test_one_alert_arrives_and_the_next_drill_of_it_does_not_count_the_first(stack: Stack):
+    first, second = (stack.drill("--alert", "IsolationViolation", "--json") for _ in range(2))
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr + second.stdout + second.stderr
+    services = [json.loads(result.stdout)["alerts"][0]["service"] for result in (first, second)]
+    assert len(set(services)) == 2
+    assert all(service.startswith("drill:chat:IsolationViolation:") for service in services)
+
+
+def test_a_drill_that_does_not_arrive_says_where_it_got_stuck_and_fails(stack: Stack):
+    """A second is not enough for anybody."""
+    result = stack.drill("--alert", "SessionLeak", "--within", "0s")
+
+    assert result.returncode == 1
+    assert "MISSED: not firing in Prometheus" in result.stdout
+    assert "0 of 1 alerts arrived" in result.stdout
+    assert left_behind(stack) == []
+
+
+def test_a_drill_that_is_ended_takes_its_targets_away(stack: Stack):
+    with subprocess.Popen(stack.command("--alert", "IsolationTargetDown"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        eventually(lambda: left_behind(stack), "the drill is announced")
+        process.terminate()
+        process.communicate(timeout=30)
+
+    assert process.returncode not in (0, 1)
+    assert left_behind(stack) == []
+
+
+def test_without_a_prometheus_there_is_no_drill(stack: Stack):
+    command = stack.command("--alert", "Cascade")
+    command[command.index("--prometheus") + 1] = f"http://127.0.0.1:{free_port()}"
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_alert_is_told_with_the_known_ones(stack: Stack):
+    result = stack.drill("--alert", "NoSuchAlert")
+
+    assert result.returncode == 2
+    assert "no such alert: NoSuchAlert; there are IsolationViolation," in result.stderr
+
+
+def test_a_page_is_healthy_then_broken_then_stands_still():
+    target = DrillTarget("SessionLeak", "drill:x:SessionLeak:1", RECIPES["SessionLeak"])
+    before = target.page("isolation")
+    target.broken_at = time.monotonic()
+    broken = target.page("isolation")
+
+    assert before is not None
+    assert broken is not None
+    assert before.decode().split()[-1] == "0.0"
+    assert broken.decode().split()[-1] == "1.0"
+    assert b'synthetic="true"' in broken
+    assert b"service" not in broken, "the announcement names the service"
+    target.healed_at = target.broken_at
+    assert target.page("isolation") == broken
+
+
+def test_a_target_that_dies_answers_again_when_it_is_healed():
+    target = DrillTarget("IsolationTargetDown", "drill:x:IsolationTargetDown:1", RECIPES["IsolationTargetDown"])
+    target.broken_at = time.monotonic()
+    assert target.page("isolation") is None
+
+    target.healed_at = time.monotonic()
+
+    assert target.page("isolation") is not None
+
+
+def test_a_folder_that_is_not_there_leaves_nothing_behind(tmp_path: Path):
+    target = DrillTarget("Cascade", "drill:x:Cascade:1", RECIPES["Cascade"])
+
+    with pytest.raises(OSError, match="services"), announced([target], tmp_path / "missing", "127.0.0.1:1", "run"):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def _read(stack: Stack, path: str) -> str:
+    import urllib.request
+
+    request = urllib.request.Request(stack.collector.url + path, headers=stack.collector.reading)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return str(answer.read().decode())
