@@ -18,12 +18,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
 from bench.__main__ import table
+from bench.evidence import collecting, described
 from bench.rows import Row, report, write
 from bench.soak_service import Rude, Service, Size, fill_tables, service
 from isolation_monitor.demo.expectations import EXPECTATIONS, Expectation
@@ -41,6 +43,7 @@ JUDGED_FROM_S: Final = 240.0
 GROWTH_LIMIT_SHARE: Final = 5.0
 GROWTH_LIMIT_MB: Final = 5.0
 POINTS_LIMIT: Final = 300
+EVIDENCE_SHOWN: Final = 20
 SETTLE_S: Final = 6.0
 """After a fault was healed: what it has begun is still being found (the longest grace time is 5 s)."""
 
@@ -55,6 +58,8 @@ class Episode:
     did_harm: bool = False
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     """New violations by kind and grade."""
+    evidence: list[str] = field(default_factory=list)
+    """What was wrongly found in a sound stretch, told in lines."""
 
     @property
     def is_seen(self) -> bool:
@@ -94,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = rows_of(soak)
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table(f"soak ({time.monotonic() - began:.0f} s)", rows))
+    for line in [line for episode in soak.episodes for line in episode.evidence][:EVIDENCE_SHOWN]:
+        console.print(line, markup=False)
     content = report("soak", rows)
     write(chosen.output, content)
     return 0 if content["ok"] else 1
@@ -105,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def _soak(seconds: float, users: int, requests_per_s: float, fault_s: float, dice: random.Random) -> Soak:
     soak = Soak()
     with tempfile.TemporaryDirectory(prefix="bench-soak-") as folder:
-        async with service(Path(folder)) as chat:
+        async with collecting() as evidence, service(Path(folder), evidence.url) as chat:
             population = Population(chat.base_url, users=users, requests_per_s=requests_per_s, seed=dice.randrange(1_000))
             rude = Rude(chat.base_url, dice.randrange(1_000))
             async with population:
@@ -120,6 +127,10 @@ async def _soak(seconds: float, users: int, requests_per_s: float, fault_s: floa
                     being_rude.cancel()
                     with suppress(asyncio.CancelledError):
                         await being_rude
+            for episode in soak.episodes:
+                if episode.fault is None and episode.found:
+                    within = [r for r in evidence.violations if episode.began_s <= _unix_s(r["time"]) < episode.ended_s]
+                    episode.evidence = [described(record) for record in within]
             soak.requests, soak.rudeness, soak.errors = population.requests, rude.done, await chat.monitor_errors()
     return soak
 
@@ -165,6 +176,10 @@ async def _fault(soak: Soak, chat: Service, population: Population, fault: Expec
     episode.found, episode.ended_s = await chat.violations() - before, time.time()
     episode.did_harm = chat.harms() > harms
     soak.episodes.append(episode)
+
+
+def _unix_s(time_of_record: str) -> float:
+    return datetime.fromisoformat(time_of_record).timestamp()
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class Size:
 
 
 @asynccontextmanager
-async def service(folder: Path) -> AsyncIterator[Service]:
+async def service(folder: Path, collector_url: str) -> AsyncIterator[Service]:
     """Run the chat with one worker, its faults at hand, until the block ends.
 
     Raises:
@@ -107,6 +107,7 @@ async def service(folder: Path) -> AsyncIterator[Service]:
         "CHAT_FAULT_LOG": str(folder / "faults.log"),
         "ISOLATION_METRICS_DIR": str(folder / "metrics"),
         "ISOLATION_HASH_KEY": "only-for-the-benchmark",
+        "ISOLATION_COLLECTOR_URL": collector_url,
     }
     port = free_ports(1)[0]
     base_url = f"http://127.0.0.1:{port}"

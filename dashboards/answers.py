@@ -23,6 +23,7 @@ from isolation_monitor.dashboards.panels import (
     good_from,
     listing,
     milliseconds,
+    none_allowed,
     tile,
 )
 from isolation_monitor.telemetry import names
@@ -40,12 +41,9 @@ def row(t: Thresholds) -> Row:
 
 
 def crossed() -> Panel:
-    return tile(
+    return none_allowed(
         "Foreign data left the service",
-        Query(queries.violations_of_grade("crossed")),
-        unit="none",
-        decimals=0,
-        steps=NONE_ALLOWED,
+        queries.violations_of_grade("crossed"),
         no_value="blind",
         description=(
             "Violations in the chosen time whose data reached another user. 0 is the only good number. Above it: roll back first, then "
@@ -56,12 +54,9 @@ def crossed() -> Panel:
 
 
 def reachable() -> Panel:
-    return tile(
+    return none_allowed(
         "Could have crossed",
-        Query(queries.violations_of_grade("reachable")),
-        unit="none",
-        decimals=0,
-        steps=NONE_ALLOWED,
+        queries.violations_of_grade("reachable"),
         no_value="blind",
         description=(
             "Violations in the chosen time in which state of one user was within reach of another's request. 0 is good. Above it: "
@@ -141,12 +136,9 @@ def exposure(t: Thresholds) -> Panel:
 
 
 def pages() -> Panel:
-    return tile(
+    return none_allowed(
         "Pages firing",
-        Query(queries.pages_firing()),
-        unit="none",
-        decimals=0,
-        steps=NONE_ALLOWED,
+        queries.pages_firing(),
         no_value="rules are dead",
         height=8,
         description=(

@@ -7,16 +7,7 @@ from typing import Final
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import queries
 from isolation_monitor.dashboards.layout import Row
-from isolation_monitor.dashboards.panels import (
-    GREEN,
-    YELLOW,
-    Panel,
-    Query,
-    bad_from,
-    good_from,
-    graph,
-    milliseconds,
-)
+from isolation_monitor.dashboards.panels import GREEN, YELLOW, Panel, Query, bad_from, counts, good_from, graph, milliseconds
 from isolation_monitor.telemetry import names
 
 POOL_ALMOST_FULL: Final = 0.8
@@ -79,11 +70,10 @@ def reset(t: Thresholds) -> Panel:
 
 
 def shared_instances() -> Panel:
-    return graph(
+    return counts(
         "Instances given to a second request",
         Query(queries.grown(names.INSTANCE_SHARED, queries.STEP, "component"), "{{component}}"),
-        unit="none",
-        decimals=0,
+        stacked=False,
         alerts=["SingletonReuse", "IsolationViolation"],
         description=(
             "Instances that were declared fresh for each request and were not. Zero is good. Above: a cache or a module-level "
@@ -93,12 +83,11 @@ def shared_instances() -> Panel:
 
 
 def sessions_leaked() -> Panel:
-    return graph(
+    return counts(
         "Database sessions leaked and not given back",
         Query(queries.recorded(names.SESSION_LEAK_COUNT), "{{service}}"),
         Query(queries.grown(names.SESSION_LEAKS, queries.STEP), "new"),
-        unit="none",
-        decimals=0,
+        stacked=False,
         alerts=["SessionLeak"],
         description=(
             "Connections that stayed out after their request, since the service started, and new ones. A flat line is good, at zero "

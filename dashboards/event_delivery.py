@@ -13,8 +13,8 @@ from grafana_foundation_sdk.models import dashboard as models
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import queries
-from isolation_monitor.dashboards.layout import DELIVERY_UID, OVERVIEW_UID, Row, dashboard
-from isolation_monitor.dashboards.panels import GREEN, NEUTRAL, NONE_ALLOWED, ORANGE, Panel, Query, Step, good_from, graph, tile
+from isolation_monitor.dashboards.layout import DELIVERY_UID, Row, dashboard
+from isolation_monitor.dashboards.panels import GREEN, NEUTRAL, ORANGE, Panel, Query, Step, counts, good_from, graph, none_allowed, tile
 from isolation_monitor.telemetry import names
 
 _RUNG: Final = (
@@ -26,10 +26,8 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
     """Does every run reach its user with all of its events, in order, on the right socket?"""
     return dashboard(
         uid=DELIVERY_UID,
-        title="Event delivery",
         description=f"Does every event of every run reach its user, and only its user? {_RUNG}",
         links=links,
-        siblings=[(OVERVIEW_UID, "Isolation overview")],
         rows=[
             Row("Do users get what their runs owe them?", [rate_now(t), lost(), unfinished(), wrong_sockets(), active_runs(), run_p95()]),
             Row("Delivery", [delivery_rate(t), settled(), outcomes()]),
@@ -66,12 +64,9 @@ def rate_now(t: Thresholds) -> Panel:
 
 
 def lost() -> Panel:
-    return tile(
+    return none_allowed(
         "Events lost",
-        Query(queries.grown(names.EVENT_DELIVERIES, queries.RANGE, result="lost")),
-        unit="none",
-        decimals=0,
-        steps=NONE_ALLOWED,
+        queries.grown(names.EVENT_DELIVERIES, queries.RANGE, result="lost"),
         alerts=["RunIncomplete", "EventDeliveryBelow99"],
         description=(
             "Events owed in the chosen time that never left. 0 is good. Above: users watch runs that stand still; the evidence of "
@@ -81,12 +76,9 @@ def lost() -> Panel:
 
 
 def unfinished() -> Panel:
-    return tile(
+    return none_allowed(
         "Runs incomplete",
-        Query(queries.grown(names.RUNS, queries.RANGE, outcome="incomplete")),
-        unit="none",
-        decimals=0,
-        steps=NONE_ALLOWED,
+        queries.grown(names.RUNS, queries.RANGE, outcome="incomplete"),
         alerts=["RunIncomplete"],
         description=(
             "Runs in the chosen time that ended, or whose task died, without all of their events. 0 is good. Above: find the exception "
@@ -96,12 +88,9 @@ def unfinished() -> Panel:
 
 
 def wrong_sockets() -> Panel:
-    return tile(
+    return none_allowed(
         "Events on a wrong socket",
-        Query(queries.grown(names.VIOLATIONS, queries.RANGE, kind=names.WRONG_SOCKET, synthetic="false")),
-        unit="none",
-        decimals=0,
-        steps=NONE_ALLOWED,
+        queries.grown(names.VIOLATIONS, queries.RANGE, kind=names.WRONG_SOCKET, synthetic="false"),
         no_value="blind",
         alerts=["WebSocketIsolationViolation"],
         description=(
@@ -235,12 +224,9 @@ def gap() -> Panel:
 
 
 def anomalies() -> Panel:
-    return graph(
+    return counts(
         "Anomalies of runs",
         Query(queries.grown(names.EVENT_ANOMALIES_TOTAL, queries.STEP, "anomaly"), "{{anomaly}}"),
-        unit="none",
-        decimals=0,
-        stacked=True,
         width=6,
         alerts=["RunIncomplete", "WebSocketIsolationViolation"],
         description=(
@@ -254,11 +240,10 @@ def anomalies() -> Panel:
 
 
 def connections() -> Panel:
-    return graph(
+    return counts(
         "WebSocket connections open",
         Query(f"sum by (service) ({queries.scraped(names.WEBSOCKET_ACTIVE)})", "{{service}}"),
-        unit="none",
-        decimals=0,
+        stacked=False,
         width=6,
         description=(
             "Following the number of users is good. A cliff: a deploy or a crash, users reconnect. A slow rise that never falls: "
@@ -293,12 +278,11 @@ def messages() -> Panel:
 
 
 def foreign_sockets() -> Panel:
-    return graph(
+    return counts(
         "Events on a wrong socket",
         Query(queries.recorded(names.WEBSOCKET_ISOLATION_VIOLATIONS), "{{service}}, since start"),
         Query(queries.grown(names.VIOLATIONS, queries.STEP, "service", kind=names.WRONG_SOCKET, synthetic="false"), "{{service}}, new"),
-        unit="none",
-        decimals=0,
+        stacked=False,
         width=6,
         alerts=["WebSocketIsolationViolation"],
         description=(
@@ -327,11 +311,10 @@ def durations() -> Panel:
 
 
 def runs_open() -> Panel:
-    return graph(
+    return counts(
         "Runs under way",
         Query(f"sum by (service) ({queries.scraped(names.RUN_ACTIVE)})", "{{service}}"),
-        unit="none",
-        decimals=0,
+        stacked=False,
         width=12,
         alerts=["RunIncomplete"],
         description="Returning to zero when traffic stops is good. A floor that stays: runs hang and their users wait for ever.",

@@ -7,19 +7,7 @@ from typing import Final
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import queries
 from isolation_monitor.dashboards.layout import Row
-from isolation_monitor.dashboards.panels import (
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Column,
-    Panel,
-    Query,
-    Words,
-    graph,
-    listing,
-    states,
-)
+from isolation_monitor.dashboards.panels import GREEN, GREY, ORANGE, RED, Column, Panel, Query, Words, counts, graph, listing, states
 from isolation_monitor.telemetry import names
 
 _VERDICT_WORDS: Final = {"pass": GREEN, "inconclusive": GREY, "fail": RED, "error": ORANGE}
@@ -150,12 +138,9 @@ def failed_checks() -> Panel:
 
 
 def dropped() -> Panel:
-    return graph(
+    return counts(
         "Dropped by the monitor's own limits",
         Query(queries.grown(names.MONITOR_DROPPED, queries.STEP, "reason"), "{{reason}}"),
-        unit="none",
-        decimals=0,
-        stacked=True,
         alerts=["IsolationTelemetryDropping"],
         description=(
             "Records, series and labels that were dropped rather than slow the service down. Zero is good; rate_limited is harmless, "
@@ -179,12 +164,9 @@ def records() -> Panel:
 
 
 def monitor_errors() -> Panel:
-    return graph(
+    return counts(
         "Errors inside the monitor",
         Query(queries.grown(names.MONITOR_ERRORS, queries.STEP, "hook"), "{{hook}}"),
-        unit="none",
-        decimals=0,
-        stacked=True,
         alerts=["IsolationMonitorErrors"],
         description=(
             "Errors that were swallowed so that users never saw them. Zero is good. Above: requests during them were not checked at "

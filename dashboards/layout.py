@@ -23,6 +23,19 @@ TAG: Final = "isolation-monitor"
 
 OVERVIEW_UID: Final = "isolation-overview"
 DELIVERY_UID: Final = "event-delivery"
+CONTAINMENT_UID: Final = "containment"
+SESSIONS_UID: Final = "sessions"
+FACTORIES_UID: Final = "factories"
+PROCESS_UID: Final = "process"
+TITLES: Final[dict[str, str]] = {
+    OVERVIEW_UID: "Isolation overview",
+    DELIVERY_UID: "Event delivery",
+    CONTAINMENT_UID: "Containment",
+    SESSIONS_UID: "Database sessions",
+    FACTORIES_UID: "Instances",
+    PROCESS_UID: "Process",
+}
+"""Every dashboard, in the order of the links; each links all the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +47,10 @@ class Row:
     collapsed: bool = False
 
 
-def dashboard(
-    *, uid: str, title: str, description: str, rows: Sequence[Row], siblings: Sequence[tuple[str, str]], links: Links
-) -> models.Dashboard:
-    """Return a dashboard. `siblings` are (uid, title) of the others; they keep the time range and the chosen service."""
+def dashboard(*, uid: str, description: str, rows: Sequence[Row], links: Links) -> models.Dashboard:
+    """Return a dashboard. Its links to the others keep the time range and the chosen service."""
     built = (
-        builders.Dashboard(title)
+        builders.Dashboard(TITLES[uid])
         .uid(uid)
         .description(description)
         .tags([TAG])
@@ -50,7 +61,12 @@ def dashboard(
         .refresh(REFRESH)
         .variables([_datasource(), _service(), _instance()])
         .annotations([_violations(), _alerts()])
-        .links([*(_sibling(uid, title) for uid, title in siblings), _outside("Runbooks", f"{links.runbooks}/runbooks")])
+        .links(
+            [
+                *(_sibling(other, title) for other, title in TITLES.items() if other != uid),
+                _outside("Runbooks", f"{links.runbooks}/runbooks"),
+            ]
+        )
     ).build()
     built.panels = _placed(rows, links)
     return built
@@ -94,14 +110,14 @@ def _datasource() -> builders.DatasourceVariable:
 
 
 def _service() -> builders.QueryVariable:
-    return _query_variable("service", "Service", queries.SERVICES)
+    return _query_variable("service", "Service", queries.SERVICES, queries.EVERY_SERVICE)
 
 
 def _instance() -> builders.QueryVariable:
-    return _query_variable("instance", "Instance", queries.INSTANCES)
+    return _query_variable("instance", "Instance", queries.INSTANCES, ".*")
 
 
-def _query_variable(name: str, label: str, query: str) -> builders.QueryVariable:
+def _query_variable(name: str, label: str, query: str, every: str) -> builders.QueryVariable:
     return (
         builders.QueryVariable(name)
         .label(label)
@@ -112,7 +128,7 @@ def _query_variable(name: str, label: str, query: str) -> builders.QueryVariable
         .sort(models.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(".*")
+        .all_value(every)
         .current(models.VariableOption(text="All", value="$__all", selected=True))
     )
 
@@ -158,4 +174,18 @@ def _runbook(alert: str, links: Links) -> builders.DashboardLink:
     return builders.DashboardLink(f"Runbook {alert}").type(models.DashboardLinkType.LINK).url(links.runbook(alert)).target_blank(True)
 
 
-__all__ = ["COLUMNS", "DATASOURCE_NAME", "DATASOURCE_UID", "DELIVERY_UID", "OVERVIEW_UID", "SCHEMA_VERSION", "Row", "dashboard"]
+__all__ = [
+    "COLUMNS",
+    "CONTAINMENT_UID",
+    "DATASOURCE_NAME",
+    "DATASOURCE_UID",
+    "DELIVERY_UID",
+    "FACTORIES_UID",
+    "OVERVIEW_UID",
+    "PROCESS_UID",
+    "SCHEMA_VERSION",
+    "SESSIONS_UID",
+    "TITLES",
+    "Row",
+    "dashboard",
+]

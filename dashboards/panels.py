@@ -105,6 +105,29 @@ def tile(
     return _finish(panel, title, unit, description, alerts, width, height, decimals=decimals, no_value=no_value, words=words)
 
 
+def none_allowed(
+    title: str, expr: str, *, description: str, alerts: Sequence[str] = (), no_value: str = "no data", width: int = 4, height: int = 5
+) -> Panel:
+    """A tile for a count of which one is too many: red from 1 on."""
+    return tile(
+        title,
+        Query(expr),
+        unit="none",
+        decimals=0,
+        steps=NONE_ALLOWED,
+        no_value=no_value,
+        alerts=alerts,
+        description=description,
+        width=width,
+        height=height,
+    )
+
+
+def counts(title: str, *queries: Query, description: str, alerts: Sequence[str] = (), stacked: bool = True, width: int = 8) -> Panel:
+    """A graph of whole things that happened or are there, by their number."""
+    return graph(title, *queries, unit="none", decimals=0, stacked=stacked, alerts=alerts, description=description, width=width)
+
+
 def graph(
     title: str,
     *queries: Query,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, ISOLATION_JOB, MAIN_JOB
+from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, DRILL_SERVICES, ISOLATION_JOB, MAIN_JOB
 from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.names import Metric
@@ -17,6 +17,8 @@ STEP: Final = "$__rate_interval"
 RANGE: Final = "$__range"
 
 NOTIFICATIONS_WINDOW: Final = "5m"
+GROWTH_WINDOW: Final = "30m"
+"""Shorter windows see the saw tooth of the garbage collector."""
 
 SCORED_GRADES: Final = ("crossed", "reachable")
 """Grades that lower the score."""
@@ -26,8 +28,10 @@ HYGIENE_KINDS: Final = tuple(kind for kind, grades in names.KIND_GRADES.items() 
 _RECORDED: Final = 'service=~"$service"'
 _SCRAPED: Final = 'service=~"$service",instance=~"$instance"'
 
-SERVICES: Final = f"label_values({names.ISOLATION_SCORE_STATE}, service)"
+SERVICES: Final = f'label_values({names.ISOLATION_SCORE_STATE}{{service!~"{DRILL_SERVICES}"}}, service)'
 """Values of the variable `service`: a service is listed as soon as it was scraped once, measurable or not."""
+EVERY_SERVICE: Final = "[^:]+"
+"""What `All` chooses: the invented services of alert drills have a colon in their names, and users' numbers ignore them."""
 INSTANCES: Final = f'label_values({names.MONITOR_INFO.name}{{service=~"$service"}}, instance)'
 
 
@@ -205,11 +209,59 @@ def p95_ms(metric: Metric, label: str) -> str:
     return f"1000 * {quantile(0.95, metric, 'service', label)}"
 
 
+def half_ms(metric: Metric, label: str) -> str:
+    """Median in milliseconds by service and a label."""
+    return f"1000 * {quantile(0.5, metric, 'service', label)}"
+
+
 def share_of_pool_used() -> str:
     """Connections in use as a share of all that the pool may open, 0-1, by service and pool."""
     by = "service, db_client_connection_pool_name"
     used = scraped(names.DB_CONNECTION_COUNT, db_client_connection_state="used")
     return f"sum by ({by}) ({used}) / (sum by ({by}) ({scraped(names.DB_CONNECTION_MAX)}) > 0)"
+
+
+def found(kind: str, window: str, *by: str, **matchers: str) -> str:
+    """Violations of one kind that were found within the window, planted ones left out."""
+    return grown(names.VIOLATIONS, window, *by, kind=kind, synthetic="false", **matchers)
+
+
+def slowest_ms(metric: Metric) -> str:
+    """95th percentile in milliseconds over all that the histogram tells apart."""
+    return f"1000 * {quantile(0.95, metric)}"
+
+
+def lowest_containment() -> str:
+    """The lowest containment rate of the chosen services, 0-100, rounded down to hundredths."""
+    return f"floor(100 * min({recorded(names.FAILURE_CONTAINMENT_RATE)})) / 100"
+
+
+def fullest_pool() -> str:
+    """Use of the fullest pool of the chosen services, 0-1."""
+    return f"max({share_of_pool_used()})"
+
+
+def pool_connections() -> str:
+    """Connections of all pools, by state."""
+    return f"sum by (db_client_connection_state) ({scraped(names.DB_CONNECTION_COUNT)})"
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def holds(resource: str, *by: str) -> str:
+    """What the processes hold of a resource now: bytes, or a number."""
+    return f"sum{_by(by)} ({scraped(names.PROCESS_RESOURCES, resource=resource)})"
+
+
+def growth_per_hour(resource: str) -> str:
+    """By how much what an instance holds grows in an hour, judged by the last half hour."""
+    return f"3600 * deriv({scraped(names.PROCESS_RESOURCES, resource=resource)}[{GROWTH_WINDOW}])"
+
+
+def standing_still() -> str:
+    """Share of the time during which an event loop stood still, 0-1; of all workers of a service together."""
+    return rate(names.LOOP_STALL_DURATION, "service", suffix="_sum")
 
 
 # --- the monitor's own health -----------------------------------------------------------------------------------------

@@ -8,19 +8,7 @@ from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import queries
 from isolation_monitor.dashboards.answers import FULL_SCORE
 from isolation_monitor.dashboards.layout import Row
-from isolation_monitor.dashboards.panels import (
-    GREEN,
-    GREY,
-    RED,
-    YELLOW,
-    Panel,
-    Query,
-    Words,
-    bad_from,
-    good_from,
-    graph,
-    states,
-)
+from isolation_monitor.dashboards.panels import GREEN, GREY, RED, YELLOW, Panel, Query, Words, bad_from, counts, good_from, graph, states
 from isolation_monitor.telemetry import names
 
 _STATES: Final = {0: Words("measured", GREEN), 1: Words("nothing could leak", GREY), 2: Words("BLIND", RED)}
@@ -32,12 +20,9 @@ def row(t: Thresholds) -> Row:
 
 
 def scored_violations() -> Panel:
-    return graph(
+    return counts(
         "Isolation broken, by kind",
         Query(queries.scored_violations(), "{{kind}}"),
-        unit="none",
-        decimals=0,
-        stacked=True,
         alerts=["IsolationViolation", "WebSocketIsolationViolation"],
         description=(
             "Violations that lower the score, by kind. Each point counts the minute before it, or more when zoomed out. Zero is good. "
@@ -47,12 +32,9 @@ def scored_violations() -> Panel:
 
 
 def hygiene_violations() -> Panel:
-    return graph(
+    return counts(
         "Hygiene violations, by kind",
         Query(queries.hygiene_violations(), "{{kind}}"),
-        unit="none",
-        decimals=0,
-        stacked=True,
         alerts=["SessionLeak", "RunIncomplete", "InstanceCreationSlow"],
         description=(
             "Leaks, slow creations and unfinished runs: nobody's data was exposed, but users wait or the pool runs dry. Zero is good. "

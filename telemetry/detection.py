@@ -121,6 +121,10 @@ class Detection:
             names.RESOURCE_TREND: self.resource_trend,
         }
 
+    def made(self, value: object, by: RequestContext) -> None:
+        """Note what a request's code hands to another's connection; see `ForeignContent.made`."""
+        self.foreign_content.made(value, by)
+
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
         """Judge the content of a text on its way to the request's principal; True when it is beyond doubt another's."""
         is_foreign = self.canary.leaving(request, text, where)

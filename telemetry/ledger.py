@@ -133,7 +133,6 @@ class Ledger:
             return
         violation.grade = "crossed"
         if violation.synthetic:
-            self._count(violation)
             return
         if "suppressed" in violation.detail:
             if request is not None:
@@ -227,7 +226,8 @@ class Ledger:
 
     def _report_planted(self, violation: Violation, requests: tuple[RequestContext | None, ...]) -> None:
         """Count and keep what a detector saw of a planted fault, apart from users' violations; no log line, few records."""
-        self._count(violation)
+        # Not among the violations, synthetic ones neither: those are the drills', and cause the alerts that they test. Planted
+        # faults have counters of their own (`power.py`), or every service would keep every alert firing for ever.
         self.planted.append(violation)
         for request in requests:
             if request is not None:

@@ -10,6 +10,7 @@ import gc
 import secrets
 import shutil
 import tempfile
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
@@ -91,6 +92,8 @@ class Watch:
         Waits for findings that are due in less than half a second; mostly there are none.
         """
         for monitor in self._heard:
+            if with_leaks or grade == "hygiene":
+                self._look_for_tasks(monitor)
             monitor.housekeeper.settle(SETTLE_S)
         found = [one for one in self._found if one.retracted is None]
         counted = [one for one in found if GRADE_ORDER[one.grade] >= GRADE_ORDER[grade] or (with_leaks and one.kind in LEAKS)]
@@ -144,6 +147,14 @@ class Watch:
                 self_test_interval_s=0.0,
             )
         return self._own
+
+    @staticmethod
+    def _look_for_tasks(monitor: IsolationMonitor) -> None:
+        """Look twice, a grace time apart: what is alive at the end of the test and does not end by itself was left behind."""
+        leaks = monitor.detection.task_leak
+        leaks.sweep(time.monotonic())
+        time.sleep(monitor.settings.task_grace_s if monitor.settings.task_grace_s <= SETTLE_S else 0.0)
+        leaks.sweep(time.monotonic())
 
     @staticmethod
     def _text(violation: Violation) -> str:

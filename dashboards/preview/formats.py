@@ -47,6 +47,8 @@ def number(value: float, unit: str, decimals: int | None = None) -> str:
         value *= 100
     if unit == "s":
         return _seconds(value, decimals)
+    if unit == "bytes":
+        return _bytes(value, decimals)
     if unit not in _SUFFIX and unit not in ("none", "short"):
         raise UnknownUnitError(f"unit {unit!r} has no format in the preview: add it to formats.py")
     return _trimmed(value, decimals) + _SUFFIX.get(unit, "")
@@ -83,6 +85,14 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw)
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 12) for index in range(first, first + count + 3) if index * step <= high + 1e-9 * span]
+
+
+def _bytes(value: float, decimals: int | None) -> str:
+    for suffix in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{_trimmed(value, decimals)} {suffix}"
+        value /= 1024
+    return f"{_trimmed(value, decimals)} TiB"
 
 
 def _seconds(value: float, decimals: int | None) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
+from isolation_monitor.dashboards import queries
+
 _TIMEOUT_S: Final = 30.0
 _SCRAPE_INTERVAL_S: Final = 15.0
 """The provisioned data source's `timeInterval`; Grafana's `$__rate_interval` is at least four of it."""
@@ -78,7 +80,7 @@ class Prometheus:
     def __init__(self, url: str, *, token: str | None = None, values: Mapping[str, str] | None = None) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.values = {"service": ".*", "instance": ".*"} | dict(values or {})
+        self.values = {"service": queries.EVERY_SERVICE, "instance": ".*"} | dict(values or {})
         # No proxy of the environment: this speaks to a machine the user named.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

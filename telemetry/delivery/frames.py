@@ -6,12 +6,13 @@ runs or identity fields are declared.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isolation_monitor.telemetry import names, stacks
-from isolation_monitor.telemetry.context import Connection
+from isolation_monitor.telemetry.context import CURRENT, Connection
 from isolation_monitor.telemetry.delivery.run import Run
 from isolation_monitor.telemetry.detectors import foreign_identity, wrong_socket
 
@@ -29,6 +30,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 class Content(Protocol):
     """Judges what a text carries; `detectors/foreign_content.py`."""
+
+    def made(self, value: object, by: RequestContext) -> None: ...
 
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Any = None, learns: bool = True) -> bool: ...
 
@@ -115,6 +118,9 @@ class Frames:
                 run.connection = connection
         self._judge_identity(text, run, event, connection, request)
         if self.content is not None and request is not None:
+            sender = CURRENT.get()
+            if sender is not None and sender is not request and is_at_work(sender):
+                self.content.made(text, sender)
             self.content.leaving(request, text, f"the frame {event}".strip(), scope=connection.scope)
         return run, event
 
@@ -143,3 +149,11 @@ class Frames:
             stack=stacks.capture(4),
             run_id=run.id if run else None,
         )
+
+
+def is_at_work(request: RequestContext) -> bool:
+    """Return whether the running code is a request's own, not a task that was once started inside of it and serves everybody."""
+    connection = request.connection
+    if connection is None:
+        return not request.finished
+    return connection.task is not None and connection.task() is asyncio.current_task()

@@ -133,6 +133,20 @@ class ForeignContent:
             if gone.request is not None:
                 self._report(_Suspicion(gone.request, gone.principal, token, self.ownership.entries[token], "an answer"))
 
+    def made(self, value: object, by: RequestContext) -> None:
+        """Take what nobody has seen before and a request's code hands to another's: an item of a queue, a frame.
+
+        It belongs to the request that made it, unless it is meant for the other: that is judged when it leaves.
+        """
+        if by.principal is None or not self._switch.is_on:
+            return
+        origin: Origin | None = None
+        for text in texts_in(value, 1):
+            for token in tokens_of(text[: self._kit.settings.body_limit_bytes]):
+                if token not in self.ownership.entries:
+                    origin = origin or Origin(by, by.principal, by.ingress)
+                    self.ownership.came_in(origin, (token,), "made")
+
     def declare(self, value: object, request: RequestContext) -> None:
         """Take a value, declared private by the application, as the current principal's own: every token in it."""
         if request.principal is None or not self._switch.is_on:
@@ -188,7 +202,7 @@ class ForeignContent:
                 suspicions.append(_Suspicion(request, principal, token, entry, where))
             else:
                 fresh.append(token)
-                if entry.how == "ingress" and (request.connection is not None or where == "the stream"):
+                if entry.how in _SAID and (request.connection is not None or where == "the stream"):
                     self._note_echo(token)
         if len(text) >= 40:
             for phrase in phrases_of(text):
@@ -242,7 +256,7 @@ class ForeignContent:
             if owner.id in owners or self._is_consented(suspicion, text):
                 continue
             owners.add(owner.id)
-            if suspicion.entry.how == "ingress" and (request.connection is not None or suspicion.where == "the stream"):
+            if suspicion.entry.how in _SAID and (request.connection is not None or suspicion.where == "the stream"):
                 self._wait_for_broadcast(suspicion)
             elif suspicion.entry.how != "declared" and owner.id not in self._peers.get(endpoint, ()):
                 # An endpoint that the owner does not use himself may be there to show others' data: an administrator's.
@@ -275,7 +289,7 @@ class ForeignContent:
         if in_list and names_owner:
             # A list whose items say openly whose they are: a directory, a feed.
             return True
-        if entry.how != "ingress":
+        if entry.how not in _SAID:
             return False
         if connection is not None and names_owner:
             # Openly attributed speech.
@@ -289,6 +303,9 @@ class ForeignContent:
             return True
         source = entry.origin.ingress
         if source is not None:
+            if entry.how == "made" and any(not self._is_own(address, owner) for address in source.addresses):
+                # What the owner did concerns something that is not his own: others are told of it.
+                return True
             # Both named the same room, thread or document, on this connection or in this request.
             if not source.addresses.isdisjoint(said.addresses) or not source.addresses.isdisjoint(before.addresses):
                 return True
@@ -428,7 +445,10 @@ class ForeignContent:
         self._peers.pop(lab, None)
 
 
+_SAID: Final = ("ingress", "made")
+"""What a principal says or does: it may be meant for others."""
 _HOW: Final = {
+    "made": "the owner's request made it",
     "ingress": "it came in with the owner's request",
     "credential": "its owner proves himself with it",
     "answers": "an endpoint gives it to its owner alone",

@@ -115,11 +115,11 @@ class ForeignTask:
             owners.extend([None] * (waiting - 1))
             owners.append(owner)
 
-    def taken(self, queue: Any, waiting: int) -> None:
-        """Note that the running code took an item from a queue, where `waiting` items are left."""
+    def taken(self, queue: Any, waiting: int) -> RequestContext | None:
+        """Note that the running code took an item from a queue, where `waiting` items are left; return who had put it there."""
         owners = self._queues.get(queue)
         if not owners:
-            return
+            return None
         owner = owners.popleft()
         if len(owners) != waiting:
             owners.clear()
@@ -128,6 +128,8 @@ class ForeignTask:
                 self._serves_all(owner)
             else:
                 self._serves(owner)
+            return owner
+        return None
 
     def signalled(self, event: Any) -> None:
         """Note that the running code set an event."""

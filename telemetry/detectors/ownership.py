@@ -1,7 +1,8 @@
 """Ownership: whose a token is, learned from evidence that a leak cannot forge.
 
-Five ways lead to an owner, from the weakest to the strongest:
+Six ways lead to an owner, from the weakest to the strongest:
 - `ingress`: the token came in with a request of one principal. A second principal that brings it too makes it public.
+- `made`: the code of one principal's request put it into a queue, or sent it, and nobody had seen it before.
 - `credential`: the same for what a principal proves himself with.
 - `answers`: an endpoint that addresses nothing gives each principal a value of its own, the same one again and again
   (`answers.py`); so the value belongs to who gets it.
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.detectors.ingress import Ingress
     from isolation_monitor.telemetry.principals import Principal
 
-How = Literal["", "ingress", "credential", "answers", "state", "declared"]
-STRENGTH: Final[dict[How, int]] = {"": 0, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
+How = Literal["", "made", "ingress", "credential", "answers", "state", "declared"]
+STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
 
 TOKENS_LIMIT: Final = 100_000
 SIGHTINGS_LIMIT: Final = 4
@@ -117,9 +118,9 @@ class Ownership:
         return None if entry is None or entry.is_public else entry.owner
 
     def is_credential(self, token: str) -> bool:
-        """Return whether a token is what its owner proves himself with."""
+        """Return whether a token is what its owner proves himself with, or no more than made for him on its way to somebody."""
         entry = self.entries.get(token)
-        return entry is not None and entry.how == "credential"
+        return entry is not None and entry.how in ("credential", "made")
 
     def was_said(self, token: str) -> bool:
         """Return whether a token is known from nothing but what its owner said."""

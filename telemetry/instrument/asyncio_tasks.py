@@ -142,13 +142,16 @@ class AsyncioTasks:
         return put_nowait
 
     def _make_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        foreign, failed = self._foreign, self._detection.ledger.check_failed
+        foreign, failed, content = self._foreign, self._detection.ledger.check_failed, self._detection.foreign_content
 
         def get_nowait(self: Any) -> Any:
             item = original(self)
             if type(self) is asyncio.Queue:
                 try:
-                    foreign.taken(self, len(self._queue))  # type: ignore[attr-defined]
+                    owner = foreign.taken(self, len(self._queue))  # type: ignore[attr-defined]
+                    taker = CURRENT.get()
+                    if owner is not None and taker is not None and taker.principal is not owner.principal:
+                        content.made(item, owner)
                 except Exception as error:
                     failed(names.FOREIGN_TASK, "asyncio", error)
             return item

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import Awaitable
 from contextvars import copy_context
 from typing import TYPE_CHECKING
@@ -92,6 +94,8 @@ class Sockets:
     def _open(self, scope: Scope) -> Connection:
         connection = Connection(self._monitor.principal_of(scope), scope)
         try:
+            task = asyncio.current_task()
+            connection.task = weakref.ref(task) if task is not None else None
             self._monitor.connections.add(connection)
             self._exposure.enter(connection.principal, connection.serial)
         except Exception as error:

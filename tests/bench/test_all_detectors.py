@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 import time
 
 import pytest
@@ -99,15 +100,17 @@ def test_a_stretch_is_the_cpu_time_of_its_own_thread() -> None:
 async def test_jobs_that_are_due_later_are_timed_too() -> None:
     watching = all_detectors.Watching()
     stretches = own_stretch.Stretches()
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    first, second = threading.Event(), threading.Event()
     try:
         stretches.wrap_housekeeper(watching.monitor.housekeeper)
 
-        watching.monitor.housekeeper.after(0.0, lambda: loop.call_soon_threadsafe(done.set))
-        await asyncio.wait_for(done.wait(), 10)
-        while not stretches.timed:
-            await asyncio.sleep(0.01)
+        # One after the other on one thread: when the second runs, the first has been noted.
+        watching.monitor.housekeeper.after(0.0, first.set)
+        await asyncio.to_thread(first.wait, 10)
+        watching.monitor.housekeeper.after(0.0, second.set)
+        await asyncio.to_thread(second.wait, 10)
+
+        assert stretches.timed >= 1
     finally:
         await watching.end()
 

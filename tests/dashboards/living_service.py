@@ -21,6 +21,7 @@ TICK_S = 0.2
 POOL = "main"
 COMPONENT = "agent"
 ROUTES = ("/api/me", "/api/threads/{id}/messages")
+RESOURCES = {"memory": 120e6, "fds": 40.0, "threads": 8.0, "children": 1.0, "tasks": 30.0}
 _FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
 
 
@@ -34,6 +35,8 @@ class LivingService:
             self.registry.declare(metric)
         self._stop = threading.Event()
         self._faults: set[str] = set()
+        self.grown = 0.0
+        """How much more than at first the process holds of each resource."""
         service = self
 
         class Pages(BaseHTTPRequestHandler):
@@ -83,6 +86,7 @@ class LivingService:
     def _tick(self) -> None:
         self._requests()
         self._runs()
+        self._process()
         self._health()
         for fault in tuple(self._faults):
             FAULTS[fault](self)
@@ -126,6 +130,13 @@ class LivingService:
         self.registry.histogram(names.RUN_DURATION).observe(0.6)
         self.registry.gauge(names.RUN_ACTIVE).set(3)
 
+    def _process(self) -> None:
+        self.registry.histogram(names.FAILURE_PRINCIPALS).observe(1)
+        self.registry.gauge(names.PRINCIPALS_ACTIVE).set(12)
+        self.registry.histogram(names.LOOP_STALL_DURATION).observe(0.06)
+        for resource, amount in RESOURCES.items():
+            self.registry.gauge(names.PROCESS_RESOURCES, resource=resource).set(amount + self.grown)
+
     def _health(self) -> None:
         self.registry.gauge(names.MONITOR_INFO, version="1", mode="monitor").set(1)
         self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
@@ -133,6 +144,12 @@ class LivingService:
         self.registry.gauge(names.RECORD_QUEUE_DEPTH).set(1)
         for state in ("queued", "sent"):
             self.count(names.RECORDS, 2, state=state)
+        for detector in names.DETECTORS:
+            self.count(names.PLANTED_FAULTS, 0.1, detector=detector, result="seen")
+            self.registry.gauge(names.DETECTOR_POWER, detector=detector).set(0.83)
+            is_grey = detector == names.WRONG_SOCKET and "blind-detector" in self._faults
+            for state in names.DETECTOR_STATES:
+                self.registry.gauge(names.DETECTOR_STATE, detector=detector, state=state).set(state == ("grey" if is_grey else "proven"))
         self.collector.batch_stored(2, 0, 0, 0.004)
         self.collector.alert_received("DeadMansSwitch", "firing")
         self.collector.gate_evaluated("canary-42", "pass", time.time(), 0.02)
@@ -175,6 +192,59 @@ def _lost_event(service: LivingService) -> None:
     service.count(names.EVENT_ANOMALIES_TOTAL, 1, anomaly="missing")
 
 
+def _cascade(service: LivingService) -> None:
+    service.count(names.FAILURES, 1, outcome="escaped", arm="none")
+    service.count(names.CASCADES)
+    service.registry.histogram(names.FAILURE_PRINCIPALS).observe(5)
+    service.violate(names.STARVATION, "hygiene")
+
+
+def _stalled_loop(service: LivingService) -> None:
+    service.violate(names.LOOP_STALL, "hygiene")
+    service.registry.histogram(names.LOOP_STALL_DURATION).observe(0.9)
+
+
+def _dead_worker(service: LivingService) -> None:
+    service.count(names.WORKER_DEATHS)
+    service.registry.gauge(names.PRINCIPALS_ACTIVE).set(4)
+
+
+def _growing_process(service: LivingService) -> None:
+    service.grown += 1
+    service.violate(names.RESOURCE_TREND, "hygiene")
+    service.violate(names.TASK_LEAK, "hygiene")
+
+
+def _dirty_pool(service: LivingService) -> None:
+    service.violate(names.DIRTY_HANDOVER, "reachable")
+    service.violate(names.SHARED_CONNECTION, "crossed")
+    service.violate(names.UNSCOPED_ACCESS, "crossed")
+
+
+def _starved_pool(service: LivingService) -> None:
+    service.registry.histogram(names.DB_CONNECTION_WAIT, db_client_connection_pool_name=POOL).observe(0.3)
+    service.registry.histogram(names.DB_CONNECTION_USE, db_client_connection_pool_name=POOL).observe(3)
+    service.registry.gauge(names.DB_CONNECTION_COUNT, db_client_connection_pool_name=POOL, db_client_connection_state="used").set(29)
+
+
+def _slow_reset(service: LivingService) -> None:
+    service.registry.histogram(names.INSTANCE_RESET, component=COMPONENT).observe(0.04)
+
+
+def _shared_state(service: LivingService) -> None:
+    service.violate(names.SHARED_STATE, "reachable")
+
+
+def _blind_detector(service: LivingService) -> None:
+    service.count(names.PLANTED_FAULTS, 1, detector=names.WRONG_SOCKET, result="missed")
+    service.registry.gauge(names.DETECTOR_POWER, detector=names.WRONG_SOCKET).set(0.5)
+
+
+def _every_kind(service: LivingService) -> None:
+    for kind, grades in names.KIND_GRADES.items():
+        service.violate(kind, grades[-1])
+
+
 FAULTS = {
     "shared-agent": _shared_agent,
     "wrong-socket": _wrong_socket,
@@ -182,5 +252,15 @@ FAULTS = {
     "session-leak": _session_leak,
     "slow-factory": _slow_factory,
     "lost-event": _lost_event,
+    "cascade": _cascade,
+    "stalled-loop": _stalled_loop,
+    "dead-worker": _dead_worker,
+    "growing-process": _growing_process,
+    "dirty-pool": _dirty_pool,
+    "starved-pool": _starved_pool,
+    "slow-reset": _slow_reset,
+    "shared-state": _shared_state,
+    "blind-detector": _blind_detector,
+    "every-kind": _every_kind,
 }
-"""What each fault of the demonstration does to the numbers, as telemetry counts it."""
+"""What each fault, of the demonstration and beyond it, does to the numbers, as telemetry counts it."""

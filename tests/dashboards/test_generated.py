@@ -82,15 +82,14 @@ def test_violations_and_alerts_are_marked_in_every_graph(uid):
 
 
 @pytest.mark.parametrize("uid", UIDS)
-def test_links_lead_to_the_other_dashboard_and_the_runbooks_and_are_visible(uid):
-    links = board(uid)["links"]
-    (other,) = set(UIDS) - {uid}
+def test_links_lead_to_every_other_dashboard_and_the_runbooks_and_are_visible(uid):
+    *siblings, runbooks = board(uid)["links"]
 
-    assert [link["url"] for link in links] == [f"/d/{other}", "http://localhost:8400/runbooks"]
-    assert links[0]["keepTime"]
-    assert links[0]["includeVars"]
+    assert [link["url"] for link in siblings] == [f"/d/{other}" for other in UIDS if other != uid]
+    assert runbooks["url"] == "http://localhost:8400/runbooks"
+    assert all(link["keepTime"] and link["includeVars"] for link in siblings)
     # `inControlsMenu` would hide them.
-    assert all("placement" not in link for link in links)
+    assert all("placement" not in link for link in (*siblings, runbooks))
 
 
 def test_another_collector_address_changes_the_links_and_nothing_else():

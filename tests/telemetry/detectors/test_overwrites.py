@@ -1,0 +1,69 @@
+"""Overwrites: who answers with what another wrote over its own value was raced, whatever the values mean."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI, Request
+
+from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry.violations import Violation
+from tests.telemetry.conftest import Client, user_of
+from tests.telemetry.detectors import shared_slot
+
+USERS = ("ana", "ben", "cleo", "dora")
+
+
+def found(monitor: IsolationMonitor) -> list[Violation]:
+    return [v for v in monitor.violations() if v.kind == names.SHARED_STATE and v.grade == "crossed"]
+
+
+def service(*, is_locked: bool) -> FastAPI:
+    """Answers with what stands in a shared field after an await; the lock keeps others out meanwhile."""
+    app, lock = FastAPI(), asyncio.Lock()
+
+    @app.get("/ask")
+    async def ask(request: Request) -> dict[str, str]:
+        value = shared_slot.value_of(user_of(request.scope) or "")
+        if is_locked:
+            async with lock:
+                return await through_the_slot(value)
+        return await through_the_slot(value)
+
+    async def through_the_slot(value: str) -> dict[str, str]:
+        shared_slot.SLOT["value"] = value
+        await asyncio.sleep(0.005)
+        return {"value": shared_slot.SLOT["value"]}
+
+    return app
+
+
+async def rounds(monitor: IsolationMonitor, app: FastAPI) -> None:
+    shared_slot.SLOT["value"] = ""
+    client = Client(monitor.instrument(app))
+    monitor.started()
+    for _ in range(4):
+        await asyncio.gather(*(client.get("/ask", user=user) for user in USERS))
+
+
+async def test_a_value_of_anothers_request_over_ones_own_is_a_crossing_with_both_sides(monitor: IsolationMonitor) -> None:
+    await rounds(monitor, service(is_locked=False))
+
+    violation = found(monitor)[0]
+    assert "SLOT['value']" in violation.resource.name
+    assert violation.victim is not None
+    assert violation.offender is not None
+    assert violation.victim.principal != violation.offender.principal
+    assert violation.victim.request_id != violation.offender.request_id
+
+
+async def test_the_same_field_under_a_lock_is_silent(monitor: IsolationMonitor) -> None:
+    await rounds(monitor, service(is_locked=True))
+
+    assert found(monitor) == []
+
+
+async def test_what_fields_are_watched_is_bounded(monitor: IsolationMonitor) -> None:
+    await rounds(monitor, service(is_locked=False))
+
+    assert 0 < len(monitor.detection.shared_state.overwrites.slots) <= 12
