@@ -51,7 +51,7 @@ async def http_core(quick: bool) -> list[Row]:
             Row(f"http all detectors, bodies off, {stack}", ours.median, "x floor", BUDGET_FLOORS, spread=ours.spread, quiet=ours.quiet),
             Row(f"http all detectors, bodies off, {stack}: added", added.median, "us", spread=added.spread, quiet=added.quiet),
             Row(
-                f"http all detectors, bodies off, {stack}: added, tasks and locks unhooked",
+                f"http all detectors, bodies off, {stack}: added without hooks on tasks",
                 unhooked.median,
                 "us",
                 spread=unhooked.spread,

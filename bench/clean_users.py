@@ -19,8 +19,8 @@ from bench.inprocess import UnexpectedAnswerError, User, serving
 from isolation_monitor.telemetry import IsolationMonitor
 
 ROOMS: Final = 6
-ALONE_FOR: Final = 40
-"""Nobody speaks in a room before so many requests: what a user shows there has long been given to himself alone."""
+ALONE_FOR: Final = 80
+"""Half of the users speak in no room before so many requests: what they show there has long been given to them alone."""
 QUESTIONS: Final = ("what is my note?", "what is 12 * (3 + 4)?", "what time is it?", "what did I say before?")
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples"
 
@@ -56,6 +56,11 @@ class Population:
 def phrase() -> str:
     """Return words with an id in them that nobody else has."""
     return f"the lamp {secrets.token_hex(8)} stands on the table in the hall, please somebody fetch it from there tomorrow"
+
+
+def said(dice: random.Random) -> str:
+    """Return what one says in a room: words with an id in them, or plain ones, beside which the speaker's name stands alone."""
+    return dice.choice((phrase(), "good morning"))
 
 
 # --- the chat -----------------------------------------------------------------------------------------------------------
@@ -125,7 +130,7 @@ async def _ask_live(user: User, dice: random.Random) -> None:
 
 async def _talk(user: User, dice: random.Random) -> None:
     """Join a room and speak in it; what others say there comes in between."""
-    if user.requests < ALONE_FOR:
+    if user.requests < ALONE_FOR and user.name[-1] in "02468ace":
         await _ask_live(user, dice)
         return
     async with user.socket("/ws") as socket:
@@ -133,7 +138,7 @@ async def _talk(user: User, dice: random.Random) -> None:
         socket.say({"type": "join", "room": room})
         await socket.hear("joined")
         for _ in range(dice.randint(2, 6)):
-            socket.say({"type": "say", "room": room, "text": phrase()})
+            socket.say({"type": "say", "room": room, "text": said(dice)})
             await socket.hear("room_message")
 
 
@@ -192,7 +197,7 @@ async def _messages(user: User, dice: random.Random) -> None:
 async def _in_room(user: User, dice: random.Random) -> None:
     async with user.socket(f"/rooms/{dice.randrange(ROOMS)}") as socket:
         for _ in range(dice.randint(2, 6)):
-            socket.say({"id": secrets.token_hex(8), "text": phrase()})
+            socket.say({"id": secrets.token_hex(8), "text": said(dice)})
             await socket.hear("said")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import sys
@@ -113,7 +114,7 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
 
 def _demonstration() -> StackState:
     try:
-        return StackState.read(default_file())
+        return StackState.read(Path(os.environ.get("ISOMON_DEMO_STATE") or default_file()))
     except DemoError:
         raise UsageError(
             "no demonstration runs: start one with make demo, or pass --prometheus, --collector and --folder of your own stack"

@@ -55,9 +55,13 @@ class Collector:
         return await self._get(f"/v1/violations/{violation_id}")
 
     async def notifications(self, *, since: float) -> list[Notification]:
-        """Return what Alertmanager's webhook brought since a time (Unix seconds), newest first."""
+        """Return what Alertmanager's webhook brought since a time (Unix seconds), newest first, without drills and planted faults."""
         items = (await self._get("/v1/alerts", {"since": rfc3339(since), "limit": 500}))["items"]
-        return [Notification(item["alertname"], item["status"], unix(item["received_at"]), item["labels"]) for item in items]
+        return [
+            Notification(item["alertname"], item["status"], unix(item["received_at"]), item["labels"])
+            for item in items
+            if item["labels"].get("synthetic") != "true"
+        ]
 
     async def start_rollout(self, name: str, service: str, **settings: object) -> None:
         """Start a rollout, whose gate judges what the service does from now on."""

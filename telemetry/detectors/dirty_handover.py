@@ -135,6 +135,18 @@ class DirtyHandover:
         what = ", ".join(f"{key} ({value})" for key, value in state.items())
         self._report(name, session.serial if session else 0, what, dict(state), owner, stack, request, stacks.capture(3))
 
+    def proven(
+        self, connection: object, name: str, state: Mapping[str, str], owner: RequestContext, owner_stack: RawStack,
+        taker: RequestContext, taker_stack: RawStack, *, is_crossed: bool,
+    ) -> None:  # fmt: skip
+        """Note what `taker` found of `owner`, told afterwards: what came later proved it. `is_crossed`: it read what answered `owner`."""
+        if not self._switch.is_on or not differ(owner, taker):
+            return
+        session = self._session(connection, name)
+        what = ", ".join(f"{key} ({value})" for key, value in state.items())
+        serial, grade = session.serial if session else 0, "crossed" if is_crossed else "reachable"
+        self._report(name, serial, what, dict(state), owner, owner_stack, taker, taker_stack, grade)
+
     def closed(self, connection: object) -> None:
         """Note that the session is over: closed, or begun anew on the same object."""
         self._sessions.drop(connection)
@@ -306,12 +318,12 @@ class DirtyHandover:
 
     def _report(
         self, name: str, serial: int, what: str, state: dict[str, str],
-        owner: RequestContext, owner_stack: RawStack, taker: RequestContext, taker_stack: RawStack,
+        owner: RequestContext, owner_stack: RawStack, taker: RequestContext, taker_stack: RawStack, grade: str = "reachable",
     ) -> None:  # fmt: skip
         self._reporter.report(
             Violation(
                 kind=names.DIRTY_HANDOVER,
-                grade="reachable",
+                grade=grade,
                 summary=f"a connection of {name} came to another principal with state of its previous user: {what}",
                 resource=Resource("db_connection", name, {"serial": serial, "state": state}),
                 victim=side_of(owner, owner_stack),

@@ -23,6 +23,7 @@ from isolation_monitor.telemetry.detectors.answers import Answers, field_of
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
+from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surroundings
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
 from isolation_monitor.telemetry.tokens import phrases_of, tokens_of
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
@@ -40,8 +41,6 @@ PEERS_LIMIT: Final = 2_000
 PENDING_LIMIT: Final = 1_000
 CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
-_NEAR: Final = 400
-"""Characters around a value of a page within which its author's name attributes it."""
 BROADCAST_WAIT_S: Final = 0.3
 """How long a suspicious frame waits for the same content to go to others, and so prove to be a broadcast."""
 
@@ -130,8 +129,11 @@ class ForeignContent:
             return
         origin = Origin(request, principal, None) if request is not None else None
         for gone in self.ownership.belongs(token, principal, how, origin):
-            if gone.request is not None:
-                self._report(_Suspicion(gone.request, gone.principal, token, self.ownership.entries[token], "an answer"))
+            entry = self.ownership.get(token)
+            if gone.request is None or entry is None:
+                continue
+            suspicion = _Suspicion(gone.request, gone.principal, token, entry, "an answer", at=gone.at)
+            self._report_between_peers(suspicion, gone.endpoint)
 
     def made(self, value: object, by: RequestContext) -> None:
         """Take what nobody has seen before and a request's code hands to another's: an item of a queue, a frame.
@@ -143,7 +145,7 @@ class ForeignContent:
         origin: Origin | None = None
         for text in texts_in(value, 1):
             for token in tokens_of(text[: self._kit.settings.body_limit_bytes]):
-                if token not in self.ownership.entries:
+                if self.ownership.get(token) is None:
                     origin = origin or Origin(by, by.principal, by.ingress)
                     self.ownership.came_in(origin, (token,), "made")
 
@@ -160,7 +162,7 @@ class ForeignContent:
     def answered(self, request: RequestContext, scope: Scope) -> None:
         """Note that an endpoint serves a principal: it is about to answer him well."""
         if request.principal is not None:
-            self._note_peer(_endpoint(request, scope), request.principal)
+            self._note_peer(endpoint_of(request, scope), request.principal)
 
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
         """Judge a text on its way to the request's principal; return True when it carries a foreign value beyond doubt.
@@ -179,17 +181,20 @@ class ForeignContent:
                 request.ingress.add_parameters(parameters, scope["path"])
                 if request.connection is not None and request.connection.said is not None:
                     request.connection.said.add_parameters(parameters, scope["path"])
-        entries, own = self.ownership.entries, principal.id
+        entry_of, own = self.ownership.get, principal.id
+        endpoint = endpoint_of(request, scope)
         suspicions: list[_Suspicion] = []
         fresh: list[str] = []
         origin: Origin | None = None
         tokens = tokens_of(text)
         for token in tokens:
-            entry = entries.get(token)
+            entry = entry_of(token)
             if entry is None:
                 if learns:
                     if origin is None:
-                        origin = Origin(request, principal, request.ingress)
+                        # A list, or an answer about something asked for by name, may show others' values by right.
+                        is_own = "[{" not in text and '["' not in text and self._addresses_only_own(request, principal)
+                        origin = Origin(request, principal, request.ingress, endpoint if is_own else None)
                     self.ownership.went_out(origin, token)
                     fresh.append(token)
             elif entry.is_public:
@@ -197,23 +202,22 @@ class ForeignContent:
             elif entry.owner is None:
                 fresh.append(token)
                 if entry.origin.principal.id != own and learns:
-                    self._sighted(entry, request, principal, text, token)
+                    self._sighted(entry, request, principal, text, token, endpoint)
             elif entry.owner.id != own:
                 suspicions.append(_Suspicion(request, principal, token, entry, where))
             else:
                 fresh.append(token)
-                if entry.how in _SAID and (request.connection is not None or where == "the stream"):
-                    self._note_echo(token)
+                if request.connection is not None or where == "the stream":
+                    self._note_echo(_echo_key(token, entry, text))
         if len(text) >= 40:
             for phrase in phrases_of(text):
-                entry = entries.get(phrase)
+                entry = entry_of(phrase)
                 if entry is None or entry.is_public or entry.owner is None:
                     continue
                 if entry.owner.id != own:
                     suspicions.append(_Suspicion(request, principal, phrase, entry, where))
                 elif request.connection is not None or where == "the stream":
                     self._note_echo(phrase)
-        endpoint = _endpoint(request, scope)
         if learns and self._addresses_only_own(request, principal) and self.identity.leaving(request, endpoint, text):
             return True
         if request.connection is not None:
@@ -238,7 +242,7 @@ class ForeignContent:
         else:
             return
         for token in (*tokens_of(text), *phrases_of(text)):
-            entry = self.ownership.entries.get(token)
+            entry = self.ownership.get(token)
             if entry is None or entry.is_public or entry.owner is None or entry.owner.id == principal.id:
                 continue
             suspicion = _Suspicion(request, principal, token, entry, f"an outgoing call to {write.where}", grade="reachable")
@@ -256,18 +260,25 @@ class ForeignContent:
             if owner.id in owners or self._is_consented(suspicion, text):
                 continue
             owners.add(owner.id)
-            if suspicion.entry.how in _SAID and (request.connection is not None or suspicion.where == "the stream"):
-                self._wait_for_broadcast(suspicion)
-            elif suspicion.entry.how != "declared" and owner.id not in self._peers.get(endpoint, ()):
-                # An endpoint that the owner does not use himself may be there to show others' data: an administrator's.
-                if len(self._pending) < PENDING_LIMIT:
-                    self._pending[endpoint, owner.id] = suspicion
+            if suspicion.entry.how != "declared" and (request.connection is not None or suspicion.where == "the stream"):
+                self._wait_for_broadcast(suspicion, text)
             else:
-                self._report(suspicion)
-                found = True
+                found = self._report_between_peers(suspicion, endpoint) or found
         if not owners:
             self._reporter.checked(names.FOREIGN_CONTENT)
         return found
+
+    def _report_between_peers(self, suspicion: _Suspicion, endpoint: object) -> bool:
+        """Report a suspicion when the endpoint serves the owner too, now or once it does; return True when that is now.
+
+        One that the owner does not use himself may be there to show others' data: an administrator's.
+        """
+        if suspicion.entry.how == "declared" or suspicion.owner.id in self._peers.get(endpoint, ()):
+            self._report(suspicion)
+            return True
+        if len(self._pending) < PENDING_LIMIT:
+            self._pending[endpoint, suspicion.owner.id] = suspicion
+        return False
 
     def _is_consented(self, suspicion: _Suspicion, text: str) -> bool:
         """Return whether one of the ways by which sharing is normal explains a foreign value; also when that cannot be told."""
@@ -285,7 +296,7 @@ class ForeignContent:
         if not self._addresses_only_own(request, suspicion.principal):
             # It asked for something that is not its own by name: a room, a document, a profile.
             return True
-        in_list, names_owner = _surroundings(text, token, owner.id)
+        in_list, names_owner = surroundings(text, token, owner.id)
         if in_list and names_owner:
             # A list whose items say openly whose they are: a directory, a feed.
             return True
@@ -323,7 +334,7 @@ class ForeignContent:
     def _is_own(self, address: str, principal: Principal) -> bool:
         if address == principal.id:
             return True
-        entry = self.ownership.entries.get(address)
+        entry = self.ownership.get(address)
         if entry is not None:
             return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id
         return self._writers.get(address) == principal.id
@@ -332,9 +343,9 @@ class ForeignContent:
         owner = self.ownership.owner_of(token)
         return owner is not None and owner.id == id
 
-    def _wait_for_broadcast(self, suspicion: _Suspicion) -> None:
+    def _wait_for_broadcast(self, suspicion: _Suspicion, text: str) -> None:
         """Put the judgement of a frame off until it is known to whom the same content went."""
-        key = (suspicion.token, suspicion.owner.id)
+        key = (_echo_key(suspicion.token, suspicion.entry, text), suspicion.owner.id)
         waiting = self._frames.get(key)
         if waiting is not None:
             waiting.receivers.add(suspicion.principal.id)
@@ -353,6 +364,9 @@ class ForeignContent:
         # Sent to the writer as well, or to many: a broadcast of what a user said, on purpose.
         echoed = time.monotonic() - self._echoed.get(key[0], -1e9) <= 2 * BROADCAST_WAIT_S + 1
         if len(suspicion.receivers) >= 3 or suspicion.entry.is_public or echoed:
+            if suspicion.entry.how == "answers":
+                # A name, a picture: everybody's own, and shown to all.
+                suspicion.entry.is_public = True
             return
         self._report(suspicion)
 
@@ -385,23 +399,23 @@ class ForeignContent:
             if token in said.tokens:
                 continue
             field = field_of(text, token)
-            if field is None or _surroundings(text, token, "")[0]:
+            if field is None or surroundings(text, token, "")[0]:
                 continue
             for value, owner in self._answers.saw(endpoint, field, principal, token):
                 self.belongs(value, owner, "answers")
 
-    def _sighted(self, entry: Entry, request: RequestContext, principal: Principal, text: str, token: str) -> None:
+    def _sighted(self, entry: Entry, request: RequestContext, principal: Principal, text: str, token: str, endpoint: object) -> None:
         """Remember that a value without an owner went to another principal, where that could be a leak."""
         said: Ingress = request.ingress or NOTHING
         if token in said.tokens or not self._addresses_only_own(request, principal):
             return
-        if _surroundings(text, token, "")[0]:
+        if surroundings(text, token, "")[0]:
             return
         sightings = entry.sightings
         if sightings is None:
             entry.sightings = sightings = []
         if len(sightings) < 4 and all(one.principal.id != principal.id for one in sightings):
-            sightings.append(Origin(request, principal, request.ingress))
+            sightings.append(Origin(request, principal, request.ingress, endpoint))
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
@@ -424,7 +438,7 @@ class ForeignContent:
                     {"digest": hashlib.sha256(suspicion.token.encode()).hexdigest()[:16], "length": len(suspicion.token)},
                 ),
                 victim=victim,
-                offender=side_of(request),
+                offender=side_of(request, at=suspicion.at),
                 arm=request.arm,
                 detail={"where": suspicion.where} | ({"cause": cause.id} if cause else {}),
             ),
@@ -441,7 +455,7 @@ class ForeignContent:
         self.answered(of_victim, scope)
         self.entered(of_offender, scope)
         self.leaving(of_offender, f'{{"note": "{token}"}}', "the answer", scope=scope)
-        self.ownership.entries.pop(token, None)
+        self.ownership.forget(token)
         self._peers.pop(lab, None)
 
 
@@ -458,12 +472,20 @@ _HOW: Final = {
 }
 
 
+def _echo_key(token: str, entry: Entry, text: str) -> str:
+    """Return by what the copies of a frame are recognised: by what was said; what somebody is often given, only by the whole frame."""
+    return token if entry.how in _SAID else f"{token} {hash(text)}"
+
+
 class _Suspicion:
     """A foreign value on its way to a principal."""
 
-    __slots__ = ("entry", "grade", "owner", "principal", "receivers", "request", "token", "where")
+    __slots__ = ("at", "entry", "grade", "owner", "principal", "receivers", "request", "token", "where")
 
-    def __init__(self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, grade: str = "crossed") -> None:
+    def __init__(
+        self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, *,
+        grade: str = "crossed", at: float | None = None,
+    ) -> None:  # fmt: skip
         self.request = request
         self.principal = principal
         self.token = token
@@ -472,30 +494,6 @@ class _Suspicion:
         self.owner: Principal = owner if owner is not None else entry.origin.principal
         self.where = where
         self.grade = grade
+        self.at = time.time() if at is None else at
+        """When it left; a proof may come later."""
         self.receivers: set[str] = set()
-
-
-def _endpoint(request: RequestContext, scope: Scope | None) -> object:
-    """Return what stands for the endpoint: the router's function by identity, else the path."""
-    if scope is not None:
-        endpoint = scope.get("endpoint")
-        return id(endpoint) if endpoint is not None else scope.get("path")
-    connection = request.connection
-    if connection is not None:
-        endpoint = connection.scope.get("endpoint")
-        return id(endpoint) if endpoint is not None else connection.scope.get("path")
-    served = request.served
-    return id(served.endpoint) if served is not None else None
-
-
-def _surroundings(text: str, token: str, owner: str) -> tuple[bool, bool]:
-    """Return whether the token stands in an item of a JSON list, and whether that object (or the whole text) names the owner."""
-    at = text.find(token)
-    opened = text.rfind("{", 0, at)
-    if opened < 0:
-        # A page or a plain text: its owner is named with it, or somewhere else.
-        return text.lstrip().startswith("<"), bool(owner) and owner in text[max(0, at - _NEAR) : at + _NEAR]
-    before = text[max(0, opened - 20) : opened].rstrip()
-    in_list = before.endswith(("[", ",")) or text.rfind("[", opened, at) > text.rfind("]", opened, at)
-    closed = text.find("}", at)
-    return in_list, bool(owner) and owner in text[opened : closed if closed >= 0 else len(text)]

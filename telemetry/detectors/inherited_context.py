@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, RequestContext
+from isolation_monitor.telemetry.provenance import texts_in
 from isolation_monitor.telemetry.violations import Reporter, Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -89,12 +90,17 @@ def _is_infrastructure(variable: ContextVar[Any], value: object) -> bool:
     return variable.name in ("current_async_library_cvar", "_current_async_library") and type(value) is str
 
 
+def _is_own(value: object, request: RequestContext) -> bool:
+    """Whether an inherited value names the request's own principal: by a detour over another's context it came home."""
+    return request.principal is not None and request.principal.id in texts_in(value)
+
+
 def settle(request: RequestContext, reporter: Reporter) -> None:
     """Report what waited for the route. Called at the answer's start and at the request's end."""
     waiting, request.pending = request.pending, None
     for earlier, inherited in waiting or ():
         # A request that has set a variable of its own by now, whatever stood there before, was not harmed by it.
-        variables = [variable.name for variable, value in inherited if variable.get(_MISSING) is value]
+        variables = [variable.name for variable, value in inherited if variable.get(_MISSING) is value and not _is_own(value, request)]
         if not variables:
             continue
         reporter.report(

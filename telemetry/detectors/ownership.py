@@ -34,12 +34,14 @@ SIGHTINGS_LIMIT: Final = 4
 class Origin:
     """The request that a token was first seen with: one for all its tokens."""
 
-    __slots__ = ("at", "ingress", "principal", "request")
+    __slots__ = ("at", "endpoint", "ingress", "principal", "request")
 
-    def __init__(self, request: RequestContext | None, principal: Principal, ingress: Ingress | None) -> None:
+    def __init__(self, request: RequestContext | None, principal: Principal, ingress: Ingress | None, endpoint: object = None) -> None:
         self.request = request
         self.principal = principal
         self.ingress = ingress
+        self.endpoint = endpoint
+        """What answered with it, where that answer showed nothing but the principal's own; None where it could show others'."""
         self.at = time.time()
 
 
@@ -63,6 +65,12 @@ class Ownership:
     def __init__(self, limit: int = TOKENS_LIMIT) -> None:
         self._limit = limit
         self.entries: dict[str, Entry] = {}
+
+    def get(self, token: str) -> Entry | None:
+        return self.entries.get(token)
+
+    def forget(self, token: str) -> None:
+        self.entries.pop(token, None)
 
     def came_in(self, origin: Origin, tokens: Iterable[str], how: How = "ingress") -> None:
         """Note that a request of a principal brought these tokens, as `ingress` or as its `credential`."""
@@ -110,7 +118,7 @@ class Ownership:
         if entry.owner is None and entry.origin.principal.id != principal.id:
             gone.append(entry.origin)
         entry.owner, entry.how, entry.is_public, entry.sightings = principal, how, False, None
-        return [sighting for sighting in gone if sighting.principal.id != principal.id]
+        return [sighting for sighting in gone if sighting.principal.id != principal.id and sighting.endpoint is not None]
 
     def owner_of(self, token: str) -> Principal | None:
         """Return the one principal that a token belongs to; None when nobody's, everybody's or unknown."""

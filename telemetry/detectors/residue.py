@@ -148,7 +148,7 @@ def _is_strong(id: str, name: str) -> bool:
 class Holding:
     """What one principal has at one place. `settled` once it was proven to have outlived the principal's request."""
 
-    __slots__ = ("fields", "leaves", "principal", "settled", "token")
+    __slots__ = ("fields", "leaves", "principal", "settled", "token", "walk", "was_said")
 
     def __init__(self, principal: Principal, token: str, fields: dict[str, str]) -> None:
         self.principal = principal
@@ -158,6 +158,10 @@ class Holding:
         self.leaves: dict[int, int] = {}
         """Identity of each value seen: how many requests had ended in this process when it was first seen."""
         self.settled = False
+        self.was_said = False
+        """Known from nothing but what the principal said."""
+        self.walk = 0
+        """The walk that saw it last."""
 
 
 class Place:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.stacks import RawStack
 
+STREAM_KEY: Final = "_isolation_monitor_stream"
+"""In the `__dict__` of an `asyncio.StreamReader`: what is known of its exchanges; None where a driver's integration counts them."""
 UNREAD_LIMIT: Final = 10_000
 """Commands of one connection whose replies are outstanding; a connection with more is no longer counted."""
 
@@ -254,6 +256,29 @@ class SharedConnection:
         if line is not None:
             line.unread.clear()
             line.is_counted = False
+
+    # --- told as a whole --------------------------------------------------------------------------------------------
+
+    def between(
+        self, name: str, summary: str, victim: RequestContext, victim_stack: RawStack,
+        offender: RequestContext, offender_stack: RawStack, *, is_crossed: bool,
+    ) -> None:  # fmt: skip
+        """Note that two requests were on one connection at a time, where the integration itself knows both."""
+        if not self._switch.is_on or not differ(victim, offender):
+            return
+        self._reporter.report(
+            Violation(
+                kind=names.SHARED_CONNECTION,
+                grade="crossed" if is_crossed else "reachable",
+                summary=summary,
+                resource=Resource("db_connection", name, {"owner_finished": victim.finished}),
+                victim=side_of(victim, victim_stack),
+                offender=side_of(offender, offender_stack),
+                arm=offender.arm,
+            ),
+            offender,
+            victim,
+        )
 
     # --- proof ------------------------------------------------------------------------------------------------------
 

@@ -384,13 +384,14 @@ class SharedState:
         holding = residue.hold(place, evidence, finding.node)
         if holding is None:
             return
+        holding.walk, holding.was_said = self._walks, evidence.proof == "token" and residue.was_said(evidence.token)
         if len(self._whereabouts) < LOCATED_LIMIT or evidence.token in self._whereabouts:
             self._whereabouts[evidence.token] = place.label
         if place.violation is not None and len(self._located) < LOCATED_LIMIT:
             self._located.setdefault(evidence.token, place.violation)
         if finding.is_slot:
             self._watch_field(place, finding.node, finding.child)
-            if evidence.proof == "token" and residue.was_said(evidence.token):
+            if holding.was_said:
                 # One field that keeps what the latest user said may be a statistic that nobody reads. It is reported when it
                 # does harm: `overwrites.py`, contents that cross.
                 return
@@ -450,7 +451,8 @@ class SharedState:
 
     def _judge(self, residue: Residue, place: Place, is_slot: bool, request: RequestContext | None) -> None:
         pair = residue.mixed(place, is_slot)
-        if pair is not None:
+        # What two users said, one after the other, in a place that keeps the latest only: a statistic, as above.
+        if pair is not None and not (pair[0].was_said and pair[1].was_said and pair[0].walk != pair[1].walk):
             held = [holding.principal for holding in place.holdings.values() if holding.settled]
             self._report(place, held, (pair[0].principal, pair[1].principal), request, "left there by their requests")
 

@@ -26,6 +26,7 @@ INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     ("asyncio", "asyncio_sync"),
     ("starlette._exception_handler", "starlette_errors"),
     ("asyncio", "asyncio_tasks"),
+    ("asyncio", "asyncio_streams"),
     ("threading", "threads"),
     ("anyio._backends._asyncio", "anyio_threads"),
     ("anyio._backends._asyncio", "anyio_limits"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT
+from isolation_monitor.telemetry.detectors.shared_connection import STREAM_KEY
 from isolation_monitor.telemetry.instrument.integrations import Installed
 from isolation_monitor.telemetry.instrument.patches import Patch, replace
 
@@ -310,6 +311,11 @@ class _Hooks:
     def _before_send(self, connection: Any) -> Sent | None:
         try:
             wire = self._wire(connection)
+            if self._is_async:
+                stream = getattr(connection, "_reader", None)
+                if stream is not None:
+                    # Counted here, so the integration of plain asyncio streams leaves it alone.
+                    stream.__dict__[STREAM_KEY] = None
             commands, wire.commands = wire.commands, None
             request = CURRENT.get()
             is_unasked = False
