@@ -93,6 +93,7 @@ class Detection:
         self.starvation = Starvation(self.kit)
         self.resource_trend = ResourceTrend(self.kit)
         self.containment = Containment(self.kit, self.leaks, self.starvation, self.loop_stall)
+        self.foreign_credential.private_to = self.foreign_content.ownership.private_to
         self.shared_state.owners = self.foreign_content.ownership
         self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
         self.foreign_content.need_sql_reads = self._keep_sql_reads

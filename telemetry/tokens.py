@@ -9,6 +9,7 @@ About 40 bits are needed for a value to be attributable at all; shorter codes ar
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Final
 
 MIN_LENGTH: Final = 8
@@ -16,50 +17,70 @@ MAX_LENGTH: Final = 200
 TOKENS_LIMIT: Final = 500
 """Tokens taken from one text: the rest of a longer list is left out, which only costs recall."""
 
-_SEPARATORS: Final = str.maketrans(dict.fromkeys("\"'`,:;{}[]()<>/\\=&?!|*#%$^~\n\r\t", " "))
+_SPLIT_AT: Final = b"\"'`,:;{}[]()<>/\\=&?!|*#%$^~\n\r\t"
+_SEPARATORS: Final = bytes.maketrans(_SPLIT_AT, b" " * len(_SPLIT_AT))
+_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _PLAIN: Final = re.compile(
     r"""(?x)
       [A-Z]?[a-z]+ (?:[._+-][A-Z]?[a-z]+)*           # words and words joined by dots or dashes
     | [A-Z]+ (?:[_-][A-Z]+)*                          # SHOUTED_WORDS
-    | (?:[A-Z]?[a-z]+ _?)+                             # camelCase and snake_case without digits
+    | [A-Z]?[a-z]++ (?:_?[A-Z][a-z]++ | _[a-z]++)* _?  # camelCase and snake_case without digits
     | \d{4}-\d\d-\d\d.*                               # dates and times
     | \d{1,3}(?:\.\d{1,3}){3}                         # IPv4
     | [+-]?\d*\.\d+(?:[eE][+-]?\d+)?                  # decimals
     | v?\d+(?:\.\d+){1,4}(?:[._+-]?[a-z]+\.?\d*)?     # versions
     | [a-z]+(?:[._-][a-z]*)*[._-]v?\d{1,4}            # word-12, name_v2, python-3
     | [A-Za-z]{4,}\d{1,3}                             # word12
-    | [a-z]+(?:[._-](?:[a-z]+|(?:20)?\d{1,2}(?:\.\d+)*[a-z]?|v\d+)){2,}  # names of models and releases, part by part
+      # Names of models and releases, part by part.
+    | [a-z]+(?:[._-](?:[a-z]+ | (?:20)?\d{1,2}(?:\.(?!20\d\d(?!\d))\d{3,})*[a-z]? | v\d+)){2,}
     """
 )
+"""No text may be matched in two ways by one line: a word of a hundred letters would take years."""
 _EPOCH: Final = re.compile(r"1[5-9]\d{8}(?:\d{3}|\d{6}|\d{9})?")
 """Unix time of the years 2017-2033 in seconds, milliseconds, microseconds or nanoseconds."""
 _DATED: Final = re.compile(r"(?:19|20)\d\d[- ][01]\d[- ][0-3]\d")
 _GROUPED: Final = re.compile(r"\b\d{2,6}(?: \d{2,6}){2,6}\b")
-_MAYBE_GROUPED: Final = re.compile(r"\d \d")
 """Numbers written in groups, of cards and accounts and telephones. Those joined by dashes are one word and found as such."""
+WRITTEN_LIMIT: Final = 10_000
+_WRITTEN: Final[set[str]] = set()
+"""Words that were judged to be no tokens: a service answers with the same ones again and again."""
 _HAS_DIGIT: Final = re.compile(r"\d")
 _MIXED: Final = re.compile(r"[a-z][A-Z]+[a-z]|[A-Z]{2,}[a-z]+[A-Z]")
 
 
-def tokens_of(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, for `tokens_of` and `phrases_of`: who wants both splits once."""
+    # As bytes: a table for characters is only quick where all of them are ASCII. No byte of another character is a separator.
+    return text.encode("utf-8", "surrogatepass").translate(_SEPARATORS).decode("utf-8", "surrogatepass").split()
+
+
+def tokens_of(text: str, words: list[str] | None = None) -> list[str]:
     """Return the different tokens of a text in the order in which they first come, at most `TOKENS_LIMIT`.
+
+    Args:
+        words: what `words_of` returned for the text, if it was called already.
 
     >>> tokens_of('{"id": "3f2a9c41d0", "note": "meeting on 2026-11-21", "mail": "x1@example.org"}')
     ['3f2a9c41d0', 'x1@example.org']
     """
-    # Splitting in C and passing plain words over costs half of what a regular expression for the candidates does.
-    words = [
-        word for word in text.translate(_SEPARATORS).split() if len(word) >= MIN_LENGTH and (not word.isalpha() or not word[1:].islower())
-    ]
     found: list[str] = []
-    if _MAYBE_GROUPED.search(text) is not None:
+    # In two steps that run in C; the expression by itself would take longer than all the rest.
+    if b"0 0" in text.encode("utf-8", "surrogatepass").translate(_ZEROS):
         found = [number for number in dict.fromkeys(_GROUPED.findall(text)) if _is_grouped_token(number)]
-    for word in dict.fromkeys(words):
+    # Each word once, and what was judged before not again: most words of an answer are its keys.
+    written = _WRITTEN
+    for word in dict.fromkeys(words_of(text) if words is None else words):
+        if len(word) < MIN_LENGTH or word in written:
+            continue
         candidate = word.strip("._+-@")
         if MIN_LENGTH <= len(candidate) <= MAX_LENGTH and is_token(candidate):
             found.append(candidate)
             if len(found) >= TOKENS_LIMIT:
                 break
+        elif len(word) <= MAX_LENGTH:
+            if len(written) >= WRITTEN_LIMIT:
+                written.clear()
+            written.add(word)
     return found
 
 
@@ -81,17 +102,33 @@ def is_token(candidate: str) -> bool:
 
 PHRASE_WORDS: Final = 8
 PHRASES_LIMIT: Final = 200
+OPENING_LENGTH: Final = 7
 
 
-def phrases_of(text: str) -> list[str]:
+def phrases_of(text: str, words: list[str] | None = None, openings: Container[str] | None = None) -> list[str]:
     """Return the phrases of eight words of a text that begin with a long word, at most `PHRASES_LIMIT`.
 
     Eight words in a row are somebody's own words: shorter runs are found in everybody's. Beginning at words of seven
-    letters and more leaves out three quarters of them at no loss, because the same rule holds on both sides.
+    letters and more leaves out three quarters of them at no loss, because the same rule holds on both sides. A list of ids
+    is no phrase: each id in it is a token.
+
+    Args:
+        words: what `words_of` returned for the text, if it was called already.
+        openings: only the phrases that begin with one of these words, as `openings_of` gives them.
     """
-    words = text.translate(_SEPARATORS).split()
-    if len(words) < PHRASE_WORDS:
-        return []
+    if words is None:
+        words = words_of(text)
     last = len(words) - PHRASE_WORDS
-    starts = [at for at, word in enumerate(words) if len(word) >= 7 and at <= last][:PHRASES_LIMIT]
-    return [" ".join(words[at : at + PHRASE_WORDS]).lower() for at in starts]
+    if last < 0:
+        return []
+    if openings is None:
+        starts = [at for at, word in enumerate(words) if len(word) >= OPENING_LENGTH and at <= last and word.isalpha()]
+    else:
+        starts = [at for at, word in enumerate(words) if word in openings and at <= last]
+    return [" ".join(words[at : at + PHRASE_WORDS]).lower() for at in starts[:PHRASES_LIMIT]]
+
+
+def openings_of(phrase: str) -> tuple[str, str, str]:
+    """Return the ways in which the first word of a phrase may be written in a text that holds the phrase."""
+    word = phrase[: phrase.find(" ")]
+    return word, word.capitalize(), word.upper()

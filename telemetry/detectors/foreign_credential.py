@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from isolation_monitor.telemetry import names, stacks
@@ -43,6 +44,7 @@ from isolation_monitor.telemetry.detectors.credential_facts import (
 )
 from isolation_monitor.telemetry.detectors.credentials import Credential, Headers
 from isolation_monitor.telemetry.detectors.header_writes import HeaderWrites
+from isolation_monitor.telemetry.tokens import tokens_of
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class ForeignCredential:
         self._reporter = kit.reporter
         self._housekeeper = kit.housekeeper
         self._secret = os.urandom(16).hex()
+        self.private_to: Callable[[str], Principal | None] = lambda token: None
+        """Whose a token is by what the application keeps or declares; given by whoever knows contents."""
         self._lock = threading.RLock()
         self._known: OrderedDict[Key, Known] = OrderedDict()
         self._came_in: OrderedDict[int, frozenset[Key]] = OrderedDict()
@@ -183,6 +187,8 @@ class ForeignCredential:
         known = self._met(key)
         if known.is_shared or key in own or self._is_configured(known):
             return True
+        if known.owner is None and (holder := self._private_holder(credential.value)) is not None:
+            known.is_owned(holder, None, "the application keeps it as this principal's own")
         if known.owner is None and known.looks < NAMING_LOOKS:
             self._learn_name(known, call.host, credential)
         owner = known.owner
@@ -334,7 +340,16 @@ class ForeignCredential:
                 return True
             if reading.is_telling(principal.id) and principal.id in reading.named_by(credential.value):
                 return True
-        return False
+        holders = (self._private_holder(text_of(value)) for _, value in call.headers)
+        return any(holder is not None and holder.id == principal.id for holder in holders)
+
+    def _private_holder(self, text: str) -> Principal | None:
+        """Return whose a text is by the application's own word; None where it says nothing."""
+        for token in tokens_of(text):
+            holder = self.private_to(token)
+            if holder is not None:
+                return holder
+        return None
 
     def _learn_write(self, holder: int, credential: Credential, request: RequestContext, principal: Principal) -> None:
         key = self._key(credential, "")

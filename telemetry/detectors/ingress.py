@@ -144,13 +144,13 @@ class Ingress:
                 self.addresses.add(str(value))
                 self.values.add(str(value))
 
-    def add_text(self, text: str) -> list[str]:
-        """Take a body or frame; return the new tokens."""
+    def add_text(self, text: str, words: list[str] | None = None) -> list[str]:
+        """Take a body or frame; return the new tokens. `words` as for `tokens_of`."""
         for name, quoted, number in _PAIR.findall(text):
             if len(self.values) >= VALUES_LIMIT:
                 break
             self._add_pair(name, quoted or number)
-        return self._add_tokens(text)
+        return self._add_tokens(text, words)
 
     def add_form(self, text: str) -> list[str]:
         """Take a body of `application/x-www-form-urlencoded`; return the new tokens."""
@@ -174,8 +174,8 @@ class Ingress:
         if _is_address(name):
             self.addresses.add(value)
 
-    def _add_tokens(self, text: str) -> list[str]:
-        new = [token for token in tokens_of(text) if token not in self.tokens]
+    def _add_tokens(self, text: str, words: list[str] | None = None) -> list[str]:
+        new = [token for token in tokens_of(text, words) if token not in self.tokens]
         if len(self.tokens) < TOKENS_KEPT:
             self.tokens.update(new)
         return new

@@ -10,13 +10,17 @@ Six ways lead to an owner, from the weakest to the strongest:
 Seeing a token go out proves nothing by itself: a leak seen first would poison what is learned. Such a token has no owner,
 but it is remembered to whom it went, so that evidence which comes later can still prove an earlier crossing.
 Bounded: the tokens added first are forgotten first. About 300 bytes a token (bench: memory per 100k indexed ids).
+Phrases (`tokens.py`) are kept among the tokens; the words that they begin with are kept beside them, so that a text in which
+none of these words stands is not cut into phrases at all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from isolation_monitor.telemetry.tokens import openings_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -27,6 +31,8 @@ How = Literal["", "made", "ingress", "credential", "answers", "state", "declared
 STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
 
 TOKENS_LIMIT: Final = 100_000
+SHARD_SIZE: Final = 1_500
+OPENINGS_LIMIT: Final = 30_000
 SIGHTINGS_LIMIT: Final = 4
 """Other principals that a token without an owner is remembered to have gone to."""
 
@@ -59,12 +65,57 @@ class Entry:
         """Requests of other principals whose answers carried it; only while there is no owner."""
 
 
+class Entries(MutableMapping[str, Entry]):
+    """A dict of entries that is never slow: when one dict of 100,000 grows, the event loop stands for milliseconds.
+
+    Cut into many small dicts by the hash of the token. Each forgets its oldest two when it is full and one is added.
+    """
+
+    __slots__ = ("_mask", "_shards", "_size")
+
+    def __init__(self, limit: int) -> None:
+        shards = 1
+        while shards * SHARD_SIZE < limit:
+            shards *= 2
+        self._mask = shards - 1
+        self._size = -(-limit // shards)
+        self._shards: list[dict[str, Entry]] = [{} for _ in range(shards)]
+
+    def __getitem__(self, token: str) -> Entry:
+        return self._shards[hash(token) & self._mask][token]
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._shards[hash(token) & self._mask]
+
+    def get(self, token: str, default: Any = None) -> Any:
+        return self._shards[hash(token) & self._mask].get(token, default)
+
+    def __setitem__(self, token: str, entry: Entry) -> None:
+        shard = self._shards[hash(token) & self._mask]
+        shard[token] = entry
+        if len(shard) > self._size:
+            # The thread that walks through memory may forget at the same time.
+            for _ in range(2):
+                shard.pop(next(iter(shard), token), None)
+
+    def __delitem__(self, token: str) -> None:
+        del self._shards[hash(token) & self._mask][token]
+
+    def __iter__(self) -> Iterator[str]:
+        for shard in self._shards:
+            yield from list(shard)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._shards))
+
+
 class Ownership:
     """The index of tokens. Written on the event loop and, for `state`, by the scanning thread: single dict operations only."""
 
     def __init__(self, limit: int = TOKENS_LIMIT) -> None:
-        self._limit = limit
-        self.entries: dict[str, Entry] = {}
+        self.entries = Entries(limit)
+        self.openings: dict[str, None] = {}
+        """The words that known phrases begin with, as they may be written."""
 
     def get(self, token: str) -> Entry | None:
         return self.entries.get(token)
@@ -79,6 +130,8 @@ class Ownership:
             entry = entries.get(token)
             if entry is None:
                 entries[token] = Entry(origin, principal, how)
+                if " " in token:
+                    self._note_opening(token)
             elif entry.owner is None:
                 # So far it only went out. Whoever names what it was given makes it its own; another who names it knows it otherwise.
                 if entry.origin.principal.id == principal.id and not entry.sightings:
@@ -87,12 +140,10 @@ class Ownership:
                     entry.is_public = True
             elif entry.owner.id != principal.id and STRENGTH[entry.how] == 1:
                 entry.is_public = True
-        self._forget()
 
     def went_out(self, origin: Origin, token: str) -> Entry:
         """Note that an answer to a principal carried a token that is not known yet; return its entry."""
         entry = self.entries[token] = Entry(origin, None, "")
-        self._forget()
         return entry
 
     def belongs(self, token: str, principal: Principal, how: How, origin: Origin | None = None) -> list[Origin]:
@@ -103,7 +154,6 @@ class Ownership:
         entry = self.entries.get(token)
         if entry is None:
             self.entries[token] = Entry(origin or Origin(None, principal, None), principal, how)
-            self._forget()
             return []
         if entry.owner is not None and entry.owner.id != principal.id:
             if STRENGTH[entry.how] > STRENGTH[how]:
@@ -130,12 +180,19 @@ class Ownership:
         entry = self.entries.get(token)
         return entry is not None and entry.how in ("credential", "made")
 
+    def private_to(self, token: str) -> Principal | None:
+        """Return whose a token is by the application's own word: kept under his id, or declared."""
+        entry = self.get(token)
+        return entry.owner if entry is not None and not entry.is_public and entry.how in ("state", "declared") else None
+
     def was_said(self, token: str) -> bool:
         """Return whether a token is known from nothing but what its owner said."""
         entry = self.entries.get(token)
         return entry is not None and entry.how == "ingress"
 
-    def _forget(self) -> None:
-        if len(self.entries) > self._limit:
-            for token in list(self.entries)[: self._limit // 20]:
-                self.entries.pop(token, None)
+    def _note_opening(self, phrase: str) -> None:
+        openings = self.openings
+        for word in openings_of(phrase):
+            openings[word] = None
+        while len(openings) > OPENINGS_LIMIT:
+            openings.pop(next(iter(openings)), None)

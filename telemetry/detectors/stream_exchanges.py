@@ -14,6 +14,7 @@ another order than was asked, each by one of the writers itself. In-order pipeli
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
@@ -23,6 +24,8 @@ from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.shared_connection import differ
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.detectors.dirty_handover import DirtyHandover
     from isolation_monitor.telemetry.detectors.kit import Kit
@@ -37,7 +40,11 @@ SWAPS_WANTED: Final = 3
 """Answers read out of order that are reported while more are being asked for; fewer wait until all are answered."""
 LOOKS_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """When to look, after a suspicion, whether an answer came that nobody reads."""
+NEAR_FRAMES: Final = 8
+"""Frames kept of a command: the client's layers, and who calls it."""
 _GLANCE_BYTES: Final = 256
+_current_task: Final = asyncio.current_task
+_reference: Final = weakref.ref
 
 
 class Stream(Protocol):
@@ -131,7 +138,7 @@ class Line:
         if has_rest and not self.debts and last is not None:
             self.debts.append(last)
         number = last.number + 1 if last is not None else 0
-        self.exchange = Exchange(request, stacks.capture(4) if request is not None else (), number, has_rest)
+        self.exchange = Exchange(request, _near(sys._getframe(3)) if request is not None else (), number, has_rest)
         self._ask(self.exchange)
         sender = last.request if last is not None else None
         if sender is not None and request is not None and not self.debts and self.cut is None and differ(sender, request):
@@ -257,6 +264,10 @@ class Line:
 
     def _ask(self, exchange: Exchange) -> None:
         """Add to those that wait for answers; forget those that have one."""
+        if len(self.asking) == 1 and self.asking[0].reads:
+            # One at a time, as ever.
+            self.asking[0] = exchange
+            return
         if self.asking:
             kept = []
             for one in self.asking:
@@ -347,10 +358,21 @@ def is_more_than_blanks(unread: bytes | bytearray) -> bool:
     return bool(unread) and not unread[:_GLANCE_BYTES].isspace()
 
 
+def _near(frame: FrameType | None) -> RawStack:
+    """Return the nearest frames: a whole stack would cost more than all the rest that is done for a command."""
+    taken = []
+    for _ in range(NEAR_FRAMES):
+        if frame is None:
+            break
+        taken.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(taken)
+
+
 def _task() -> weakref.ref[asyncio.Task[object]] | None:
     """Return the running task; two references to one task are one object."""
     try:
-        task = asyncio.current_task()
+        task = _current_task()
     except RuntimeError:
         return None
-    return weakref.ref(task) if task is not None else None
+    return _reference(task) if task is not None else None

@@ -156,6 +156,11 @@ class Case:
         return self.family == "clean"
 
     @property
+    def declarations(self) -> Callable[[IsolationMonitor, Built], None] | None:
+        """What the owner of the service would add: the case's own, else the commonest."""
+        return self.annotate or (None if self.is_clean else store_is_private)
+
+    @property
     def variants(self) -> tuple[Variant, ...]:
         return ("fixed",) if self.is_clean else ("buggy", "fixed")
 

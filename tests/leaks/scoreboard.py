@@ -67,7 +67,7 @@ def _row(case: Case) -> dict[str, Any]:
 def _runs(case: Case) -> dict[tuple[Variant, Watch], Run]:
     """Run what must be run: the annotated service only where two lines do not see the bug, as a user would."""
     runs: dict[tuple[Variant, Watch], Run] = {(v, w): harness.run(case, v, w) for v in case.variants for w in ("off", "two-lines")}
-    if case.annotate and not runs["buggy", "two-lines"].detected(case.expects):
+    if case.declarations and not runs["buggy", "two-lines"].detected(case.expects):
         runs |= {(v, "annotated"): harness.run(case, v, "annotated") for v in case.variants}
     return runs
 

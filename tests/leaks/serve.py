@@ -60,8 +60,8 @@ def _instrumented(case: Case, built: Built, folder: Path, annotated: bool) -> tu
         user = case.users.of_scope(scope)
         return user.id if user else None
 
-    if annotated and case.annotate:
-        case.annotate(monitor, built)
+    if annotated and case.declarations:
+        case.declarations(monitor, built)
     seen: list[Any] = []
     monitor.ledger.on_violation.append(lambda violation: seen.append(violation) if len(seen) < VIOLATIONS_LIMIT else None)
     return app, monitor, seen

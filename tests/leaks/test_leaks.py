@@ -98,7 +98,7 @@ def test_the_annotated_fixed_twin_is_not_blamed(case: Case) -> None:
 def test_the_bug_is_reported(case: Case) -> None:
     """With two lines, else with the case's few declarations; and monitor mode changes no answer: the harm stays."""
     watched = run(case, "buggy", "two-lines")
-    if not watched.detected(case.expects) and case.annotate:
+    if not watched.detected(case.expects) and case.declarations:
         watched = run(case, "buggy", "annotated")
 
     assert watched.harm

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import time
 import uuid
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isolation_monitor.telemetry.tokens import PHRASES_LIMIT, TOKENS_LIMIT, phrases_of, tokens_of
+from isolation_monitor.telemetry.tokens import MAX_LENGTH, PHRASES_LIMIT, TOKENS_LIMIT, openings_of, phrases_of, tokens_of, words_of
 
 MINTED = (
     "3f2a9c41", "0f8fad5b-d9cb-469f-a165-70867728950e", "tok_Ab3dE9fG", "ACCT-93847562", "DE89370400440532013000", "4539148803436467",
@@ -57,6 +59,15 @@ def test_no_text_is_too_odd_and_every_token_stands_in_it(text: str) -> None:
     phrases_of(text)
 
 
+@pytest.mark.parametrize("part", ["a", "aB", "a_", "a-1", ".1", ".123", "-2011", "a.b", "A_", "1.", "-1.1234", "0x1", "20"])
+def test_no_word_takes_long_to_judge(part: str) -> None:
+    """A pattern that can match in two ways takes twice as long for each letter more: any client could stop the service."""
+    for word in (f"a{part * 60}1@"[:MAX_LENGTH], f"{part * 60}@"[:MAX_LENGTH]):
+        began = time.thread_time()
+        tokens_of(word)
+        assert time.thread_time() - began < 0.05
+
+
 def test_what_is_taken_of_one_text_is_bounded() -> None:
     text = " ".join(secrets.token_hex(8) for _ in range(5 * TOKENS_LIMIT))
 
@@ -69,3 +80,18 @@ def test_a_phrase_is_found_again_inside_a_longer_text() -> None:
 
     assert set(phrases_of(said)) & set(phrases_of(f"Earlier you told me: {said}. What else?"))
     assert not set(phrases_of(said)) & set(phrases_of("the physician explained something else entirely to another person there"))
+
+
+@pytest.mark.parametrize("change", [str, str.upper, str.capitalize, str.lower])
+def test_a_known_phrase_is_found_by_the_words_it_may_begin_with(change: Callable[[str], str]) -> None:
+    said = "the Physician explained that my treatment would begin again after this winter"
+    openings = {word for phrase in phrases_of(said) for word in openings_of(phrase)}
+
+    text = f"Earlier you told me: {change(said)}. What else?"
+
+    assert set(phrases_of(text, words_of(text), openings)) & set(phrases_of(said))
+    assert phrases_of(text, words_of(text), {"unrelated"}) == []
+
+
+def test_a_list_of_ids_is_no_phrase() -> None:
+    assert phrases_of(" ".join(uuid.uuid4().hex for _ in range(40))) == []

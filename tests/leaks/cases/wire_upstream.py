@@ -13,11 +13,18 @@ import httpx
 import requests
 from fastapi import FastAPI, Request
 
+from isolation_monitor.telemetry import IsolationMonitor
 from tests.leaks.case import Built, Case, User, Users, Variant
 from tests.leaks.service import Service
 from tests.leaks.upstream import upstream, upstream_key
 
 USERS = Users("wire-upstream", ids="int")
+
+
+def keys_are_private(monitor: IsolationMonitor, built: Built) -> None:
+    """`@monitor.private` on the function that reads a user's key for the outside service."""
+    global upstream_key
+    upstream_key = monitor.private(upstream_key)
 
 
 # --- httpx: the first user's session stays in the shared cookie jar ------------------------------------------------------
@@ -190,7 +197,7 @@ def _case(name: str, summary: str, build: Any, path: str, label: str, shape: Any
 
         return await service.everybody(look, rounds=8)
 
-    return Case(f"wire-upstream-{name}", "upstream", summary, USERS, build, drive, needs=(needs,))
+    return Case(f"wire-upstream-{name}", "upstream", summary, USERS, build, drive, needs=(needs,), annotate=keys_are_private)
 
 
 CASES = [

@@ -1,4 +1,4 @@
-"""Learned identity: where everybody finds his own id, somebody else's is a crossing; where others are named on purpose, nothing is learned."""
+"""Learned identity: where all find their own id, another one is a crossing; where others are named on purpose, nothing is learned."""
 
 from __future__ import annotations
 
