@@ -41,8 +41,8 @@ class Collector:
         self._client = client
 
     async def violations(self, *, kind: str | None = None, since: float | None = None, limit: int = 100) -> list[Json]:
-        """Return violations, newest first, optionally of one kind and from a time on (Unix seconds)."""
-        parameters: dict[str, str | int] = {"limit": limit}
+        """Return users' violations, newest first, optionally of one kind and from a time on (Unix seconds); no planted ones."""
+        parameters: dict[str, str | int] = {"limit": limit, "synthetic": "false"}
         if kind is not None:
             parameters["kind"] = kind
         if since is not None:

@@ -77,7 +77,8 @@ async def all_seen(metrics: Prometheus) -> bool | None:
     """Return True when the score is 100 and every detector has checked something; None before."""
     if await score(metrics) != 100.0:
         return None
-    return True if all((await totals(metrics)).evaluated.values()) else None
+    evaluated = (await totals(metrics)).evaluated
+    return True if all(evaluated[detector] for detector in names.ALWAYS_AT_WORK) else None
 
 
 async def violations_of(metrics: Prometheus, kind: str) -> float | None:

@@ -23,6 +23,7 @@ from isolation_monitor.demo.narrator import Narrator
 from isolation_monitor.demo.report import PAGE_LIMIT_S, PAGE_MEDIAN_LIMIT_S, FaultTrial, Report
 from isolation_monitor.demo.stack import SERVICE, Stack
 from isolation_monitor.demo.users import Population
+from isolation_monitor.telemetry import names
 
 T = TypeVar("T")
 
@@ -101,11 +102,11 @@ class Story:
         self._hold(clean.score == 100.0, f"the score of the clean minute was {clean.score}, not 100")
         self._hold(clean.coverage == 1.0, f"coverage of the clean minute was {clean.coverage}, not 1.0: some requests were not judged")
         self._hold(clean.exposed > 0, "no request of the clean minute was exposed: nothing could have leaked, so the score says nothing")
-        blind = [name for name, count in clean.evaluated.items() if count == 0]
+        blind = [name for name in names.ALWAYS_AT_WORK if clean.evaluated.get(name, 0) == 0]
         self._hold(not blind, f"these detectors checked nothing in the clean minute: {', '.join(blind)}")
-        checks = sum(clean.evaluated.values())
+        checks, at_work = sum(clean.evaluated.values()), sum(count > 0 for count in clean.evaluated.values())
         self.narrator.done(
-            f"clean minute: {clean.requests} requests, {clean.exposed} exposed, {checks} checks by {len(clean.evaluated)} detectors, "
+            f"clean minute: {clean.requests} requests, {clean.exposed} exposed, {checks} checks by {at_work} detectors, "
             f"score {clean.score:g}, no violation, no page"
         )
 

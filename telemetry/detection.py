@@ -73,6 +73,8 @@ class Detection:
             stores=self.stores,
         )
         self.looks = Looks(settings.looks_per_second)
+        self.message_looks = Looks(settings.looks_per_second)
+        """The same for messages of connections, so that a busy one takes no look from the requests."""
         self.sql_reads: Reads | None = None
         """Set where an engine is instrumented."""
         self._keeps_sql_reads = False
@@ -145,10 +147,15 @@ class Detection:
         """Once a second: allow new looks, and say how many requests went without."""
         missed, self.looks.missed = self.looks.missed, 0
         self.looks.left = self.looks.per_second
-        if missed:
-            for detector in (names.FOREIGN_CONTEXT, names.SHARED_STATE):
-                if self.switches[detector].is_on:
-                    self.kit.registry.counter(names.CHECKS, detector=detector, result="skipped").inc(float(missed))
+        self._skipped(names.FOREIGN_CONTEXT, missed)
+        # Messages are looked at for what they leave behind, and for nothing else.
+        missed_messages, self.message_looks.missed = self.message_looks.missed, 0
+        self.message_looks.left = self.message_looks.per_second
+        self._skipped(names.SHARED_STATE, missed + missed_messages)
+
+    def _skipped(self, detector: str, missed: int) -> None:
+        if missed and self.switches[detector].is_on:
+            self.kit.registry.counter(names.CHECKS, detector=detector, result="skipped").inc(float(missed))
 
     def _keep_sql_reads(self) -> None:
         """Follow what SQL returns from now on, for as long as suspicions come: a value cannot be judged without."""

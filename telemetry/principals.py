@@ -66,25 +66,26 @@ class Principals:
 
     def __init__(self, hasher: PrincipalHasher) -> None:
         self._hasher = hasher
-        self._by_id: dict[str, Principal] = {}
+        self.by_id: dict[str, Principal] = {}
+        """Known users; the middleware looks here first."""
         self.by_credential: dict[bytes | None, Principal] = {}
         """Known credentials; the middleware looks here first."""
 
     def named(self, id: str) -> Principal:
-        found = self._by_id.get(id)
+        found = self.by_id.get(id)
         if found is None:
-            found = self._by_id[id] = Principal(id, self._hasher)
-            _forget_oldest(self._by_id)
+            found = self.by_id[id] = Principal(id, self._hasher)
+            _forget_oldest(self.by_id)
         return found
 
     def known(self, id: str) -> Principal | None:
         """Return the principal of this id if it was seen lately; makes none."""
-        return self._by_id.get(id)
+        return self.by_id.get(id)
 
     def forget(self, principal: Principal) -> None:
         """Forget a principal of a planted fault; it is never seen again."""
-        if self._by_id.get(principal.id) is principal:
-            self._by_id.pop(principal.id, None)
+        if self.by_id.get(principal.id) is principal:
+            self.by_id.pop(principal.id, None)
 
     def of_credential(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
         """Return the principal behind the Authorization header, else behind a session cookie; None when there is neither.

@@ -118,7 +118,8 @@ class Ownership:
         """The words that known phrases begin with, as they may be written."""
 
     def get(self, token: str) -> Entry | None:
-        return self.entries.get(token)
+        entry: Entry | None = self.entries.get(token)
+        return entry
 
     def forget(self, token: str) -> None:
         self.entries.pop(token, None)
@@ -194,5 +195,7 @@ class Ownership:
         openings = self.openings
         for word in openings_of(phrase):
             openings[word] = None
-        while len(openings) > OPENINGS_LIMIT:
-            openings.pop(next(iter(openings)), None)
+        if len(openings) > OPENINGS_LIMIT:
+            # Many at once: finding the first one of a dict takes longer the more were taken from its front.
+            for word in list(openings)[: OPENINGS_LIMIT // 20]:
+                openings.pop(word, None)

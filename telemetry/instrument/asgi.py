@@ -38,6 +38,7 @@ class IsolationMiddleware:
         self._exposure = monitor.ledger.exposure
         self._principal_of = monitor.principal_of
         self._by_credential = monitor.principals.by_credential
+        self._by_id = monitor.principals.by_id
         self._context_passes = monitor.ledger.passes[names.INHERITED_CONTEXT]
         self._isolated = monitor.ledger.isolated_cells("http")
         # Identities are not used again: each object is kept by what is found under its identity.
@@ -89,7 +90,15 @@ class IsolationMiddleware:
                 if principal is None:
                     principal = monitor.principal_of(scope)
             else:
-                principal = monitor.principal_of(scope)
+                # IsolationMonitor.principal_of for the users that are known already.
+                try:
+                    user = monitor.extractor(scope)
+                    principal = self._by_id.get(user) if user else None
+                    if principal is None and user:
+                        principal = monitor.principals.named(user)
+                except Exception as error:
+                    principal = None
+                    self._ledger.internal_error("principal", error)
             earlier = CURRENT.get()
             request = RequestContext(principal, scope, None, copy_context())
             if earlier is not None:

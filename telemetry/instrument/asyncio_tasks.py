@@ -96,11 +96,11 @@ class AsyncioTasks:
             try:
                 if switch.is_on:
                     # A context of the caller's choice decides: a server may start a request inside another one's.
-                    context = kwargs.get("context")
+                    context = kwargs.get("context") if kwargs else None
                     owner = CURRENT.get() if context is None else context.get(CURRENT)
                     if owner is not None and not owner.finished:
                         leaks.started(task, "task", code_of(coro), owner, 2)
-                    if contexts.wants_glance():
+                    if contexts.glances_left > 0 and contexts.wants_glance():
                         # After the task's first step, which is where requests most often say whose they are.
                         loop.call_soon(contexts.glance, context=Context())
             except Exception as error:

@@ -30,6 +30,7 @@ class Sockets:
         self._content = monitor.detection.foreign_content
         self._isolated = monitor.ledger.isolated_cells("websocket")
         self._limit = monitor.settings.body_limit_bytes
+        self._looks = monitor.detection.message_looks
         registry = monitor.registry
         self._accepted = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="accepted")
         self._refused = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="refused")
@@ -146,7 +147,10 @@ class Sockets:
             request = RequestContext(principal, scope, connection, None if previous is None else previous.baseline)
             # Set in the task that receives, so that what it starts belongs to this message.
             CURRENT.set(request)
-            self._note_overlap(request)
+            # _note_overlap
+            exposure = self._exposure
+            if exposure.principals > 1:
+                exposure.latest_overlap = request.serial
         except Exception as error:
             self._ledger.check_failed(names.INHERITED_CONTEXT, "middleware", error)
             return None
@@ -182,7 +186,12 @@ class Sockets:
                 served = connection.served = Served(connection.scope)
             request.served = served
             request.scope = None
-            self._monitor.detection.ended(request)
+            looks = self._looks
+            if looks.left > 0:
+                looks.left -= 1
+                self._monitor.detection.ended(request)
+            else:
+                looks.missed += 1
             exposure = self._exposure
             if exposure.latest_overlap >= request.serial:
                 request.exposed = True

@@ -166,6 +166,8 @@ def _detector_grey() -> Scenario:
         # Proven again after each of two misses; after each of three.
         **one("twice", "0x1500", "0x299 1x99 2x1100"),
         **one("flaky", "0x1500", "0x299 1x99 2x99 3x1000"),
+        # A worker that lived for five scrapes: increase() makes exactly 2.5 of its two misses.
+        **one("brief", "0x1500", "_x300 10 10 11 12 12 stale"),
         **one("fresh", "_x900 1x600", "_x900 0x600"),
     }
 
@@ -182,6 +184,8 @@ def _detector_grey() -> Scenario:
         375: [firing("blind")],
         540: [firing("blind")],
         600: [firing("blind"), firing("flaky")],
+        # Seen again since 600: it keeps firing for five minutes, and no longer.
+        870: [firing("blind"), firing("flaky")],
         945: [firing("flaky")],
         990: [firing("flaky"), firing("fresh")],
     }

@@ -103,6 +103,44 @@ def _target_flicker() -> Scenario:
     return Scenario("isolation_score when a target flickers", inputs, samples=samples, every_s=2)
 
 
+def _detectors_grey() -> Scenario:
+    """Detectors are counted, not workers; a service that is seen and has no grey detector counts 0."""
+
+    def one(service: str, detector: str, grey: str, instance: int = 1) -> dict[str, str]:
+        labels = {"service": service, "instance": f"{service}:{instance}", "detector": detector}
+        return {
+            series("isolation_detector_state", {**labels, "state": "grey"}): grey,
+            series("isolation_detector_state", {**labels, "state": "proven"}): f"1x{_S}",
+        }
+
+    inputs = {
+        **_service("proven", {}),
+        **one("proven", "wrong_socket", f"0x{_S}"),
+        **one("proven", "foreign_context", f"0x{_S}"),
+        # Nothing is planted here.
+        **_service("unplanted", {}),
+        # One worker of one detector is grey until 200.
+        **_service("healed", {}),
+        **one("healed", "wrong_socket", f"1x199 0x{_S - 200}"),
+        **one("healed", "foreign_context", f"0x{_S}"),
+        # Two detectors: one in three workers of two instances, one in one worker from 200 on.
+        **_service("grey", {}),
+        **one("grey", "wrong_socket", f"2x{_S}"),
+        **one("grey", "wrong_socket", f"1x{_S}", instance=2),
+        **one("grey", "foreign_context", f"0x199 1x{_S - 200}"),
+    }
+    record = "service:isolation_detectors_grey:count"
+    expected = {
+        190: {"proven": 0.0, "unplanted": 0.0, "healed": 1.0, "grey": 1.0},
+        260: {"proven": 0.0, "unplanted": 0.0, "healed": 0.0, "grey": 2.0},
+    }
+    samples = {
+        (record, moment): {series(record, {"service": service}): value for service, value in values.items()}
+        for moment, values in expected.items()
+    }
+    return Scenario("detectors grey", inputs, samples=samples, every_s=10)
+
+
 def _public_names() -> Scenario:
     def one(metric: str, labels: dict[str, str], values: str) -> dict[str, str]:
         return {series(metric, {"service": "chat", **labels}): values}
@@ -149,4 +187,4 @@ def _public_names() -> Scenario:
     return Scenario("public names", inputs, samples=samples, every_s=100)
 
 
-SCORE_SCENARIOS = [_score(), _target_flicker(), _public_names()]
+SCORE_SCENARIOS = [_score(), _target_flicker(), _detectors_grey(), _public_names()]

@@ -194,7 +194,7 @@ def test_one_record_of_each_detector_is_sent_in_an_hour(clock: Clock) -> None:
 def test_planted_principals_are_not_remembered(clock: Clock) -> None:
     clock.run(first_round() + 60)
 
-    assert [id for id in clock.monitor.principals._by_id if "planted" in id] == []
+    assert [id for id in clock.monitor.principals.by_id if "planted" in id] == []
 
 
 def test_a_violation_of_another_lab_proves_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from isolation_monitor.telemetry.detectors.foreign_context import BARREN_GLANCES, BARREN_SHARE
 from isolation_monitor.telemetry.lab import Lab
 
 USERS = ("alice", "bobby", "carol", "david")
@@ -298,6 +299,24 @@ async def test_every_request_that_was_looked_at_is_a_check(drive, monitor, sampl
     await drive(own_variable)
 
     assert samples(monitor, "isolation_checks_total", detector="foreign_context", result="pass") == 4 + 3 * 4
+
+
+async def test_places_that_never_name_anybody_are_looked_at_less_until_they_do(drive, monitor) -> None:
+    await drive(global_user)
+    detector = monitor.detection.foreign_context
+    place = SimpleNamespace(key="barren", read=lambda: value)
+    detector.places.shared, detector.places.locals = [place], []
+    detector._closures.clear()
+    detector.glances_left, value = 10**9, "nobody-we-know"
+
+    for _ in range(BARREN_GLANCES):
+        detector.glance()
+    wanted = sum(detector.wants_glance() for _ in range(10 * BARREN_SHARE))
+    value = USERS[0]
+    detector.glance()
+
+    assert wanted == 10
+    assert all(detector.wants_glance() for _ in range(10))
 
 
 async def test_a_failure_of_its_own_never_reaches_the_application(drive, monitor, samples) -> None:
