@@ -52,8 +52,8 @@ class Settings:
     )
     looks_per_second: int = _setting(
         500,
-        "Requests a second, per process, whose context and shared state are looked at closely (about 10 us each); "
-        "the others count as skipped there.",
+        "Requests a second, per process, whose context and shared state are looked at closely (about 10 us each), "
+        "and as many messages of connections; the others count as skipped there.",
     )
     run_id_field: str = _setting("run_id", "JSON field of a frame that names its run.")
     event_field: str = _setting("type", "JSON field of a frame that names its event.")

@@ -25,7 +25,7 @@ from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdenti
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surroundings
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
-from isolation_monitor.telemetry.tokens import phrases_of, tokens_of
+from isolation_monitor.telemetry.tokens import phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -104,9 +104,10 @@ class ForeignContent:
         ingress: Ingress | None = request.ingress
         if ingress is None:
             ingress = request.ingress = Ingress()
-        new = ingress.add_form(text) if is_form else ingress.add_text(text)
+        words = words_of(text)
+        new = ingress.add_form(text) if is_form else ingress.add_text(text, words)
         if len(text) >= 40:
-            phrases = phrases_of(text)
+            phrases = phrases_of(text, words)
             ingress.tokens.update(phrases)
             new += phrases
         connection = request.connection
@@ -186,8 +187,8 @@ class ForeignContent:
         suspicions: list[_Suspicion] = []
         fresh: list[str] = []
         origin: Origin | None = None
-        tokens = tokens_of(text)
-        for token in tokens:
+        words = words_of(text)
+        for token in tokens_of(text, words):
             entry = entry_of(token)
             if entry is None:
                 if learns:
@@ -209,8 +210,9 @@ class ForeignContent:
                 fresh.append(token)
                 if request.connection is not None or where == "the stream":
                     self._note_echo(_echo_key(token, entry, text))
-        if len(text) >= 40:
-            for phrase in phrases_of(text):
+        openings = self.ownership.openings
+        if openings and len(text) >= 40:
+            for phrase in phrases_of(text, words, openings):
                 entry = entry_of(phrase)
                 if entry is None or entry.is_public or entry.owner is None:
                     continue
@@ -241,7 +243,8 @@ class ForeignContent:
             text = body
         else:
             return
-        for token in (*tokens_of(text), *phrases_of(text)):
+        words = words_of(text)
+        for token in (*tokens_of(text, words), *phrases_of(text, words, self.ownership.openings)):
             entry = self.ownership.get(token)
             if entry is None or entry.is_public or entry.owner is None or entry.owner.id == principal.id:
                 continue

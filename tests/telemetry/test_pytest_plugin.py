@@ -7,6 +7,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts a pytest of its own; tests/chat/test_in_process.py keeps the everyday way
+
 pytest_plugins = ["pytester"]
 
 SHOP = """

@@ -20,7 +20,8 @@ MINTED = (
     "5316 6604 5052 3200", "030-1234-5678", "KJHGFDS2QW", "x1@example.org", "someone@example.org", "acct-4821-9937", "kQvRzTbLpXwYmNcD",
 )  # fmt: skip
 WRITTEN = (
-    "2026-11-21 10 20", "10 20 30",     "authentication", "Implementation", "SHOUTED_WORDS", "getUserById", "snake_case_name", "hello.world", "2026-11-21T07:20:29.123Z",
+    "2026-11-21 10 20", "10 20 30", "authentication", "Implementation", "SHOUTED_WORDS",
+    "getUserById", "snake_case_name", "hello.world", "2026-11-21T07:20:29.123Z",
     "2026-11-21", "0.12345678901", "1763712345", "1763712345123", "127.0.0.1", "gpt-4o-2024-08-06", "text-embedding-3-small",
     "python-3.11.7", "word-12", "McDonalds", "application/json", "aaaaaaaaaaaa", "12345678",
 )  # fmt: skip
