@@ -73,6 +73,7 @@ class Detection:
             stores=self.stores,
         )
         self.looks = Looks(settings.looks_per_second)
+        self._judged = 0.0
         self.message_looks = Looks(settings.looks_per_second)
         """The same for messages of connections, so that a busy one takes no look from the requests."""
         self.sql_reads: Reads | None = None
@@ -145,7 +146,10 @@ class Detection:
 
     def tick(self) -> None:
         """Once a second: allow new looks, and say how many requests went without."""
-        missed, self.looks.missed = self.looks.missed, 0
+        # Every HTTP request is one check of the inherited context: to count those that went without costs the request path nothing.
+        cell, before = self.ledger.passes[names.INHERITED_CONTEXT], self._judged
+        self._judged = cell.values[cell.index]
+        missed = max(0, round(self._judged - before) - (self.looks.per_second - self.looks.left))
         self.looks.left = self.looks.per_second
         self._skipped(names.FOREIGN_CONTEXT, missed)
         # Messages are looked at for what they leave behind, and for nothing else.

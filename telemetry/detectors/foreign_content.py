@@ -24,6 +24,7 @@ from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surroundings
+from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Suspicion, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
 from isolation_monitor.telemetry.tokens import phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
@@ -58,9 +59,9 @@ class ForeignContent:
         self._answers = Answers()
         self._peers: dict[object, set[str]] = {}
         """Ids of the principals that an endpoint has answered."""
-        self._pending: dict[tuple[object, str], _Suspicion] = {}
+        self._pending: dict[tuple[object, str], Suspicion] = {}
         """By endpoint and id of the owner, who has not been seen there yet."""
-        self._frames: dict[tuple[str, str], _Suspicion] = {}
+        self._frames: dict[tuple[str, str], Suspicion] = {}
         """Suspicious frames that wait, by token and id of the owner."""
         self._writers: dict[str, str] = {}
         """Who first wrote to an address that is no token; `""` for several."""
@@ -133,7 +134,7 @@ class ForeignContent:
             entry = self.ownership.get(token)
             if gone.request is None or entry is None:
                 continue
-            suspicion = _Suspicion(gone.request, gone.principal, token, entry, "an answer", at=gone.at)
+            suspicion = Suspicion(gone.request, gone.principal, token, entry, "an answer", at=gone.at)
             self._report_between_peers(suspicion, gone.endpoint)
 
     def made(self, value: object, by: RequestContext) -> None:
@@ -184,7 +185,7 @@ class ForeignContent:
                     request.connection.said.add_parameters(parameters, scope["path"])
         entry_of, own = self.ownership.get, principal.id
         endpoint = endpoint_of(request, scope)
-        suspicions: list[_Suspicion] = []
+        suspicions: list[Suspicion] = []
         fresh: list[str] = []
         origin: Origin | None = None
         words = words_of(text)
@@ -205,11 +206,11 @@ class ForeignContent:
                 if entry.origin.principal.id != own and learns:
                     self._sighted(entry, request, principal, text, token, endpoint)
             elif entry.owner.id != own:
-                suspicions.append(_Suspicion(request, principal, token, entry, where))
+                suspicions.append(Suspicion(request, principal, token, entry, where))
             else:
                 fresh.append(token)
                 if request.connection is not None or where == "the stream":
-                    self._note_echo(_echo_key(token, entry, text))
+                    self._note_echo(echo_key(token, entry, text))
         openings = self.ownership.openings
         if openings and len(text) >= 40:
             for phrase in phrases_of(text, words, openings):
@@ -217,7 +218,7 @@ class ForeignContent:
                 if entry is None or entry.is_public or entry.owner is None:
                     continue
                 if entry.owner.id != own:
-                    suspicions.append(_Suspicion(request, principal, phrase, entry, where))
+                    suspicions.append(Suspicion(request, principal, phrase, entry, where))
                 elif request.connection is not None or where == "the stream":
                     self._note_echo(phrase)
         if learns and self._addresses_only_own(request, principal) and self.identity.leaving(request, endpoint, text):
@@ -248,14 +249,14 @@ class ForeignContent:
             entry = self.ownership.get(token)
             if entry is None or entry.is_public or entry.owner is None or entry.owner.id == principal.id:
                 continue
-            suspicion = _Suspicion(request, principal, token, entry, f"an outgoing call to {write.where}", grade="reachable")
+            suspicion = Suspicion(request, principal, token, entry, f"an outgoing call to {write.where}", grade="reachable")
             if not self._is_consented(suspicion, text):
                 self._report(suspicion)
                 return
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
-    def _judge(self, suspicions: list[_Suspicion], request: RequestContext, principal: Principal, endpoint: object, text: str) -> bool:
+    def _judge(self, suspicions: list[Suspicion], request: RequestContext, principal: Principal, endpoint: object, text: str) -> bool:
         found = False
         owners: set[str] = set()
         for suspicion in suspicions:
@@ -271,7 +272,7 @@ class ForeignContent:
             self._reporter.checked(names.FOREIGN_CONTENT)
         return found
 
-    def _report_between_peers(self, suspicion: _Suspicion, endpoint: object) -> bool:
+    def _report_between_peers(self, suspicion: Suspicion, endpoint: object) -> bool:
         """Report a suspicion when the endpoint serves the owner too, now or once it does; return True when that is now.
 
         One that the owner does not use himself may be there to show others' data: an administrator's.
@@ -283,7 +284,7 @@ class ForeignContent:
             self._pending[endpoint, suspicion.owner.id] = suspicion
         return False
 
-    def _is_consented(self, suspicion: _Suspicion, text: str) -> bool:
+    def _is_consented(self, suspicion: Suspicion, text: str) -> bool:
         """Return whether one of the ways by which sharing is normal explains a foreign value; also when that cannot be told."""
         request, token, entry, owner = suspicion.request, suspicion.token, suspicion.entry, suspicion.owner
         said: Ingress = request.ingress or NOTHING
@@ -303,7 +304,7 @@ class ForeignContent:
         if in_list and names_owner:
             # A list whose items say openly whose they are: a directory, a feed.
             return True
-        if entry.how not in _SAID:
+        if entry.how not in SAID:
             return False
         if connection is not None and names_owner:
             # Openly attributed speech.
@@ -346,9 +347,9 @@ class ForeignContent:
         owner = self.ownership.owner_of(token)
         return owner is not None and owner.id == id
 
-    def _wait_for_broadcast(self, suspicion: _Suspicion, text: str) -> None:
+    def _wait_for_broadcast(self, suspicion: Suspicion, text: str) -> None:
         """Put the judgement of a frame off until it is known to whom the same content went."""
-        key = (_echo_key(suspicion.token, suspicion.entry, text), suspicion.owner.id)
+        key = (echo_key(suspicion.token, suspicion.entry, text), suspicion.owner.id)
         waiting = self._frames.get(key)
         if waiting is not None:
             waiting.receivers.add(suspicion.principal.id)
@@ -422,7 +423,7 @@ class ForeignContent:
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
-    def _report(self, suspicion: _Suspicion) -> None:
+    def _report(self, suspicion: Suspicion) -> None:
         request, entry, owner = suspicion.request, suspicion.entry, suspicion.owner
         source = entry.origin if entry.origin.principal.id == owner.id else None
         victim = side_of(source.request if source else None, principal=owner, at=source.at if source else None)
@@ -434,10 +435,10 @@ class ForeignContent:
             Violation(
                 kind=names.FOREIGN_CONTENT,
                 grade=suspicion.grade,
-                summary=f"{suspicion.where} of {request.route} carried a value that belongs to another principal ({_HOW[entry.how]})",
+                summary=f"{suspicion.where} of {request.route} carried a value that belongs to another principal ({HOW_KNOWN[entry.how]})",
                 resource=Resource(
                     "value",
-                    _HOW[entry.how],
+                    HOW_KNOWN[entry.how],
                     {"digest": hashlib.sha256(suspicion.token.encode()).hexdigest()[:16], "length": len(suspicion.token)},
                 ),
                 victim=victim,
@@ -460,43 +461,3 @@ class ForeignContent:
         self.leaving(of_offender, f'{{"note": "{token}"}}', "the answer", scope=scope)
         self.ownership.forget(token)
         self._peers.pop(lab, None)
-
-
-_SAID: Final = ("ingress", "made")
-"""What a principal says or does: it may be meant for others."""
-_HOW: Final = {
-    "made": "the owner's request made it",
-    "ingress": "it came in with the owner's request",
-    "credential": "its owner proves himself with it",
-    "answers": "an endpoint gives it to its owner alone",
-    "declared": "the application declares it private",
-    "state": "memory keeps it under its owner's id",
-    "": "its owner is unknown",
-}
-
-
-def _echo_key(token: str, entry: Entry, text: str) -> str:
-    """Return by what the copies of a frame are recognised: by what was said; what somebody is often given, only by the whole frame."""
-    return token if entry.how in _SAID else f"{token} {hash(text)}"
-
-
-class _Suspicion:
-    """A foreign value on its way to a principal."""
-
-    __slots__ = ("at", "entry", "grade", "owner", "principal", "receivers", "request", "token", "where")
-
-    def __init__(
-        self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, *,
-        grade: str = "crossed", at: float | None = None,
-    ) -> None:  # fmt: skip
-        self.request = request
-        self.principal = principal
-        self.token = token
-        self.entry = entry
-        owner = entry.owner
-        self.owner: Principal = owner if owner is not None else entry.origin.principal
-        self.where = where
-        self.grade = grade
-        self.at = time.time() if at is None else at
-        """When it left; a proof may come later."""
-        self.receivers: set[str] = set()

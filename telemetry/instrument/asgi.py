@@ -107,11 +107,9 @@ class IsolationMiddleware:
             CURRENT.set(request)
             scope[SCOPE_KEY] = request
             looks = self._looks
-            if looks.left > 0:
+            if watched := looks.left > 0:
                 looks.left -= 1
                 request.is_watched = True
-            else:
-                looks.missed += 1
             # Exposure.enter; no call in between, so that another thread's event loop cannot come in between either.
             who = exposure.nobody if principal is None else principal
             if not who.live:
@@ -127,10 +125,12 @@ class IsolationMiddleware:
             return
         if self._reads_bodies and principal is not None:
             receive, send = self._reading(request, scope, receive, send)
+        elif watched:
+            send = self._watching_send(request, send)
         else:
-            send = self._counting_send(request, send)
+            send = _counting_send(request, send)
         try:
-            if self._overwrites.slots and request.is_watched:
+            if watched and self._overwrites.slots:
                 await Steps(self.app(scope, receive, send), request, self._overwrites)
             else:
                 await self.app(scope, receive, send)
@@ -184,7 +184,7 @@ class IsolationMiddleware:
                     verdicts = self._isolated[request.arm][request.exposed]
                     verdicts.values[verdicts.index] += 1.0
                 # HistogramCell.observe on the thread that owns the first lane.
-                if request.is_watched:
+                if watched:
                     monitor.detection.ended(request)
                 durations: HistogramCell = served.cell
                 seconds = clock() - request.started
@@ -244,23 +244,20 @@ class IsolationMiddleware:
         except Exception as error:
             request.unverifiable = True
             self._ledger.check_failed(names.FOREIGN_CONTENT, "middleware", error)
-            return receive, self._counting_send(request, send)
+            return receive, _counting_send(request, send)
         return (reading.receive if _has_body(scope) else receive), reading.send
 
-    def _counting_send(self, request: RequestContext, send: Send) -> Send:
-        answering = self._answering if request.is_watched else None
+    def _watching_send(self, request: RequestContext, send: Send) -> Send:
+        """As `_counting_send`, for a request that detectors look at closely when its answer starts."""
+        answering = self._answering
+        counting_send = _counting_send(request, send)
 
-        def counting_send(message: Message) -> Awaitable[None]:
-            if not request.status:
-                if message["type"] == "http.response.start":
-                    request.status = message["status"]
-                    if answering is not None:
-                        answering(request)
-            elif not message.get("more_body", False):
-                request.responded = True
-            return send(message)
+        def watching_send(message: Message) -> Awaitable[None]:
+            if not request.status and message["type"] == "http.response.start":
+                answering(request)
+            return counting_send(message)
 
-        return counting_send
+        return watching_send
 
     # --- the monitor's own pages ------------------------------------------------------------------------------------
 
@@ -299,6 +296,18 @@ class IsolationMiddleware:
             await self.app(scope, receive, send_started)
         finally:
             self.monitor.worker_deaths.ended()
+
+
+def _counting_send(request: RequestContext, send: Send) -> Send:
+    def counting_send(message: Message) -> Awaitable[None]:
+        if not request.status:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+        elif not message.get("more_body", False):
+            request.responded = True
+        return send(message)
+
+    return counting_send
 
 
 def _has_body(scope: Scope) -> bool:

@@ -1,0 +1,51 @@
+"""Suspicions: a foreign value on its way to a principal, and what its owner is known by."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from isolation_monitor.telemetry.detectors.ownership import Entry, How
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.principals import Principal
+
+SAID: Final = ("ingress", "made")
+"""What a principal says or does: it may be meant for others."""
+HOW_KNOWN: Final[dict[How, str]] = {
+    "made": "the owner's request made it",
+    "ingress": "it came in with the owner's request",
+    "credential": "its owner proves himself with it",
+    "answers": "an endpoint gives it to its owner alone",
+    "declared": "the application declares it private",
+    "state": "memory keeps it under its owner's id",
+    "": "its owner is unknown",
+}
+
+
+def echo_key(token: str, entry: Entry, text: str) -> str:
+    """Return by what the copies of a frame are recognised: by what was said; what somebody is often given, only by the whole frame."""
+    return token if entry.how in SAID else f"{token} {hash(text)}"
+
+
+class Suspicion:
+    """A foreign value on its way to a principal."""
+
+    __slots__ = ("at", "entry", "grade", "owner", "principal", "receivers", "request", "token", "where")
+
+    def __init__(
+        self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, *,
+        grade: str = "crossed", at: float | None = None,
+    ) -> None:  # fmt: skip
+        self.request = request
+        self.principal = principal
+        self.token = token
+        self.entry = entry
+        owner = entry.owner
+        self.owner: Principal = owner if owner is not None else entry.origin.principal
+        self.where = where
+        self.grade = grade
+        self.at = time.time() if at is None else at
+        """When it left; a proof may come later."""
+        self.receivers: set[str] = set()
