@@ -195,7 +195,13 @@ class ForeignContent:
                 if learns:
                     if origin is None:
                         # A list, or an answer about something asked for by name, may show others' values by right.
-                        is_own = "[{" not in text and '["' not in text and self._addresses_only_own(request, principal)
+                        # So may a frame: others' words and names come with it.
+                        is_own = (
+                            request.connection is None
+                            and "[{" not in text
+                            and '["' not in text
+                            and self._addresses_only_own(request, principal)
+                        )
                         origin = Origin(request, principal, request.ingress, endpoint if is_own else None)
                     self.ownership.went_out(origin, token)
                     fresh.append(token)
@@ -411,7 +417,7 @@ class ForeignContent:
     def _sighted(self, entry: Entry, request: RequestContext, principal: Principal, text: str, token: str, endpoint: object) -> None:
         """Remember that a value without an owner went to another principal, where that could be a leak."""
         said: Ingress = request.ingress or NOTHING
-        if token in said.tokens or not self._addresses_only_own(request, principal):
+        if request.connection is not None or token in said.tokens or not self._addresses_only_own(request, principal):
             return
         if surroundings(text, token, "")[0]:
             return
