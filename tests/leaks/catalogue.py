@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
 from tests.leaks.case import Case
+from tests.leaks.limits import LIMITS
 
 FOLDER = Path(__file__).parent / "cases"
 
@@ -17,7 +19,7 @@ def module_names() -> list[str]:
 def cases_of(module: str) -> list[Case]:
     """Return the cases of a module; a helper beside them has none."""
     cases: list[Case] = getattr(importlib.import_module(module), "CASES", [])
-    return cases
+    return [dataclasses.replace(case, limit=LIMITS[case.name]) if case.name in LIMITS else case for case in cases]
 
 
 def all_cases() -> list[Case]:

@@ -1,0 +1,26 @@
+"""What is not detected yet, with the reason: counted as missed by the scoreboard, every one a stated limit of the product."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_WHO_ASKED: Final = "The private source is read in the wrong user's own request, so what it returns is taken for that user's."
+_ROWS: Final = "The rows come from the receiver's own query of a database without an integration: its word is taken for what may be seen."
+_SAID_TO_ALL: Final = "What a user said is sent to everybody in one broadcast, which looks the same as a broadcast on purpose."
+
+LIMITS: Final[dict[str, str]] = {
+    "shared-row-generator": "A generator that two requests share hands out rows of nobody in particular: only their order is wrong.",
+    "cache-by-path-middleware": "The first answer to a path is given to all for ever, as a cache of public pages would, and names no user.",
+    "session-by-address": "The session is found by the network address that users really share, and holds values that the service made up.",
+    "one-reply-queue": "Replies are made by a worker that belongs to no request, and taken by whoever waits first from a plain queue.",
+    "lock-around-upstream": "The lock is held by the request that uses it, for as long as its call lasts: slow, and nobody's failure.",
+    "wire-shared-io-threads": "Plain sockets used by threads run in C, without a step or a stream that could be watched.",
+    "wire-shared-io-cursor": _ROWS,
+    "wire-sockets-broadcast": _SAID_TO_ALL,
+    "wire-sockets-last-handshake": _WHO_ASKED,
+    "wire-sqlalchemy-shared-sqlite": _ROWS,
+    "wire-sqlalchemy-scoped-by-thread": _ROWS,
+    "wire-streams-broad-pattern": _SAID_TO_ALL,
+    "wire-streams-self-scope": _WHO_ASKED,
+    "wire-streams-answers-by-order": "One reader task hands the answers of a multiplexed connection out by order; it belongs to no request.",
+}
