@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from isolation_monitor import __version__
 from isolation_monitor.telemetry import names, private
@@ -228,13 +228,28 @@ class IsolationMonitor:
         """Say that a `with` block reads rows of all owners on purpose; the reason is logged."""
         return self.detection.unscoped_access.unscoped(reason)
 
-    def private(self, function: F) -> F:
-        """Declare that what a function returns is private to the current request's principal. Usable as a decorator.
+    @overload
+    def private(self, function: F) -> F: ...
+    @overload
+    def private(self, *, by: Callable[..., str]) -> Callable[[F], F]: ...
+    def private(self, function: Any = None, *, by: Callable[..., str] | None = None) -> Any:
+        """Declare that what a function returns is private. Usable as a decorator, with or without `by`.
 
         Every opaque value in the result (texts, plain containers, instances' fields) is then known wherever it turns up.
         Works for functions and async functions; the result passes unchanged.
+
+        Args:
+            by: returns the owner's id from the function's own arguments: `@monitor.private(by=lambda user_id: user_id)`.
+                It also sees a request that loads another user's value. Without it, the current request's principal owns it.
+
+        Raises:
+            SettingsError: `function` is not callable, or is a generator.
         """
-        return private.declare(function, self.detection.foreign_content, self.ledger)
+
+        def declare(function: F) -> F:
+            return private.declare(function, by, self.detection.foreign_content, self.principals, self.ledger)
+
+        return declare if function is None else declare(function)
 
     def canary(self, value: str, *, owner: str) -> None:
         """Declare a value that was planted in the stores for the user or tenant `owner`: seen by anybody else, it proves a leak.

@@ -151,13 +151,13 @@ class ForeignContent:
                     origin = origin or Origin(by, by.principal, by.ingress)
                     self.ownership.came_in(origin, (token,), "made")
 
-    def declare(self, value: object, request: RequestContext) -> None:
-        """Take a value, declared private by the application, as the current principal's own: every token in it."""
-        if request.principal is None or not self._switch.is_on:
+    def declare(self, value: object, owner: Principal, request: RequestContext | None) -> None:
+        """Take a value, declared private by the application, as a principal's own: every token in it."""
+        if not self._switch.is_on:
             return
         for text in texts_in(value):
             for token in tokens_of(text):
-                self.belongs(token, request.principal, "declared", request)
+                self.belongs(token, owner, "declared", request)
 
     # --- going out ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +283,8 @@ class ForeignContent:
 
         One that the owner does not use himself may be there to show others' data: an administrator's.
         """
-        if suspicion.entry.how == "declared" or suspicion.owner.id in self._peers.get(endpoint, ()):
+        is_declared_push = suspicion.entry.how == "declared" and suspicion.request.connection is not None
+        if is_declared_push or suspicion.owner.id in self._peers.get(endpoint, ()):
             self._report(suspicion)
             return True
         if len(self._pending) < PENDING_LIMIT:

@@ -170,8 +170,8 @@ def no_parts() -> AbstractContextManager[Mapping[str, str]]:
 
 
 def store_is_private(monitor: IsolationMonitor, built: Built) -> None:
-    """The commonest annotation, one line: `@monitor.private` on the function that reads users' private values from the store.
+    """The commonest annotation, one line: `@monitor.private(by=…)` on the function that reads users' private values from the store.
 
     In the collection that function is `User.value`.
     """
-    User.value = monitor.private(User.value)  # type: ignore[method-assign] - as the decorator in the store's code
+    User.value = monitor.private(by=lambda user, *_, **__: user.id)(User.value)  # type: ignore[method-assign] - as the decorator in the store's code

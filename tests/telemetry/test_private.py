@@ -54,3 +54,23 @@ def test_a_generator_cannot_be_declared(monitor: IsolationMonitor) -> None:
 
     with pytest.raises(SettingsError, match="returns the private value"):
         monitor.private(generate)
+
+
+async def test_the_owner_can_be_told_from_the_arguments_so_that_a_request_for_the_wrong_user_is_seen(monitor: IsolationMonitor) -> None:
+    """A confused request loads another user's value itself: in its own context, by the wrong id."""
+    app = FastAPI()
+
+    @monitor.private(by=lambda user: user)
+    def number_of(user: str) -> str:
+        return f"{user}-7f3a9c41d2".encode().hex()
+
+    @app.get("/number")
+    async def number() -> dict[str, str]:
+        return {"number": number_of("ana")}
+
+    client = Client(monitor.instrument(app))
+    await client.get("/number", user="ana")
+    assert monitor.violations() == []
+    await client.get("/number", user="ben")
+
+    assert [(v.kind, v.grade) for v in monitor.violations()] == [(names.FOREIGN_CONTENT, "crossed")]
