@@ -156,6 +156,7 @@ class IsolationMonitor:
             return app
         for one in (*((engine,) if engine is not None else ()), *engines):
             self._instrument_engine(one)
+        self.integrations.is_open = True
         self.integrations.look()
         self.detection.shared_state.watch(app)
         in_place = starlette_instrument.instrument(app, lambda inner: IsolationMiddleware(inner, self))
@@ -301,6 +302,7 @@ class IsolationMonitor:
         self._mode: Mode = mode
         self.is_on = mode != "off"
         self.detection.switches.kill(mode == "off")
+        self.detection.stores.is_on = self.is_on
 
     def principal_of(self, scope: Scope) -> Principal | None:
         """Return the principal of a scope; an extractor that raises is counted and means none."""

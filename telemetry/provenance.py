@@ -35,6 +35,8 @@ class Stores:
     """The one door through which store clients tell what passes. Never raises into them: callers guard with try."""
 
     def __init__(self) -> None:
+        self.is_on = True
+        """False while the monitor is off: a hook that somebody wrapped stays in place, and must do nothing."""
         self.on_read: list[Callable[[RequestContext, Fetched], None]] = []
         """Called for each read of a request; for detectors that learn from the keys. Must be cheap."""
         self.on_write: list[Callable[[RequestContext, Fetched], None]] = []
@@ -42,7 +44,7 @@ class Stores:
     def read(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
         """Note what a read returned. `values` is kept by reference and must not be consumed by being looked at."""
         request = request or CURRENT.get()
-        if request is None or request.finished:
+        if not self.is_on or request is None or request.finished:
             return
         read = Fetched(store, where, key, values)
         if request.fetched is None:
@@ -57,7 +59,7 @@ class Stores:
     def written(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
         """Note what is handed to a store, before it is."""
         request = request or CURRENT.get()
-        if request is None or request.finished or not self.on_write:
+        if not self.is_on or request is None or request.finished or not self.on_write:
             return
         for listener in self.on_write:
             listener(request, Fetched(store, where, key, values))

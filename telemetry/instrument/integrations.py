@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -53,9 +54,17 @@ class Integrations:
     detection: Detection
     installed: dict[str, Installed] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    is_open: bool = True
+    """False once everything was taken off: the housekeeper may be on its way here at that very moment."""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def look(self) -> None:
         """Hook every library that is there by now and not hooked yet."""
+        with self._lock:
+            if self.is_open:
+                self._look()
+
+    def _look(self) -> None:
         for library, home in INTEGRATIONS:
             if library in sys.modules and home not in self.installed and home not in self.failed:
                 try:
@@ -79,12 +88,14 @@ class Integrations:
         return [patch for one in self.installed.values() for patch in one.patches]
 
     def undo(self) -> None:
-        # The latest first: two integrations may have patched one method.
-        for one in reversed(self.installed.values()):
-            try:
-                one.undo()
-            except Exception as error:
-                self.detection.ledger.internal_error("detector", error)
-            for patch in one.patches:
-                patch.active = False
-        self.installed.clear()
+        with self._lock:
+            self.is_open = False
+            # The latest first: two integrations may have patched one method.
+            for one in reversed(self.installed.values()):
+                try:
+                    one.undo()
+                except Exception as error:
+                    self.detection.ledger.internal_error("detector", error)
+                for patch in one.patches:
+                    patch.active = False
+            self.installed.clear()
