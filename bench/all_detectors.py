@@ -134,6 +134,7 @@ class Watching:
         self.off()
 
     def on(self) -> None:
+        self.monitor.integrations.is_open = True
         self.monitor.integrations.serving()
 
     def off(self) -> None:

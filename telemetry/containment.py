@@ -165,7 +165,7 @@ class Containment:
         if root is None:
             return
         for member in members:
-            if member is not None and _differ(root, member):
+            if member is not None and root.is_of_another(member):
                 self._aborted.put(member.serial, root)
 
     def failed_inside(self, error: BaseException) -> None:
@@ -213,7 +213,7 @@ class Containment:
         stood = 0.0
         root: RequestContext | None = None
         for stall in self._stalls.during(request.started, now):
-            if stall.request is not None and _differ(stall.request, request):
+            if stall.request is not None and stall.request.is_of_another(request):
                 root = stall.request
                 stood += min(stall.until, now) - max(stall.since, request.started)
         # A short stall is no reason for a long wait's end.
@@ -223,7 +223,7 @@ class Containment:
         for one in chain:
             serial = _marks(one).get(_MARK)
             known = self._known.get(serial) if isinstance(serial, int) else None
-            if known is not None and _differ(known.request, request):
+            if known is not None and known.request.is_of_another(request):
                 return known.request
         return None
 
@@ -249,10 +249,6 @@ class Containment:
             failed.pop(min(failed, key=lambda principal: failed[principal]))
         self._common.put(signature, failed)
         return len(failed) >= COMMON_PRINCIPALS
-
-
-def _differ(one: RequestContext, other: RequestContext) -> bool:
-    return one.principal is not None and other.principal is not None and one.principal.id != other.principal.id
 
 
 def _is(error: BaseException, kind: type[BaseException]) -> bool:

@@ -132,6 +132,10 @@ class RequestContext:
         """`http`, or `websocket` for the handshake and each message of a connection."""
         return "http" if self.connection is None else "websocket"
 
+    def is_of_another(self, other: RequestContext) -> bool:
+        """Return whether two requests are known to run for different principals."""
+        return self.principal is not None and other.principal is not None and self.principal.id != other.principal.id
+
     def seal(self) -> None:
         """Keep what evidence may need of the scope, and let the scope go: a finished request must not hold the host's objects."""
         if self.scope is not None:

@@ -122,6 +122,15 @@ class Reporter(Protocol):
     def retract(self, violation: Violation, reason: str) -> None: ...
 
 
+def escalate_causes(reporter: Reporter, request: RequestContext, victim: Principal, reason: str) -> Violation | None:
+    """Raise the grade of what made a crossing possible: what was found on the request against the same victim; return the first."""
+    causes = [one for one in request.violations or () if one.victim is not None and one.victim.principal == victim.hash]
+    for cause in causes:
+        if cause.grade == "reachable":
+            reporter.escalate(cause, reason, request)
+    return causes[0] if causes else None
+
+
 def side_of(
     request: RequestContext | None,
     stack: stacks.RawStack = (),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
-from isolation_monitor.telemetry.violations import Resource, Violation, side_of
+from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -74,9 +74,7 @@ class Canaries:
         return False
 
     def _report(self, request: RequestContext, owner: Principal, where: str) -> None:
-        for violation in request.violations or ():
-            if violation.victim is not None and violation.victim.principal == owner.hash:
-                self._reporter.escalate(violation, "a canary of the victim left in the answer", request)
+        escalate_causes(self._reporter, request, owner, "a canary of the victim left in the answer")
         self._reporter.report(
             Violation(
                 kind=names.CANARY,

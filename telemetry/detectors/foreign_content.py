@@ -27,7 +27,7 @@ from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surr
 from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Suspicion, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
 from isolation_monitor.telemetry.tokens import phrases_of, tokens_of, words_of
-from isolation_monitor.telemetry.violations import Resource, Violation, side_of
+from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +185,8 @@ class ForeignContent:
                     request.connection.said.add_parameters(parameters, scope["path"])
         entry_of, own = self.ownership.get, principal.id
         endpoint = endpoint_of(request, scope)
+        # What an answer that addresses nothing shows, the principal alone decides.
+        only_own = learns and self._addresses_only_own(request, principal)
         suspicions: list[Suspicion] = []
         fresh: list[str] = []
         origin: Origin | None = None
@@ -196,12 +198,7 @@ class ForeignContent:
                     if origin is None:
                         # A list, or an answer about something asked for by name, may show others' values by right.
                         # So may a frame: others' words and names come with it.
-                        is_own = (
-                            request.connection is None
-                            and "[{" not in text
-                            and '["' not in text
-                            and self._addresses_only_own(request, principal)
-                        )
+                        is_own = only_own and request.connection is None and "[{" not in text and '["' not in text
                         origin = Origin(request, principal, request.ingress, endpoint if is_own else None)
                     self.ownership.went_out(origin, token)
                     fresh.append(token)
@@ -209,7 +206,7 @@ class ForeignContent:
                 continue
             elif entry.owner is None:
                 fresh.append(token)
-                if entry.origin.principal.id != own and learns:
+                if only_own and entry.origin.principal.id != own:
                     self._sighted(entry, request, principal, text, token, endpoint)
             elif entry.owner.id != own:
                 suspicions.append(Suspicion(request, principal, token, entry, where))
@@ -227,11 +224,11 @@ class ForeignContent:
                     suspicions.append(Suspicion(request, principal, phrase, entry, where))
                 elif request.connection is not None or where == "the stream":
                     self._note_echo(phrase)
-        if learns and self._addresses_only_own(request, principal) and self.identity.leaving(request, endpoint, text):
+        if only_own and self.identity.leaving(request, endpoint, text):
             return True
         if request.connection is not None:
             self._note_peer(endpoint, principal)
-        if learns and fresh and len(fresh) <= LEARNED_PER_ANSWER:
+        if only_own and fresh and len(fresh) <= LEARNED_PER_ANSWER:
             self._learn(request, principal, endpoint, text, fresh)
         if not suspicions:
             self._reporter.checked(names.FOREIGN_CONTENT)
@@ -404,8 +401,6 @@ class ForeignContent:
     def _learn(self, request: RequestContext, principal: Principal, endpoint: object, text: str, tokens: list[str]) -> None:
         """Learn which values an endpoint gives to this principal alone; only where the principal alone decides."""
         said: Ingress = request.ingress or NOTHING
-        if not self._addresses_only_own(request, principal):
-            return
         for token in tokens:
             if token in said.tokens:
                 continue
@@ -418,7 +413,7 @@ class ForeignContent:
     def _sighted(self, entry: Entry, request: RequestContext, principal: Principal, text: str, token: str, endpoint: object) -> None:
         """Remember that a value without an owner went to another principal, where that could be a leak."""
         said: Ingress = request.ingress or NOTHING
-        if request.connection is not None or token in said.tokens or not self._addresses_only_own(request, principal):
+        if request.connection is not None or token in said.tokens:
             return
         if surroundings(text, token, "")[0]:
             return
@@ -434,10 +429,7 @@ class ForeignContent:
         request, entry, owner = suspicion.request, suspicion.entry, suspicion.owner
         source = entry.origin if entry.origin.principal.id == owner.id else None
         victim = side_of(source.request if source else None, principal=owner, at=source.at if source else None)
-        cause = next((v for v in request.violations or () if v.victim is not None and v.victim.principal == owner.hash), None)
-        for violation in request.violations or ():
-            if violation.victim is not None and violation.victim.principal == owner.hash:
-                self._reporter.escalate(violation, "a value of the victim left in the answer", request)
+        cause = escalate_causes(self._reporter, request, owner, "a value of the victim left in the answer")
         self._reporter.report(
             Violation(
                 kind=names.FOREIGN_CONTENT,
@@ -467,4 +459,4 @@ class ForeignContent:
         self.entered(of_offender, scope)
         self.leaving(of_offender, f'{{"note": "{token}"}}', "the answer", scope=scope)
         self.ownership.forget(token)
-        self._peers.pop(lab, None)
+        self._peers.pop(endpoint_of(of_victim, scope), None)

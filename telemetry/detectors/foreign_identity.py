@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.principals import Principals
-from isolation_monitor.telemetry.violations import Reporter, Resource, Side, Violation, side_of
+from isolation_monitor.telemetry.violations import Reporter, Resource, Side, Violation, escalate_causes, side_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry import stacks
@@ -126,10 +126,7 @@ def report(
     """Report that `request` answered with another principal's identity, and raise the grade of what made it possible."""
     field, value = found
     victim = principals.named(value)
-    for violation in request.violations or ():
-        if violation.victim is not None and violation.victim.principal == victim.hash and violation.grade == "reachable":
-            reporter.escalate(violation, f"the answer's field {field} named the victim", request)
-    cause = next((v for v in request.violations or () if v.victim is not None and v.victim.principal == victim.hash), None)
+    cause = escalate_causes(reporter, request, victim, f"the answer's field {field} named the victim")
     reporter.report(
         Violation(
             kind=kind,

@@ -33,7 +33,7 @@ _PLAIN: Final = (str, bytes, int, float, bool, type(None))
 def judge(request: RequestContext, earlier: RequestContext) -> None:
     """Check a request that found an earlier one in its context; `request.baseline` is the context as it entered."""
     context, request.baseline = request.baseline, earlier.baseline
-    if context is not None and _is_another_principal(request, earlier) and (earlier.finished or earlier.responded):
+    if context is not None and request.is_of_another(earlier) and (earlier.finished or earlier.responded):
         crossed = inherited_variables(context, earlier.baseline)
         if crossed:
             # Sides are described once the route is known; the values must be judged now, before the handler runs.
@@ -59,10 +59,6 @@ class Proof:
             settle(request, self._reporter)
 
         copy_context().run(begin)
-
-
-def _is_another_principal(request: RequestContext, earlier: RequestContext) -> bool:
-    return request.principal is not None and earlier.principal is not None and request.principal.id != earlier.principal.id
 
 
 def inherited_variables(context: Context, baseline: Context | None) -> list[tuple[ContextVar[Any], object]]:

@@ -101,7 +101,7 @@ class Overwrites:
             for write in slot.writes:
                 if write.request is request:
                     own, over = write, None
-                elif own is not None and write.request is not None and _is_of_another(write.request, request):
+                elif own is not None and write.request is not None and write.request.is_of_another(request):
                     over = write
                     foreign = write.marks - own.marks
                     if foreign and _carries(text, foreign) and not _carries(text, own.marks):
@@ -123,10 +123,6 @@ class Overwrites:
             ),
             request,
         )
-
-
-def _is_of_another(other: RequestContext, request: RequestContext) -> bool:
-    return other.principal is not None and request.principal is not None and other.principal.id != request.principal.id
 
 
 def _marks(value: Any) -> frozenset[str]:

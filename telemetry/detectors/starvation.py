@@ -304,5 +304,4 @@ def near(frame: FrameType) -> RawStack:
 
 
 def _is_of_another(holder: Holder, waiting: RequestContext) -> bool:
-    owner = holder.request.principal if holder.request is not None else None
-    return owner is not None and waiting.principal is not None and owner.id != waiting.principal.id
+    return holder.request is not None and holder.request.is_of_another(waiting)

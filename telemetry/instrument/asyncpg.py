@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.instrument.integrations import Installed
-from isolation_monitor.telemetry.instrument.patches import Patch, replace
+from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -26,15 +26,14 @@ def install(detection: Detection) -> Installed:
     """Hook the protocol and the pool; nothing where the version is unknown."""
     asyncpg: Any = importlib.import_module("asyncpg")
     version = str(asyncpg.__version__)
-    if not OLDEST <= _numbers(version) <= NEWEST:
+    if not OLDEST <= numbers_of(version) <= NEWEST:
         note = "not supported: 0.27 and later are"
         return Installed([Patch("asyncpg", version, "asyncpg.protocol", reversible=True, active=False, note=note)], lambda: None)
     connection: Any = importlib.import_module("asyncpg.connection").Connection
     pool: Any = importlib.import_module("asyncpg.pool")
     protocol: Any = importlib.import_module("asyncpg.protocol").Protocol
     hooks = _Hooks(detection)
-    undo: list[Callable[[], None]] = []
-    patches: list[Patch] = []
+    patching = Patching("asyncpg", version)
     targets: list[tuple[Any, str, Callable[[Any], Any]]] = [
         (protocol, "query", hooks.simple),
         (protocol, "prepare", hooks.prepare),
@@ -47,14 +46,9 @@ def install(detection: Detection) -> Installed:
         (pool.PoolConnectionHolder, "_release", hooks.release),
     ]
     for owner, attribute, make in targets:
-        undo.append(replace(owner, attribute, make))
-        patches.append(Patch("asyncpg", version, f"{owner.__module__}.{owner.__qualname__}.{attribute}", reversible=True, active=True))
+        patching.replace(owner, attribute, make)
 
-    def undo_all() -> None:
-        while undo:
-            undo.pop()()
-
-    return Installed(patches, undo_all)
+    return Installed(patching.patches, patching.undo)
 
 
 class _Hooks:
@@ -192,11 +186,3 @@ def _name(connection: Any) -> str:
     address = getattr(connection, "_addr", None)
     place = ":".join(str(part) for part in address) if type(address) is tuple else str(address)
     return f"asyncpg {place}/{getattr(getattr(connection, '_params', None), 'database', '?')}"
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    try:
-        major, minor = version.split(".")[:2]
-        return int(major), int("".join(letter for letter in minor if letter.isdigit()) or 0)
-    except ValueError:
-        return 0, 0

@@ -51,7 +51,7 @@ class Reading:
     """Reads one HTTP exchange. `receive` and `send` take the place of the server's own."""
 
     __slots__ = (
-        "_body", "_content", "_encoding", "_held", "_is_form", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
+        "_body", "_content", "_encoding", "_held", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
         "_scope", "_send", "_size", "_tail", "_taken",
     )  # fmt: skip
 
@@ -64,17 +64,14 @@ class Reading:
         self._content = monitor.detection.foreign_content
         self._taken = 0
         self._body: list[bytes] = []
-        self._is_form = False
         self._is_read = False
         self._is_stream = False
         self._encoding = b""
         self._parts: list[bytes] = []
         self._size = 0
         self._tail = ""
-        self._held: list[Message] | None = None
+        self._held: list[Message] | None = [] if monitor.detection.may_block else None
         """Messages held back in block mode; None when nothing is held."""
-        if monitor.detection.may_block:
-            self._held = []
 
     # --- coming in ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ is read or gone, by weak reference, so that nothing is written onto the client's
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import weakref
@@ -168,6 +169,22 @@ def hook(
             one()
 
     return Installed([Patch(library, version, target, True, is_known, note) for _, _, _, target in found], take_off)
+
+
+def header_writes(calls: HttpCalls) -> Callable[[Any], Any]:
+    """Make the replacement of a headers type's `__setitem__`: writes into a client's default headers are noticed."""
+    defaults = calls.defaults
+
+    def make(original: Any) -> Any:
+        @functools.wraps(original)
+        def set_header(self: Any, key: Any, value: Any) -> None:
+            original(self, key, value)
+            if id(self) in defaults:
+                calls.wrote(self, ((key, value),))
+
+        return set_header
+
+    return make
 
 
 def loaded(library: str) -> Any:

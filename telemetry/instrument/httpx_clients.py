@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from isolation_monitor.telemetry.instrument.http_calls import HttpCalls, hook, loaded
+from isolation_monitor.telemetry.instrument.http_calls import HttpCalls, header_writes, hook, loaded
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -26,7 +26,7 @@ def install_library(library: str, detection: Detection) -> Installed:
     targets = (
         ("Client", _SEND, _sync_send),
         ("AsyncClient", _SEND, _async_send),
-        ("Headers", "__setitem__", _set_header),
+        ("Headers", "__setitem__", header_writes),
         ("Headers", "update", _update_headers),
         ("Response", "read", _sync_read),
         ("Response", "aread", _async_read),
@@ -86,21 +86,6 @@ def _async_read(calls: HttpCalls) -> Callable[[Any], Any]:
             return body
 
         return aread
-
-    return make
-
-
-def _set_header(calls: HttpCalls) -> Callable[[Any], Any]:
-    defaults = calls.defaults
-
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def set_header(self: Any, key: Any, value: Any) -> None:
-            original(self, key, value)
-            if id(self) in defaults:
-                calls.wrote(self, ((key, value),))
-
-        return set_header
 
     return make
 

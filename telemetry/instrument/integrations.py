@@ -55,7 +55,7 @@ class Integrations:
     installed: dict[str, Installed] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     is_open: bool = True
-    """False once everything was taken off: the housekeeper may be on its way here at that very moment."""
+    """False once everything was taken off: the housekeeper, which may be on its way at that very moment, then hooks nothing."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def look(self) -> None:

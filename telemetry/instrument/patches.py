@@ -48,3 +48,36 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Callable[
             delattr(owner, attribute)
 
     return undo
+
+
+class Patching:
+    """The changes to one library: made one by one, taken off together, the latest first."""
+
+    def __init__(self, library: str, version: str) -> None:
+        self._library = library
+        self._version = version
+        self.patches: list[Patch] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def replace(self, owner: Any, attribute: str, make: Callable[[Any], Any]) -> None:
+        """Replace a class's method, and list that by the class's full name."""
+        self._undo.append(replace(owner, attribute, make))
+        target = f"{owner.__module__}.{owner.__qualname__}.{attribute}"
+        self.patches.append(Patch(self._library, self._version, target, reversible=True, active=True))
+
+    def undo(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+def numbers_of(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version, of the second the digits only; (0, 0) where there are none.
+
+    >>> numbers_of("4.2.2")
+    (4, 2)
+    """
+    try:
+        major, minor = version.split(".")[:2]
+        return int(major), int("".join(letter for letter in minor if letter.isdigit()) or 0)
+    except ValueError:
+        return 0, 0

@@ -15,7 +15,7 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.by_identity import ByIdentity
 from isolation_monitor.telemetry.instrument.integrations import Installed
-from isolation_monitor.telemetry.instrument.patches import Patch, replace
+from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -33,17 +33,15 @@ def install(detection: Detection) -> Installed:
     import psycopg
 
     version = str(psycopg.__version__)
-    if not OLDEST <= _numbers(version) <= NEWEST:
+    if not OLDEST <= numbers_of(version) <= NEWEST:
         note = "not supported: 3.1 and later are"
         return Installed([Patch("psycopg", version, "psycopg.Cursor", reversible=True, active=False, note=note)], lambda: None)
     hooks = _Hooks(detection)
-    undo: list[Callable[[], None]] = []
-    patches: list[Patch] = []
+    patching = Patching("psycopg", version)
 
     def hook(owner: Any, attribute: str, make: Callable[[Any], Any]) -> None:
         if attribute in vars(owner):
-            undo.append(replace(owner, attribute, make))
-            patches.append(Patch("psycopg", version, f"{owner.__module__}.{owner.__qualname__}.{attribute}", reversible=True, active=True))
+            patching.replace(owner, attribute, make)
 
     cursors = list(
         dict.fromkeys(
@@ -67,11 +65,7 @@ def install(detection: Detection) -> Installed:
         if inspect.isasyncgenfunction(vars(cursor).get("__aiter__")):
             hook(cursor, "__aiter__", hooks.iterate_async)
 
-    def undo_all() -> None:
-        while undo:
-            undo.pop()()
-
-    return Installed(patches, undo_all)
+    return Installed(patching.patches, patching.undo)
 
 
 class _Hooks:
@@ -192,11 +186,3 @@ class _Hooks:
 
 def _plain(params: Any) -> list[Any] | None:
     return list(params) if type(params) in (list, tuple) else None
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    try:
-        major, minor = version.split(".")[:2]
-        return int(major), int("".join(letter for letter in minor if letter.isdigit()) or 0)
-    except ValueError:
-        return 0, 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.instrument.integrations import Installed
-from isolation_monitor.telemetry.instrument.patches import Patch, replace
+from isolation_monitor.telemetry.instrument.patches import Patch, Patching
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -26,20 +25,12 @@ def install(detection: Detection) -> Installed:
         note = "not supported: 3.x is"
         return Installed([Patch("psycopg_pool", version, "psycopg_pool", reversible=True, active=False, note=note)], lambda: None)
     hooks = _Hooks(detection)
-    undo: list[Callable[[], None]] = []
-    patches: list[Patch] = []
+    patching = Patching("psycopg_pool", version)
     for pool in (psycopg_pool.ConnectionPool, psycopg_pool.AsyncConnectionPool):
         for attribute, make in (("getconn", hooks.getconn), ("putconn", hooks.putconn)):
-            undo.append(replace(pool, attribute, make))
-            patches.append(
-                Patch("psycopg_pool", version, f"{pool.__module__}.{pool.__qualname__}.{attribute}", reversible=True, active=True)
-            )
+            patching.replace(pool, attribute, make)
 
-    def undo_all() -> None:
-        while undo:
-            undo.pop()()
-
-    return Installed(patches, undo_all)
+    return Installed(patching.patches, patching.undo)
 
 
 class _Hooks:

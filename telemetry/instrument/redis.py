@@ -15,7 +15,7 @@ from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.shared_connection import STREAM_KEY
 from isolation_monitor.telemetry.instrument.integrations import Installed
-from isolation_monitor.telemetry.instrument.patches import Patch, replace
+from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -69,7 +69,7 @@ def install(detection: Detection) -> Installed:
     import redis
 
     version = str(redis.__version__)
-    if not OLDEST <= _numbers(version) <= NEWEST:
+    if not OLDEST <= numbers_of(version) <= NEWEST:
         note = "not supported: 4.2 to 8.x are"
         return Installed([Patch("redis", version, "redis.connection", reversible=True, active=False, note=note)], lambda: None)
     import redis.asyncio.client
@@ -77,8 +77,7 @@ def install(detection: Detection) -> Installed:
     import redis.client
     import redis.connection
 
-    undo: list[Callable[[], None]] = []
-    patches: list[Patch] = []
+    patching = Patching("redis", version)
     libraries: tuple[tuple[Any, Any, bool], ...] = (
         (redis.connection, redis.client, False),
         (redis.asyncio.connection, redis.asyncio.client, True),
@@ -99,16 +98,9 @@ def install(detection: Detection) -> Installed:
             for attribute, make in makers.items():
                 # What a class inherits is hooked where it is defined.
                 if attribute in vars(target):
-                    undo.append(replace(target, attribute, make))
-                    patches.append(
-                        Patch("redis", version, f"{target.__module__}.{target.__qualname__}.{attribute}", reversible=True, active=True)
-                    )
+                    patching.replace(target, attribute, make)
 
-    def undo_all() -> None:
-        while undo:
-            undo.pop()()
-
-    return Installed(patches, undo_all)
+    return Installed(patching.patches, patching.undo)
 
 
 class _Hooks:
@@ -453,11 +445,3 @@ class _Hooks:
 
     def _failed(self, error: BaseException) -> None:
         self._detection.kit.reporter.check_failed(names.SHARED_CONNECTION, "redis", error)
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    try:
-        major, minor = version.split(".")[:2]
-        return int(major), int("".join(letter for letter in minor if letter.isdigit()) or 0)
-    except ValueError:
-        return 0, 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from isolation_monitor.telemetry.instrument.http_calls import HttpCalls, hook, loaded
+from isolation_monitor.telemetry.instrument.http_calls import HttpCalls, header_writes, hook, loaded
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -21,7 +21,7 @@ def install(detection: Detection) -> Installed:
     targets = (
         ("Session", "send", _session_send),
         ("HTTPAdapter", "send", _send),
-        ("CaseInsensitiveDict", "__setitem__", _set_header),
+        ("CaseInsensitiveDict", "__setitem__", header_writes),
         ("Response", "content", _content),
     )
     return hook("requests", _Classes(requests), (2, 28), (2, 999), targets, detection)
@@ -63,21 +63,6 @@ def _session_send(calls: HttpCalls) -> Callable[[Any], Any]:
             return original(self, *args, **kwargs)
 
         return send
-
-    return make
-
-
-def _set_header(calls: HttpCalls) -> Callable[[Any], Any]:
-    defaults = calls.defaults
-
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        def set_header(self: Any, key: Any, value: Any) -> None:
-            original(self, key, value)
-            if id(self) in defaults:
-                calls.wrote(self, ((key, value),))
-
-        return set_header
 
     return make
 
