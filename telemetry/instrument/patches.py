@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-
-_ORIGINAL: Final = "__isolation_monitor_original__"
 
 
 @dataclass(slots=True)
@@ -21,33 +20,66 @@ class Patch:
     note: str = ""
 
 
+class _Layer:
+    """One replacement of one attribute. Monitors of one process may lay several upon each other, and go in any order."""
+
+    __slots__ = ("is_over", "is_own", "original", "owner", "replacement")
+
+    def __init__(self, owner: Any, is_own: bool, original: Any, replacement: Any) -> None:
+        self.owner = owner
+        self.is_own = is_own
+        """Whether the owner had the attribute itself; False for one it inherits."""
+        self.original = original
+        self.replacement = replacement
+        self.is_over = False
+
+
+_layers: dict[tuple[int, str], list[_Layer]] = {}
+"""By the id of the owner, which its layers keep alive, and the attribute: the layers that are in place, lowest first."""
+_lock: Final = threading.Lock()
+
+
 def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Callable[[], None]:
     """Replace `owner.attribute` by `make(original)`; return what puts the original back.
 
     `owner` is a class, module or object of a library. The replacement must do what the original does, whatever happens
-    in ours. When somebody else has wrapped ours by the time of the undo, ours stays below theirs: it must then only hand
-    through, so replacements ask their detector's switch at every call.
+    in ours. Undone in any order, replacements of one attribute leave the original once the last of them is undone. Only
+    when somebody else has wrapped ours by then does ours stay below theirs: it must then only hand through, so
+    replacements ask their detector's switch at every call.
     """
-    own = attribute in vars(owner)
-    # Taken from `vars`, so that static and class methods stay what they are.
-    original = vars(owner)[attribute] if own else getattr(owner, attribute)
-    replacement = make(original)
-    try:
-        setattr(replacement, _ORIGINAL, original)
-    except AttributeError:
-        # A classmethod or staticmethod object of an old Python takes no attributes; it is recognised by identity.
-        pass
-    setattr(owner, attribute, replacement)
+    with _lock:
+        is_own = attribute in vars(owner)
+        # Taken from `vars`, so that static and class methods stay what they are.
+        original = vars(owner)[attribute] if is_own else getattr(owner, attribute)
+        layer = _Layer(owner, is_own, original, make(original))
+        setattr(owner, attribute, layer.replacement)
+        _layers.setdefault((id(owner), attribute), []).append(layer)
 
     def undo() -> None:
-        if vars(owner).get(attribute) is not replacement:
-            return
-        if own:
-            setattr(owner, attribute, original)
-        else:
-            delattr(owner, attribute)
+        with _lock:
+            layer.is_over = True
+            _take_off(owner, attribute)
 
     return undo
+
+
+def _take_off(owner: Any, attribute: str) -> None:
+    """Take off the layers that are over, from the top down to the first that is still wanted or has been wrapped."""
+    layers = _layers.get((id(owner), attribute), [])
+    while layers and layers[-1].is_over and vars(owner).get(attribute) is layers[-1].replacement:
+        top = layers.pop()
+        if top.is_own:
+            setattr(owner, attribute, top.original)
+        else:
+            delattr(owner, attribute)
+    if not layers:
+        _layers.pop((id(owner), attribute), None)
+
+
+def in_place() -> list[str]:
+    """Name what is replaced at this moment in this process, by whichever monitor."""
+    with _lock:
+        return [f"{getattr(layers[0].owner, '__qualname__', layers[0].owner)}.{attribute}" for (_, attribute), layers in _layers.items()]
 
 
 class Patching:
