@@ -53,6 +53,11 @@ class Holder:
         self.until: float | None = None
         """None while it is held."""
 
+    def gave_back(self) -> None:
+        # Nobody is one for all.
+        if self.request is not None:
+            self.until = clock()
+
     def held_s(self, since: float, now: float) -> float:
         """Return for how long it was held after `since`."""
         return (now if self.until is None else self.until) - max(self.since, since)
@@ -65,7 +70,7 @@ NOBODY: Final = Holder(None, (), 0.0)
 class Holding:
     """What is held: its kind and its holders, oldest first. Lives as long as the lock that it belongs to."""
 
-    __slots__ = ("holders", "is_known", "kind", "name")
+    __slots__ = ("holders", "is_known", "kind", "name", "waits")
 
     def __init__(self, kind: str, name: str = "") -> None:
         self.kind = kind
@@ -73,12 +78,27 @@ class Holding:
         self.is_known = True
         """False while it is not certain that what is taken is owed back."""
         self.holders: list[Holder] = []
+        self.waits: list[Wait] = []
+        """Who waits for a place now."""
+
+    def came(self, holder: Holder) -> None:
+        """Note one more holder of several places.
+
+        Who comes while nobody has given back has had his place before: libraries give it first and let him run later, and
+        a wait may begin in between.
+        """
+        self.holders.append(holder)
+        for wait in reversed(self.waits):
+            if any(one.until is not None for one in wait.holders):
+                # Those before it have waited longer still.
+                break
+            wait.holders += (holder,)
 
     def given_back(self, request: RequestContext | None) -> None:
         """Forget the holder that `request` is, or the oldest when somebody else gives back for it."""
         holders = self.holders
         if len(holders) == 1:
-            holders.pop().until = clock()
+            holders.pop().gave_back()
             return
         for at in range(len(holders) - 1, -1, -1):
             if holders[at].request is request:
@@ -86,7 +106,7 @@ class Holding:
         else:
             at = 0
         if holders:
-            holders.pop(at).until = clock()
+            holders.pop(at).gave_back()
 
 
 class Wait:
@@ -97,7 +117,7 @@ class Wait:
     def __init__(self, holding: Holding, request: RequestContext, stack: RawStack) -> None:
         self.holding = holding
         self.holders = tuple(holding.holders)
-        """Who held it when the wait began."""
+        """Who held it when the wait began, as far as it is known by now."""
         self.request = request
         self.stack = stack
         self.since = clock()
@@ -126,6 +146,7 @@ class Starvation:
             return None
         wait = Wait(holding, request, stack)
         self._waits[wait] = None
+        holding.waits.append(wait)
         if not self._is_sweeping:
             self._is_sweeping = True
             self._housekeeper.after(self._threshold_s, self._sweep)
@@ -134,6 +155,7 @@ class Starvation:
     def ended(self, wait: Wait, *, in_vain: bool = False) -> None:
         """Note that a wait is over; `in_vain` when it was given up."""
         self._waits.pop(wait, None)
+        wait.holding.waits.remove(wait)
         if in_vain:
             self._note_in_vain(wait)
         if not wait.is_judged and not self._judge(wait, wait.holders):

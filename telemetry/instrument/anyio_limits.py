@@ -38,14 +38,13 @@ class _Places(Holding):
 
     def take(self, borrower: object, holder: Holder) -> None:
         self.by_borrower[id(borrower)] = holder
-        self.holders.append(holder)
+        self.came(holder)
 
     def give_back(self, borrower: object) -> None:
         holder = self.by_borrower.pop(id(borrower), None)
         if holder is not None:
             self.holders.remove(holder)
-            if holder is not NOBODY:
-                holder.until = clock()
+            holder.gave_back()
 
 
 def install(detection: Detection) -> Installed:

@@ -102,7 +102,7 @@ def _acquire(original: Callable[[Any], Any], starvation: Starvation, kind: str) 
                 # A lock has one holder: whoever gave it back without our seeing is forgotten here.
                 holding.holders[:] = (holder,)
             else:
-                holding.holders.append(holder)
+                holding.came(holder)
                 if len(holding.holders) > HOLDERS_LIMIT:
                     del holding.holders[0]
         except Exception as error:
@@ -145,7 +145,7 @@ class _Pool(Holding):
             self.taken.clear()
             self.holders.clear()
         self.taken[id(item)] = (weakref.ref(item), holder)
-        self.holders.append(holder)
+        self.came(holder)
 
     def put(self, item: object) -> None:
         found = self.taken.get(id(item))
@@ -160,7 +160,7 @@ class _Pool(Holding):
 
     def _drop(self, key: int) -> None:
         _, holder = self.taken.pop(key)
-        holder.until = clock()
+        holder.gave_back()
         if holder in self.holders:
             self.holders.remove(holder)
 

@@ -15,6 +15,8 @@ from anyio._backends import _asyncio as backend
 from fastapi import FastAPI
 
 from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry.instrument import anyio_limits
+from tests.telemetry.acting import Acting, hooked
 
 LIMIT_S = 20.0
 THRESHOLD_S = 0.2
@@ -83,6 +85,29 @@ async def test_threads_that_several_users_take_are_the_services_capacity(threads
     await asyncio.gather(*held, waiting)
 
     assert threads.found() == []
+
+
+async def test_a_place_given_to_one_who_has_not_run_yet_counts_as_held(make_monitor: Callable[..., IsolationMonitor]) -> None:
+    """anyio lets others run between giving a place and returning from the acquisition."""
+    monitor = make_monitor(starvation_threshold_ms=THRESHOLD_S * 1000)
+    acting = Acting(monitor)
+    with hooked(anyio_limits.install, monitor):
+        limiter, may_end = anyio.CapacityLimiter(2), asyncio.Event()
+
+        async def hold() -> None:
+            async with limiter:
+                await may_end.wait()
+
+        held = [acting.task("ann", hold)]
+        await asyncio.sleep(0.01)
+        # Both at once: the second of them finds two places taken, and one holder who is known.
+        held += [acting.task("bob", hold), acting.task("cid", hold)]
+        await asyncio.sleep(THRESHOLD_S * 3)
+        may_end.set()
+        await asyncio.gather(*held)
+
+    assert acting.found() == []
+    assert acting.checks(names.STARVATION, "pass") == 1, "the wait was judged"
 
 
 async def test_places_are_given_back_and_forgotten(threads: Threads) -> None:

@@ -175,6 +175,38 @@ async def test_a_limit_that_several_share_is_a_limit_at_work(service: Service) -
     assert service.found() == []
 
 
+async def test_a_place_given_to_one_who_has_not_run_yet_counts_as_held(service: Service) -> None:
+    """A wait that begins in between knows one holder too few; it must not blame the only one it knows."""
+    shared, go, done = asyncio.Semaphore(2), asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with shared:
+            await done.wait()
+
+    async def make_way() -> None:
+        await shared.acquire()
+        await go.wait()
+        shared.release()
+
+    async def come_in_between() -> None:
+        await go.wait()
+        await hold()
+
+    # In this order: who comes in between is woken before the one who got the place.
+    held = [service.request("ann", hold), service.request("dan", make_way)]
+    await asyncio.sleep(0)
+    between = service.request("cid", come_in_between)
+    held.append(service.request("bob", hold))
+    await asyncio.sleep(0.01)
+    go.set()
+    await asyncio.sleep(THRESHOLD_S * 3)
+    done.set()
+    await asyncio.gather(*held, between)
+
+    assert service.found() == []
+    assert service.monitor.registry.value(names.CHECKS, detector=names.STARVATION, result="pass") == 2, "both waits were judged"
+
+
 async def test_a_queue_of_short_holders_is_nobodys_fault(service: Service) -> None:
     """A convoy: the last of 15 waits long, but no single holder does."""
     shared = lock()
