@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 import time
 import weakref
@@ -38,7 +39,11 @@ STARVED_LIMIT: Final = 1_000
 
 # Unlike `asyncio.current_task()` these raise nothing in a worker thread, where there is no loop.
 _running_loop = asyncio._get_running_loop
-_task_of = asyncio.current_task
+# Before 3.12 that function is Python code around one look into this table.
+_task_of: Callable[[Any], asyncio.Task[Any] | None] = (
+    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+)
+_clock = time.perf_counter
 
 OUT: Final = 0
 DETACHED: Final = 1
@@ -58,7 +63,13 @@ class Handle(Protocol):
 class Checkout:
     """One connection that is out. `since` is `time.perf_counter()`; `task` and `handle` are weak references."""
 
-    __slots__ = ("handle", "is_forsaken", "key", "pool", "request", "since", "stack", "state", "task", "task_limit", "violation")
+    # What a class holds for all of them is not set for each: one is made for every connection that is taken.
+    state = OUT
+    task_limit = 0.0
+    """Until when (`time.monotonic()`) a running task of this request puts the judgement off; 0: it does not."""
+    violation: Violation | None = None
+    is_forsaken = False
+    """Its handle was found dead, without any event yet."""
 
     def __init__(
         self,
@@ -75,17 +86,11 @@ class Checkout:
         self.stack = stack
         self.handle = handle
         self.task = task
-        self.since = time.perf_counter()
-        self.state = OUT
-        self.task_limit = 0.0
-        """Until when (`time.monotonic()`) a running task of this request puts the judgement off; 0: it does not."""
-        self.violation: Violation | None = None
-        self.is_forsaken = False
-        """Its handle was found dead, without any event yet."""
+        self.since = _clock()
 
     @property
     def age_s(self) -> float:
-        return time.perf_counter() - self.since
+        return _clock() - self.since
 
     @property
     def is_out(self) -> bool:
@@ -146,8 +151,7 @@ class SessionLeaks:
             running = _task_of(loop)
             task = weakref.ref(running) if running is not None else None
         checkout = Checkout(key, pool_name, request, stack, handle, task)
-        previous = self._out.get(key)
-        if previous is not None:
+        if key in self._out and (previous := self._out.get(key)) is not None:
             # Its pool forgot the earlier holder, so nobody can tell whether it came back: never a reason to accuse.
             self._drop(previous)
         self._out[key] = checkout
@@ -156,8 +160,9 @@ class SessionLeaks:
                 self.on_outside()
             return
         if request.checkouts is None:
-            request.checkouts = {}
-        request.checkouts[key] = checkout
+            request.checkouts = {key: checkout}
+        else:
+            request.checkouts[key] = checkout
         if request.finished:
             self._watch_late(checkout)
 
@@ -177,7 +182,7 @@ class SessionLeaks:
                     self._late.pop(key, None)
             else:
                 self._retract(checkout)
-        return time.perf_counter() - checkout.since
+        return _clock() - checkout.since
 
     def detached(self, key: int, new_key: int) -> None:
         """Note that a connection left its pool for good: by the application's wish, or by the garbage collector's.
@@ -327,7 +332,7 @@ class SessionLeaks:
         request = checkout.request
         if request is None:
             return
-        held_s = time.perf_counter() - checkout.since
+        held_s = _clock() - checkout.since
         how = {
             OUT: f"is still out {held_s:.1f} s after it was taken; its request has ended",
             DETACHED: f"was detached from its pool and is still open after {held_s:.1f} s; its request has ended",
@@ -367,7 +372,7 @@ class SessionLeaks:
             return
         if not violation.synthetic:
             self._registry.counter(names.SESSION_LEAKS_RETRACTED, arm=violation.arm).inc()
-        self._reporter.retract(violation, f"the connection came back after {time.perf_counter() - checkout.since:.1f} s")
+        self._reporter.retract(violation, f"the connection came back after {_clock() - checkout.since:.1f} s")
 
     def _came_back_unseen(self, checkout: Checkout) -> None:
         """Settle a connection that came back without an event (a connection shared by several holders, or closed by hand)."""

@@ -29,8 +29,9 @@ _FRAMES: Final = 4
 _HOOK_FRAMES: Final = 4
 """Frames between `sys._getframe` and our wrapper of `pool.connect`: ours, and SQLAlchemy's event and checkout."""
 EVENTS: Final = ("checkout", "checkin", "invalidate", "detach", "close_detached")
-_entrance: tuple[int, CodeType | None, CodeType | None] = (_HOOK_FRAMES, None, None)
-"""How deep the last checkout's stack was inside SQLAlchemy, the function of SQLAlchemy's that was called, and its caller."""
+_UNKNOWN: Final = (_HOOK_FRAMES, None, -1)
+_entrance: tuple[int, CodeType | None, int] = _UNKNOWN
+"""Where the last checkout entered SQLAlchemy: how deep the caller's frame lay, its code and its instruction."""
 _clock = time.perf_counter
 
 
@@ -175,12 +176,12 @@ def _stack() -> RawStack:
     over. Most calls come by the same way as the last one: then one look finds the place.
     """
     global _entrance
-    depth, code, caller = _entrance
+    depth, caller, line = _entrance
+    outside: FrameType | None
     try:
-        frame = sys._getframe(depth)
-        outside = frame.f_back
-        # The same function lies on other ways too: it is the entrance only where its caller is outside.
-        is_usual = frame.f_code is code and outside is not None and (outside.f_code is caller or not _is_inside(outside))
+        outside = sys._getframe(depth)
+        # The same line, as deep as the last time: what lies below it is SQLAlchemy's, as it was then.
+        is_usual = outside.f_code is caller and outside.f_lasti == line
     except ValueError:
         # The stack is shallower than the last one.
         is_usual = False
@@ -190,13 +191,24 @@ def _stack() -> RawStack:
         while (outside := frame.f_back) is not None and _is_inside(outside):
             frame = outside
             depth += 1
-        _entrance = depth, frame.f_code, outside.f_code if outside is not None else None
+        _entrance = (depth + 1, outside.f_code, outside.f_lasti) if outside is not None else _UNKNOWN
+    # Written out: a loop would cost as much again.
+    if outside is None or (second := outside.f_back) is None or (third := second.f_back) is None or (fourth := third.f_back) is None:
+        return _few(outside)
+    return (
+        (outside.f_code, outside.f_lasti),
+        (second.f_code, second.f_lasti),
+        (third.f_code, third.f_lasti),
+        (fourth.f_code, fourth.f_lasti),
+    )
+
+
+def _few(frame: FrameType | None) -> RawStack:
+    """Return the frames of a stack that is not as high as what is kept of others: a thread's."""
     taken = []
-    for _ in range(_FRAMES):
-        if outside is None:
-            break
-        taken.append((outside.f_code, outside.f_lasti))
-        outside = outside.f_back
+    while frame is not None:
+        taken.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
     return tuple(taken)
 
 

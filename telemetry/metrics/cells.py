@@ -18,6 +18,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
+from threading import get_ident
 from typing import Final, NamedTuple, cast
 
 SEGMENT_BYTES: Final = max(32_768, mmap.ALLOCATIONGRANULARITY)
@@ -52,7 +53,7 @@ class Cell:
 
     def inc(self, amount: float = 1.0) -> None:
         """Add `amount`. Right from any thread; no update is lost."""
-        if threading.get_ident() == self._lanes.owner:
+        if get_ident() == self._lanes.owner:
             self.values[self.index] += amount
             return
         with self._lanes.lock:
@@ -99,14 +100,16 @@ class HistogramCell:
         if value != value:
             return
         bucket = bisect_left(self.bounds, value)
-        if threading.get_ident() == self._lanes.owner:
-            self.values[self.index + bucket] += 1.0
-            self.values[self.index + self.sum_offset] += value
+        values, base = self.values, self.index
+        if get_ident() == self._lanes.owner:
+            values[base + bucket] += 1.0
+            values[base + self.sum_offset] += value
             return
         with self._lanes.lock:
-            base = self.index + self.width
-            self.values[base + bucket] += 1.0
-            self.values[base + self.sum_offset] += value
+            # Read again: memory may have moved while we waited.
+            values, base = self.values, self.index + self.width
+            values[base + bucket] += 1.0
+            values[base + self.sum_offset] += value
 
     def count(self) -> float:
         """Observations of this process, both lanes together."""
