@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Awaitable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
@@ -56,6 +56,8 @@ class IsolationMiddleware:
         self._set_aside = self._pages | self._excluded | {self._main_page}
         self._sockets = Sockets(monitor)
         self._looks = monitor.detection.looks
+        self._baseline: Context | None = None
+        """The context in which the latest request began that was watched and inherited nothing."""
         self._overwrites = monitor.detection.shared_state.overwrites
         self._answering = monitor.detection.answering
         self._reads_bodies = monitor.settings.body_limit_bytes > 0
@@ -100,14 +102,21 @@ class IsolationMiddleware:
                     principal = None
                     self._ledger.internal_error("principal", error)
             earlier = CURRENT.get()
-            request = RequestContext(principal, scope, None, copy_context())
+            looks = self._looks
+            if (watched := looks.left > 0) or earlier is not None or self._baseline is None:
+                baseline = copy_context()
+                if earlier is None:
+                    self._baseline = baseline
+            else:
+                # Servers start all requests from one context: a copy for each would be what this request costs most.
+                baseline = self._baseline
+            request = RequestContext(principal, scope, None, baseline)
             if earlier is not None:
                 inherited_context.judge(request, earlier)
             # Deliberately never reset: who finds it there was started inside this request's context.
             CURRENT.set(request)
             scope[SCOPE_KEY] = request
-            looks = self._looks
-            if watched := looks.left > 0:
+            if watched:
                 looks.left -= 1
                 request.is_watched = True
             # Exposure.enter; no call in between, so that another thread's event loop cannot come in between either.
