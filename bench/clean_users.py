@@ -46,8 +46,8 @@ class Population:
                 act = self._dice.choices(self._acts, self._weights)[0]
                 try:
                     await act(user, self._dice)
-                except UnexpectedAnswerError as error:
-                    self.unexpected.append(str(error))
+                except (UnexpectedAnswerError, TimeoutError) as error:
+                    self.unexpected.append(str(error) or f"{act.__name__} was not answered in time")
 
         await asyncio.gather(*(lives(user) for user in self._users))
         return sum(user.requests for user in self._users) - began
@@ -72,7 +72,14 @@ async def chat(monitor: IsolationMonitor, folder: Path, users: int, seed: int) -
     from chat.app import create_app as create_chat
     from chat.settings import Settings
 
-    settings = Settings(database_url=f"sqlite+aiosqlite:///{folder / 'chat.sqlite3'}", secret="only-for-the-benchmark", word_pause_s=0.0)
+    settings = Settings(
+        database_url=f"sqlite+aiosqlite:///{folder / 'chat.sqlite3'}",
+        # SQLite lets its writers wait unfairly: of many that write without a pause, some wait in vain.
+        pool_size=4,
+        max_overflow=0,
+        secret="only-for-the-benchmark",
+        word_pause_s=0.0,
+    )
     app = create_chat(settings, monitor)
     async with serving(app):
         people = []

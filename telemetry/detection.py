@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.containment import Containment
+from isolation_monitor.telemetry.detectors.access_rules import AccessRules
 from isolation_monitor.telemetry.detectors.cache_owner import CacheOwner
 from isolation_monitor.telemetry.detectors.canary import Canaries
 from isolation_monitor.telemetry.detectors.dirty_handover import DirtyHandover
@@ -88,6 +89,7 @@ class Detection:
         self.shared_connection = SharedConnection(self.kit)
         self.dirty_handover = DirtyHandover(self.kit)
         self.unscoped_access = UnscopedAccess(self.kit)
+        self.access_rules = AccessRules(self.kit)
         self.cache_owner = CacheOwner(self.kit)
         self.task_leak = TaskLeaks(self.kit)
         self.foreign_task = ForeignTask(self.kit, self.task_leak, self.foreign_context)

@@ -229,6 +229,21 @@ class IsolationMonitor:
         """Say that a `with` block reads rows of all owners on purpose; the reason is logged."""
         return self.detection.unscoped_access.unscoped(reason)
 
+    def shared(self, parameter: str, *, access: Callable[[str, str], object]) -> None:
+        """Declare who may see a shared resource: a request that names one and is answered though the rule says no is a violation.
+
+        Reads are judged when their answer starts; other methods, which may change who has access, only where the rule had said
+        no before the application acted, too. In `block` mode of `unscoped_access` the answer is withheld.
+
+        Args:
+            parameter: the path parameter, query parameter, or field of a body, that holds the resource's id: `"room_id"`.
+            access: `access(user_id, value)`, true when the user may see it. Called on the event loop; it must wait for nothing.
+
+        Raises:
+            SettingsError: the parameter has a rule already, or `access` is no plain function of two arguments.
+        """
+        self.detection.access_rules.declare(parameter, access)
+
     @overload
     def private(self, function: F) -> F: ...
     @overload

@@ -2,6 +2,11 @@
 
 Looked at are answers to requests that address nothing of their own accord (no room, no id): there the principal alone
 decides. A field belongs to principals when at least three of them get a value of their own there, again and again.
+
+Under a cache that forgets the user and expires, the own value is no longer the usual one: everybody gets his own only when
+he fills it. There a field belongs to principals when most of them have one value that comes back to them after others, at
+least three of them one that nobody else ever gets; whoever gets one of the rest twice as often as anybody else owns it.
+Content that changes for everybody goes to all alike, and one that is picked anew does not come back to one alone.
 """
 
 from __future__ import annotations
@@ -20,17 +25,30 @@ MIN_SERVINGS: Final = 3
 """Answers to one principal before its usual value counts."""
 MIN_SHARE: Final = 0.7
 """Share of those answers that must carry the usual value."""
+VALUES_LIMIT: Final = 12
+"""Different values remembered of one principal and field."""
+OWN_RETURNS: Final = 2
+"""How often a value must have come to a principal, each time after another one, for it to be the one that he gets most."""
+OFTEN_SERVINGS: Final = 16
+"""Servings of one principal after which values that come back are looked at once in so many."""
+OWN_FACTOR: Final = 2
+"""How much more often than to anybody else."""
+OWN_SHARE: Final = 0.6
+"""Share of the principals that must have such a value."""
 
 _KEY_BEFORE: Final = re.compile(r'"([^"\\]{1,40})"\s*:\s*"?[^"]{0,200}$')
 
 
 class _Usual:
-    __slots__ = ("counts", "principal", "servings")
+    __slots__ = ("counts", "latest", "principal", "returns", "servings")
 
     def __init__(self, principal: Principal) -> None:
         self.principal = principal
         self.servings = 0
         self.counts: dict[str, int] = {}
+        self.returns: dict[str, int] = {}
+        """How often each value came after another one: what stays for a while counts once."""
+        self.latest = ""
 
     @property
     def value(self) -> str | None:
@@ -61,12 +79,49 @@ class Answers:
                 return []
             usual = slot[principal.id] = _Usual(principal)
         usual.servings += 1
-        if len(usual.counts) < 8 or token in usual.counts:
+        came_back = 0
+        if len(usual.counts) < VALUES_LIMIT or token in usual.counts:
             usual.counts[token] = usual.counts.get(token, 0) + 1
+            if token != usual.latest:
+                usual.latest = token
+                usual.returns[token] = came_back = usual.returns.get(token, 0) + 1
         # Judged when a principal reaches the number of servings and at every fourth one after.
-        if usual.servings < MIN_SERVINGS or usual.servings % 4 != MIN_SERVINGS % 4:
+        if usual.servings >= MIN_SERVINGS and usual.servings % 4 == MIN_SERVINGS % 4:
+            proven = self._proven(slot)
+            if proven:
+                return proven
+        # The second look costs more: at what came back just now, often at first.
+        if came_back < OWN_RETURNS or (usual.servings > OFTEN_SERVINGS and usual.servings % OFTEN_SERVINGS):
             return []
-        return self._proven(slot)
+        return self._prevailing(slot)
+
+    @staticmethod
+    def _prevailing(slot: dict[str, _Usual]) -> list[tuple[str, Principal]]:
+        """Return the values that go to one principal much more often than to anybody else, where most have such a value."""
+        if len(slot) < MIN_PRINCIPALS:
+            return []
+        # Of each value: who had it come back most often, how often, and how often anybody else at most.
+        best: dict[str, tuple[int, _Usual, int]] = {}
+        for one in slot.values():
+            for value, count in one.returns.items():
+                known = best.get(value)
+                if known is None:
+                    best[value] = (count, one, 0)
+                else:
+                    best[value] = (count, one, known[0]) if count > known[0] else (*known[:2], max(known[2], count))
+        own: dict[str, list[str]] = {}
+        proven: list[tuple[str, Principal]] = []
+        exclusive = 0
+        for value, (count, one, others) in best.items():
+            came_back = count >= OWN_RETURNS and count >= OWN_FACTOR * others
+            if came_back:
+                proven.append((value, one.principal))
+                exclusive += not others
+            if came_back or not others:
+                own.setdefault(one.principal.id, []).append(value)
+        # Two of one principal: that is what he works with, or meets by chance, rather than what he is given as his.
+        is_personal = exclusive >= MIN_PRINCIPALS and all(len(values) == 1 for values in own.values())
+        return proven if is_personal and len(proven) >= OWN_SHARE * len(slot) else []
 
     @staticmethod
     def _proven(slot: dict[str, _Usual]) -> list[tuple[str, Principal]]:

@@ -5,8 +5,9 @@ gives to one principal alone, and tokens that the application's memory keeps und
 bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others.
 Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from the SQL database
 (what a query may return is declared by `monitor.owns`); content that the request asked for by naming a room, a document
-or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote; whatever an
-endpoint shows that the owner does not use himself (an administrator's view).
+or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items
+say whose they are, by an id or a nickname (`authors.py`); whatever an endpoint shows that the owner does not use himself (an
+administrator's view); a derived or made-up value that a cache gives to all from its first answer on.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
 Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is
 normal is consent. Grades: `crossed`; `reachable` in the body of an outgoing call.
@@ -15,11 +16,12 @@ normal is consent. Grades: `crossed`; `reachable` in the body of an outgoing cal
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.answers import Answers, field_of
+from isolation_monitor.telemetry.detectors.authors import Authors
+from isolation_monitor.telemetry.detectors.echoes import Echoes
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
@@ -42,6 +44,9 @@ PEERS_LIMIT: Final = 2_000
 PENDING_LIMIT: Final = 1_000
 CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
+AUTHORS_PER_ANSWER: Final = 64
+TURNED_AWAY: Final = frozenset((401, 403, 404, 405, 407, 429))
+"""Answers to who may not use an endpoint, or has not found one."""
 BROADCAST_WAIT_S: Final = 0.3
 """How long a suspicious frame waits for the same content to go to others, and so prove to be a broadcast."""
 
@@ -57,6 +62,7 @@ class ForeignContent:
         self._switch = kit.switches[names.FOREIGN_CONTENT]
         self.ownership = Ownership()
         self._answers = Answers()
+        self._authors = Authors()
         self._peers: dict[object, set[str]] = {}
         """Ids of the principals that an endpoint has answered."""
         self._pending: dict[tuple[object, str], Suspicion] = {}
@@ -65,8 +71,7 @@ class ForeignContent:
         """Suspicious frames that wait, by token and id of the owner."""
         self._writers: dict[str, str] = {}
         """Who first wrote to an address that is no token; `""` for several."""
-        self._echoed: dict[str, float] = {}
-        """When a frame last brought its own words back to who said them, by token."""
+        self._echoes = Echoes()
         self._credentials: dict[bytes, None] = {}
         self.identity = LearnedIdentity(kit)
         self.need_sql_reads: Callable[[], None] | None = None
@@ -166,6 +171,11 @@ class ForeignContent:
         if request.principal is not None:
             self._note_peer(endpoint_of(request, scope), request.principal)
 
+    def refused(self, request: RequestContext, scope: Scope) -> None:
+        """Note that an endpoint fails a principal: its errors are his as much as anybody's."""
+        if request.principal is not None and request.status not in TURNED_AWAY:
+            self._note_peer((endpoint_of(request, scope), "errors"), request.principal)
+
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
         """Judge a text on its way to the request's principal; return True when it carries a foreign value beyond doubt.
 
@@ -213,7 +223,7 @@ class ForeignContent:
             else:
                 fresh.append(token)
                 if request.connection is not None or where == "the stream":
-                    self._note_echo(echo_key(token, entry, text))
+                    self._echoes.heard(echo_key(token, entry, text))
         openings = self.ownership.openings
         if openings and len(text) >= 40:
             for phrase in phrases_of(text, words, openings):
@@ -223,7 +233,7 @@ class ForeignContent:
                 if entry.owner.id != own:
                     suspicions.append(Suspicion(request, principal, phrase, entry, where))
                 elif request.connection is not None or where == "the stream":
-                    self._note_echo(phrase)
+                    self._echoes.heard(phrase)
         if only_own and self.identity.leaving(request, endpoint, text):
             return True
         if request.connection is not None:
@@ -233,6 +243,9 @@ class ForeignContent:
         if not suspicions:
             self._reporter.checked(names.FOREIGN_CONTENT)
             return False
+        for token in fresh[:LEARNED_PER_ANSWER]:
+            if self.ownership.was_said(token):
+                self._authors.learn(endpoint, text, token, own)
         return self._judge(suspicions, request, principal, endpoint, text)
 
     def handed_over(self, request: RequestContext, write: Fetched) -> None:
@@ -262,9 +275,16 @@ class ForeignContent:
     def _judge(self, suspicions: list[Suspicion], request: RequestContext, principal: Principal, endpoint: object, text: str) -> bool:
         found = False
         owners: set[str] = set()
+        for suspicion in suspicions[:AUTHORS_PER_ANSWER]:
+            if suspicion.entry.how in SAID:
+                self._authors.learn(endpoint, text, suspicion.token, suspicion.owner.id)
         for suspicion in suspicions:
             owner = suspicion.owner
             if owner.id in owners or self._is_consented(suspicion, text):
+                continue
+            if suspicion.entry.how in SAID and self._authors.name(endpoint, text, suspicion.token, owner.id):
+                # A list whose items name their owners otherwise than by their ids. Known from now on as what all may read.
+                suspicion.entry.is_public = True
                 continue
             owners.add(owner.id)
             if suspicion.entry.how != "declared" and (request.connection is not None or suspicion.where == "the stream"):
@@ -281,11 +301,14 @@ class ForeignContent:
         One that the owner does not use himself may be there to show others' data: an administrator's.
         """
         is_declared_push = suspicion.entry.how == "declared" and suspicion.request.connection is not None
-        if is_declared_push or suspicion.owner.id in self._peers.get(endpoint, ()):
+        # An error says to everybody the same, whether the endpoint serves him or not.
+        places = (endpoint, (endpoint, "errors")) if suspicion.request.status >= 400 else (endpoint,)
+        if is_declared_push or any(suspicion.owner.id in self._peers.get(place, ()) for place in places):
             self._report(suspicion)
             return True
         if len(self._pending) < PENDING_LIMIT:
-            self._pending[endpoint, suspicion.owner.id] = suspicion
+            for place in places:
+                self._pending[place, suspicion.owner.id] = suspicion
         return False
 
     def _is_consented(self, suspicion: Suspicion, text: str) -> bool:
@@ -356,13 +379,13 @@ class ForeignContent:
         key = (echo_key(suspicion.token, suspicion.entry, text), suspicion.owner.id)
         waiting = self._frames.get(key)
         if waiting is not None:
-            waiting.receivers.add(suspicion.principal.id)
+            waiting.goes_to(suspicion)
             return
         if len(self._frames) >= PENDING_LIMIT:
             self._reporter.skipped(names.FOREIGN_CONTENT)
             return
         self._frames[key] = suspicion
-        suspicion.receivers.add(suspicion.principal.id)
+        suspicion.goes_to(suspicion)
         self._kit.housekeeper.after(BROADCAST_WAIT_S, lambda: self._settle_frame(key))
 
     def _settle_frame(self, key: tuple[str, str]) -> None:
@@ -370,18 +393,13 @@ class ForeignContent:
         if suspicion is None:
             return
         # Sent to the writer as well, or to many: a broadcast of what a user said, on purpose.
-        echoed = time.monotonic() - self._echoed.get(key[0], -1e9) <= 2 * BROADCAST_WAIT_S + 1
+        echoed = self._echoes.explain(key[0], suspicion.sockets)
         if len(suspicion.receivers) >= 3 or suspicion.entry.is_public or echoed:
             if suspicion.entry.how == "answers":
                 # A name, a picture: everybody's own, and shown to all.
                 suspicion.entry.is_public = True
             return
         self._report(suspicion)
-
-    def _note_echo(self, token: str) -> None:
-        self._echoed[token] = time.monotonic()
-        if len(self._echoed) > PENDING_LIMIT * 2:
-            self._echoed.pop(next(iter(self._echoed)), None)
 
     def _note_peer(self, endpoint: object, principal: Principal) -> None:
         peers = self._peers.get(endpoint)
@@ -393,7 +411,7 @@ class ForeignContent:
             return
         peers.add(principal.id)
         suspicion = self._pending.pop((endpoint, principal.id), None) if self._pending else None
-        if suspicion is not None:
+        if suspicion is not None and not suspicion.is_reported:
             self._report(suspicion)
 
     # --- learning -----------------------------------------------------------------------------------------------------
@@ -426,6 +444,7 @@ class ForeignContent:
     # --- reporting ----------------------------------------------------------------------------------------------------
 
     def _report(self, suspicion: Suspicion) -> None:
+        suspicion.is_reported = True
         request, entry, owner = suspicion.request, suspicion.entry, suspicion.owner
         source = entry.origin if entry.origin.principal.id == owner.id else None
         victim = side_of(source.request if source else None, principal=owner, at=source.at if source else None)

@@ -30,7 +30,16 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, RequestContext
 from isolation_monitor.telemetry.detectors.naming import PLAIN, Slots, fields_of, is_telling, names_in
 from isolation_monitor.telemetry.detectors.places import Place, Places, cell_places
-from isolation_monitor.telemetry.detectors.reach import function_of, has_read, is_locked, loads, mentions_in, never_waits, reach_of
+from isolation_monitor.telemetry.detectors.reach import (
+    function_of,
+    has_read,
+    is_locked,
+    loads,
+    may_have_read,
+    mentions_in,
+    never_waits,
+    reach_of,
+)
 from isolation_monitor.telemetry.provenance import was_fetched
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
@@ -216,6 +225,8 @@ class ForeignContext:
         if not any(loads(code, place.words) for code in using) or never_waits(endpoint) or any(is_locked(code) for code in using):
             return True
         # A branch that reads the place may be there and never be taken.
+        if place.kind == "closure":
+            return not any(may_have_read(code, place.words) for code in using)
         return bool(place.root) and not any(has_read(code, place.root) for code in using)
 
     def _foreign(self, ids: Iterable[str], request: RequestContext, principal: Principal) -> Principal | None:

@@ -4,12 +4,13 @@ Sees three ways. A task that a request started lazily and that outlives it, with
 takes what requests of other principals put into an `asyncio.Queue`, or wakes for an `asyncio.Event` that they set, while a
 variable it inherited names its first principal and its code reads that variable. A task that no request started, whose
 variable came to name a principal during its item and stays so during the next one's. And a thread of a pool, whose thread-local
-or context still names the principal of an earlier job while a job of another one runs that mentions it and did not set it.
+or context still names the principal of an earlier job while a job of another one runs that reads it and did not set it; or holds
+another principal's value, whatever it is, where an earlier job of the same request wrote its own: in another thread, that is.
 Silent: tasks that set the variable themselves or run each job in a context of its own; whose code never reads it; of which
-each principal has its own; that belong to an open WebSocket connection; and whatever carries no principal's id.
+each principal has its own; that belong to an open WebSocket connection; and, but for the last, whatever carries no principal's id.
 Cannot see: work handed over in plain lists without a signal; code that reads the variable behind a dynamic call; identities
 that do not contain the principal's id.
-Cost: 0.5 us for each item put and each taken; 1 us a job while no thread-local is known. Looks closer only at finished owners.
+Cost: 0.5 us for each item put and each taken; 3 us a job in a thread while no thread-local is known. Looks closer only at finished owners.
 Precision: near 1. Grades: `reachable`.
 """
 
@@ -32,7 +33,8 @@ from isolation_monitor.telemetry.detectors.by_identity import ByIdentity
 from isolation_monitor.telemetry.detectors.foreign_context import was_said
 from isolation_monitor.telemetry.detectors.naming import Slots, names_in
 from isolation_monitor.telemetry.detectors.places import Place, cell_places
-from isolation_monitor.telemetry.detectors.reach import function_of, mentions_in, reach, reach_of, sets_context
+from isolation_monitor.telemetry.detectors.reach import function_of, may_have_read, mentions_in, reach, reach_of, sets_context
+from isolation_monitor.telemetry.detectors.thread_values import Held, ThreadValues
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class ForeignTask:
         self._leaks = leaks
         self._places = contexts.places
         self._slots = Slots()
+        self._values = ThreadValues()
         self._queues: ByIdentity[deque[RequestContext | None]] = ByIdentity(QUEUES_LIMIT)
         self._events: ByIdentity[RequestContext] = ByIdentity(QUEUES_LIMIT)
         self._workers: ByIdentity[_Worker] = ByIdentity()
@@ -296,17 +299,23 @@ class ForeignTask:
                 except Exception as error:
                     self._reporter.check_failed(names.FOREIGN_TASK, "asyncio", error)
 
-    def _job_started(self, owner: RequestContext, is_in_copy: bool, function: object) -> Snapshot | None:
+    def _job_started(self, owner: RequestContext, is_in_copy: bool, function: object) -> tuple[Snapshot, Held] | None:
         if not self._switch.is_on or owner.principal is None or owner.principal.is_credential:
             return None
         self._slots.seen(owner.principal)
-        return self._held(owner.principal, is_in_copy, function)
+        locals = self._locals_of(function)
+        if is_in_copy and not locals:
+            # Nothing that a job could leave behind is known.
+            self._reporter.checked(names.FOREIGN_TASK)
+            return None
+        return self._held(owner.principal, is_in_copy, locals), self._values.held(locals)
 
-    def _job_ended(self, owner: RequestContext, is_in_copy: bool, function: object, before: Snapshot) -> None:
-        principal = owner.principal
+    def _job_ended(self, owner: RequestContext, is_in_copy: bool, function: object, at_start: tuple[Snapshot, Held]) -> None:
+        principal, (before, held_before) = owner.principal, at_start
         if principal is None:
             return
-        after = self._held(principal, is_in_copy, function)
+        locals = self._locals_of(function)
+        after, held = self._held(principal, is_in_copy, locals), self._values.held(locals)
         for key, (place, id, _) in after.items():
             earlier = before.get(key)
             if id == principal.id:
@@ -321,20 +330,27 @@ class ForeignTask:
                     and not was_said(owner, id)
                     and _mentions_slot(function, place, key[1])
                 ):
-                    self._report_thread(place, key[1], other, owner, function)
+                    self._report_thread(place, key[1], "still named the principal of an earlier job", other, owner, function)
                     return
+        plain = _function_of_job(function) if held else None
+        for place, name, other in list(self._values.left_by_others(owner, plain.__code__ if plain else None, held_before, held)):
+            path = f"[{name}]"
+            if other.is_synthetic == principal.is_synthetic and _mentions_slot(function, place, path):
+                how = "still held what a job of another principal wrote"
+                self._report_thread(place, path, how, other, owner, function)
+                return
         self._reporter.checked(names.FOREIGN_TASK)
 
-    def _held(self, principal: Principal, is_in_copy: bool, function: object) -> Snapshot:
+    def _held(self, principal: Principal, is_in_copy: bool, locals: tuple[Place, ...]) -> Snapshot:
         found: Snapshot = {}
-        for place, value in self._thread_places(is_in_copy, function):
+        for place, value in self._thread_places(is_in_copy, locals):
             for path, id in names_in(value, self._principals.known):
                 if id == principal.id or (place.key, path) not in found:
                     found[place.key, path] = (place, id, value)
         return found
 
-    def _thread_places(self, is_in_copy: bool, function: object) -> Iterator[tuple[Place, object]]:
-        for place in (*self._places.locals, *self._places_of(function)):
+    def _thread_places(self, is_in_copy: bool, locals: tuple[Place, ...]) -> Iterator[tuple[Place, object]]:
+        for place in locals:
             yield place, place.read()
         context = _NO_CONTEXT if is_in_copy else copy_context()
         if len(context) > 1:
@@ -342,24 +358,25 @@ class ForeignTask:
                 if variable is not CURRENT:
                     yield Place("context_variable", variable.name, variable, self._places.words_of(variable), _nothing), value
 
-    def _places_of(self, function: object) -> tuple[Place, ...]:
-        """Return the thread-locals in the closure of a job's function."""
-        plain = function_of(job_function(function))
-        if plain is None or not plain.__closure__:
-            return ()
-        places = self._closures.get(plain)
-        if places is None:
-            places = tuple(place for place in cell_places(plain) if place.kind == "thread_local")
-            self._closures.put(plain, places)
-        return places
+    def _locals_of(self, function: object) -> tuple[Place, ...]:
+        """Return the thread-locals that are known, and those in the closures of a job's functions."""
+        found: tuple[Place, ...] = ()
+        for plain in job_functions(function):
+            if plain.__closure__:
+                places = self._closures.get(plain)
+                if places is None:
+                    places = tuple(place for place in cell_places(plain) if place.kind == "thread_local")
+                    self._closures.put(plain, places)
+                found += places
+        return (*self._places.locals, *found) if self._places.locals else found
 
-    def _report_thread(self, place: Place, path: str, other: Principal, owner: RequestContext, function: object) -> None:
-        plain = function_of(function)
+    def _report_thread(self, place: Place, path: str, how: str, other: Principal, owner: RequestContext, function: object) -> None:
+        plain = _function_of_job(function)
         self._reporter.report(
             Violation(
                 kind=names.FOREIGN_TASK,
                 grade="reachable",
-                summary=f"{owner.route}: a job ran in a thread whose {place.name}{path} still named the principal of an earlier job",
+                summary=f"{owner.route}: a job ran in a thread whose {place.name}{path} {how}",
                 resource=Resource("thread", f"{place.name}{path}", {"job": plain.__qualname__ if plain is not None else None}),
                 victim=side_of(None, principal=other),
                 offender=side_of(owner, stacks.of_function(plain)),
@@ -375,11 +392,13 @@ class ForeignTask:
         isolation_monitor_planted: ContextVar[str] = ContextVar("isolation_monitor_planted")
         victim, offender = lab.request(), lab.request(of_offender=True)
 
-        def job(owner: RequestContext, id: str | None) -> None:
+        def job(owner: RequestContext, id: str | None) -> ContextVar[str]:
             before = self._job_started(owner, False, job)
             if id is not None:
                 isolation_monitor_planted.set(id)
-            self._job_ended(owner, False, job, before or {})
+            self._job_ended(owner, False, job, before or ({}, {}))
+            # A load that is seen to be run each time.
+            return isolation_monitor_planted
 
         def all_jobs() -> None:
             for owner in (offender, victim):
@@ -401,15 +420,29 @@ def job_function(function: object) -> object:
     return function
 
 
+def job_functions(function: object) -> list[FunctionType]:
+    """Return the plain functions that a job may run: what was handed to the pool, then those handed on among its arguments."""
+    job = job_function(function)
+    if type(job) is FunctionType:
+        return [job]
+    handed = (job, *job.args, *job.keywords.values()) if type(job) is functools.partial else (job,)
+    return [plain for one in handed if (plain := function_of(one)) is not None]
+
+
+def _function_of_job(function: object) -> FunctionType | None:
+    """Return the application's own function: frameworks hand it to one of theirs, as an argument."""
+    return next(reversed(job_functions(function)), None)
+
+
 def _nothing() -> None:
     return None
 
 
 def _mentions_slot(function: object, place: Place, path: str) -> bool:
-    """Return whether the job's code mentions the place and, of a thread-local, the attribute that names somebody."""
+    """Return whether the job's code has read the place and mentions, of a thread-local, the attribute that names somebody."""
     attribute = path[1:].partition("]")[0] if path.startswith("[") else ""
-    codes = list(reach_of(job_function(function)))
-    return any(mentions_in(code, place.words) for code in codes) and (
+    codes = [code for plain in job_functions(function) for code in reach_of(plain)]
+    return any(mentions_in(code, place.words) and may_have_read(code, place.words) for code in codes) and (
         not attribute or any(attribute in code.co_names or attribute in code.co_consts for code in codes)
     )
 

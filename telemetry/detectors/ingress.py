@@ -102,6 +102,23 @@ _COMPONENT_WORDS: Final = frozenset(
         "sort",
         "order_by",
         "v",
+        "year",
+        "quarter",
+        "month",
+        "week",
+        "day",
+        "date",
+        "period",
+        "section",
+        "tab",
+        "view",
+        "panel",
+        "widget",
+        "metric",
+        "currency",
+        "unit",
+        "theme",
+        "layout",
     ]
 )
 """Names of parameters that choose a part of the service rather than somebody's data: naming the same one shares nothing."""

@@ -1,7 +1,8 @@
 """Reach: what the code of a function, and of the functions it calls by name, mentions, reads and sets.
 
 Code objects only: nothing is run. Used where a suspicion is to be confirmed or dropped, never on the request path.
-Calls through objects are followed by the method's name, to any class of the caller's module; dynamic calls are not seen.
+Calls through objects are followed by the method's name, to any class of the caller's module, to the class of an object that the
+code names and to a module of the application that it names; dynamic calls are not seen.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import dis
 import functools
 import opcode
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from inspect import CO_COROUTINE
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, TypeGuard
 
 CODES_LIMIT: Final = 300
@@ -28,9 +30,19 @@ _LOAD_GLOBAL: Final = opcode.opmap["LOAD_GLOBAL"]
 _NOT_RUN: Final = frozenset((_LOAD_GLOBAL, getattr(dis, "_all_opmap", {}).get("LOAD_GLOBAL_ADAPTIVE", _LOAD_GLOBAL)))
 # The lowest bit of some arguments is a flag: of LOAD_GLOBAL since 3.11, of LOAD_ATTR since 3.12.
 _LOADS: Final = ((opcode.opmap["LOAD_GLOBAL"], 1), (opcode.opmap["LOAD_ATTR"], 1 if sys.version_info >= (3, 12) else 0))
+_LOAD_NAME: Final = {**dict(_LOADS), opcode.opmap.get("LOAD_METHOD", -1): 0}
+_LOAD_CELL: Final = (opcode.opmap["LOAD_DEREF"], opcode.opmap.get("LOAD_CLASSDEREF", opcode.opmap["LOAD_DEREF"]))
+_ENDS: Final = frozenset((*opcode.hasjrel, *opcode.hasjabs, opcode.opmap["RETURN_VALUE"]))
+_SEEN_ONLY: Final = frozenset(at for name, at in getattr(dis, "_all_opmap", {}).items() if name.endswith("_ADAPTIVE"))
+"""3.11: general instructions in code that runs often, whether they were reached or not."""
+_FRESH: Final = getattr(compile("a.b", "", "eval"), "_co_code_adaptive", b"")
+_FRESH_COUNT: Final = next((_FRESH[at + 2 : at + 4] for at in range(0, len(_FRESH) - 3, 2) if _FRESH[at] == opcode.opmap["LOAD_ATTR"]), b"")
+"""The count beside an instruction that was never run."""
 _EVERYDAY: Final = frozenset(dir(dict) + dir(list) + dir(str) + dir(set) + ["set", "put", "put_nowait", "send", "close", "run"])
 """Method names that say nothing of whose method they are."""
 
+
+_INSTALLED: Final = tuple(path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 dict_of_class = type.__dict__["__dict__"].__get__
 _mro_of_class = type.__dict__["__mro__"].__get__
@@ -39,7 +51,8 @@ _mro_of_class = type.__dict__["__mro__"].__get__
 def mentions(function: object, words: frozenset[str], test: Callable[[CodeType], bool] | None = None) -> bool:
     """Return whether a function, or one it calls by name, mentions one of `words` (and passes `test`); followed a few steps.
 
-    Methods are followed by their name, to any class of the caller's module: this finds too much rather than too little.
+    Methods are followed by their name, to any class of the caller's module and to the classes of the application's objects
+    that the code names: this finds too much rather than too little.
     """
     return any(mentions_in(code, words) and (test is None or test(code)) for code in reach_of(function))
 
@@ -77,6 +90,30 @@ def has_read(code: CodeType, name: str) -> bool:
     return False
 
 
+def may_have_read(code: CodeType, words: frozenset[str]) -> bool:
+    """Return whether code may have read what it reaches by one of `words`: False when every place that does was never run.
+
+    Instructions keep counts of their runs beside them: the first one with a count, at a load or right after it, tells.
+    Where none does, the load counts as run. A load to assign to an attribute is no read.
+    """
+    raw, adapted = code.co_code, getattr(code, "_co_code_adaptive", b"")
+    cells = _cells_of(code)
+    extended = 0
+    for at in range(0, len(raw) - 1, 2):
+        operation, argument = raw[at], raw[at + 1] | extended
+        extended = argument << 8 if operation == _EXTENDED else 0
+        if operation in _LOAD_CELL:
+            is_meant = argument < len(cells) and cells[argument] in words
+        elif operation in _LOAD_NAME:
+            at_name = argument >> _LOAD_NAME[operation]
+            is_meant = at_name < len(code.co_names) and code.co_names[at_name] in words
+        else:
+            continue
+        if is_meant and _next(raw, at) != _STORE_ATTR and _may_have_run(raw, adapted, at):
+            return True
+    return False
+
+
 def never_waits(function: object) -> bool:
     """Return whether a function is a coroutine function without any `await`: nothing else runs while it does."""
     plain = function_of(function)
@@ -107,16 +144,19 @@ def reach(code: CodeType, globals: dict[str, Any], closure: tuple[CellType, ...]
         waiting.extend((inner, globals, None, depth) for inner in code.co_consts if type(inner) is CodeType)
         if depth >= STEPS:
             continue
+        holders = [globals[name] for name in code.co_names if name in globals]
         for cell in closure or ():
             try:
                 content = cell.cell_contents
             except ValueError:
                 continue
+            holders.append(content)
             if type(content) is FunctionType:
                 waiting.append((content.__code__, content.__globals__, content.__closure__, depth + 1))
-        for name in code.co_names:
-            for function in _functions_named(name, globals):
-                waiting.append((function.__code__, function.__globals__, function.__closure__, depth + 1))
+        found = [function for name in code.co_names for function in _functions_named(name, globals)]
+        for holder in holders:
+            found.extend(_methods_named(code.co_names, holder))
+        waiting.extend((function.__code__, function.__globals__, function.__closure__, depth + 1) for function in found)
 
 
 def sets_context(words: frozenset[str]) -> Callable[[CodeType], bool]:
@@ -145,6 +185,33 @@ def arguments_of(code: CodeType, operation: int) -> Iterator[int]:
         extended = argument << 8 if raw[at] == _EXTENDED else 0
         if raw[at] == operation:
             yield argument
+
+
+def _cells_of(code: CodeType) -> tuple[str, ...]:
+    # Since 3.11 the argument counts locals, then cells that are no locals, then free variables.
+    return (*code.co_varnames, *(name for name in code.co_cellvars if name not in code.co_varnames), *code.co_freevars)
+
+
+def _next(raw: bytes, at: int) -> int:
+    """Return the operation that follows the one at `at`; -1 at the end."""
+    for later in range(at + 2, len(raw) - 1, 2):
+        if raw[later] not in (_CACHE, _EXTENDED):
+            return raw[later]
+    return -1
+
+
+def _may_have_run(raw: bytes, adapted: bytes, at: int) -> bool:
+    """Return whether the instruction at `at` may have run, by the first count from there on that is reached together with it."""
+    for later in range(at, min(len(raw), len(adapted)) - 3, 2):
+        operation = raw[later]
+        if operation == _CACHE:
+            continue
+        if operation in _ENDS:
+            return True
+        if raw[later + 2] == _CACHE:
+            is_general = adapted[later] == operation or adapted[later] in _SEEN_ONLY
+            return not is_general or adapted[later + 2 : later + 4] != _FRESH_COUNT
+    return True
 
 
 def function_of(value: object) -> FunctionType | None:
@@ -180,3 +247,23 @@ def _functions_named(name: str, globals: dict[str, Any]) -> Iterator[FunctionTyp
                 method = function_of(dict_of_class(value).get(name))
                 if method is not None:
                     yield method
+
+
+def _methods_named(names: tuple[str, ...], holder: object) -> Iterator[FunctionType]:
+    """Yield what these names mean on an object, class or module of the application."""
+    if type(holder) is ModuleType:
+        if _is_own(holder.__dict__):
+            yield from filter(None, (function_of(holder.__dict__.get(name)) for name in names))
+        return
+    if type(holder) is FunctionType:
+        return
+    for cls in _mro_of_class(holder if is_class(holder) else type(holder)):
+        space = dict_of_class(cls)
+        module = sys.modules.get(space["__module__"]) if type(space.get("__module__")) is str else None
+        if type(module) is ModuleType and _is_own(module.__dict__):
+            yield from filter(None, (function_of(space.get(name)) for name in names))
+
+
+def _is_own(space: dict[str, Any]) -> bool:
+    file = space.get("__file__")
+    return type(file) is str and not file.startswith(_INSTALLED)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, key_texts, step_of
-from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, is_leaf, is_number, plain
+from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_leaf, is_number, plain
 from isolation_monitor.telemetry.tokens import tokens_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.violations import Violation
 
 PLACES_LIMIT: Final = 2_000
+FIELDS_OF_AUTHOR: Final = 16
 HOLDINGS_LIMIT: Final = 32
 """Principals remembered of one place."""
 LEAVES_LIMIT: Final = 16
@@ -42,6 +44,8 @@ _NUMBERED_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 """Names of fields that hold an id even where it is a small number."""
+_NAMING_NAME: Final = re.compile(r"_*(?:(?:user|nick|full|display|screen)_?)?(?:name|id|uid|handle|login|email)_*", re.IGNORECASE)
+"""Names of fields that name whoever the object stands for."""
 _TRACE_NAME: Final = re.compile(r"request_?id|correlation|trace|span|nonce", re.IGNORECASE)
 _PASSING_NAME: Final = re.compile(
     r"error|exception|log|trace|warning|stat|metric|count|time|date|version|path|route|debug|status", re.IGNORECASE
@@ -379,9 +383,27 @@ class Residue:
         if holding is None:
             if len(place.holdings) >= HOLDINGS_LIMIT:
                 return None
-            fields = _identity_fields(node) if node is not None else {}
+            fields = self._identity_fields(node) if node is not None else {}
             holding = place.holdings[evidence.owner.id] = Holding(evidence.owner, evidence.token, fields)
         return holding
+
+    def _identity_fields(self, node: Node) -> dict[str, str]:
+        """Return the fields of the row around a value that say whose it is, also those of an object that stands for an author."""
+        fields: dict[str, str] = {}
+        at: Node | None = node
+        inner: object = None
+        while at is not None and at.varies:
+            for child in at.holds:
+                if type(child.key) is not str or not _IDENTITY_NAME.search(child.key):
+                    continue
+                if is_leaf(child.value):
+                    fields.setdefault(child.key, plain(child.value)[:80])
+                elif child.value is not inner and (layout := self._layouts.of(child.value)).kind in ("dict", "instance"):
+                    for part in islice(children(child.value, layout), FIELDS_OF_AUTHOR):
+                        if type(part.key) is str and _NAMING_NAME.fullmatch(part.key) and is_leaf(part.value):
+                            fields.setdefault(f"{child.key}.{part.key}", plain(part.value)[:80])
+            inner, at = at.value, at.parent
+        return fields
 
     def mixed(self, place: Place, is_slot: bool) -> tuple[Holding, Holding] | None:
         """Return the first two principals whose settled values share a place although nothing there tells them apart."""
@@ -402,18 +424,6 @@ def is_field(child: Child, varies: bool, is_table: bool) -> bool:
     """Whether a child is one field that is written over, given whether its holder varies and is a table."""
     # Defaults of functions are written in the code and never change.
     return not varies and child.step in ("name", "attribute", "cell", "key") and not (child.step == "key" and is_table)
-
-
-def _identity_fields(node: Node) -> dict[str, str]:
-    """Return the fields of the row around a value that say whose it is."""
-    fields: dict[str, str] = {}
-    at: Node | None = node
-    while at is not None and at.varies:
-        for child in at.holds:
-            if type(child.key) is str and is_leaf(child.value) and _IDENTITY_NAME.search(child.key):
-                fields.setdefault(child.key, plain(child.value)[:80])
-        at = at.parent
-    return fields
 
 
 def _told_apart(first: Holding, second: Holding) -> bool:

@@ -4,13 +4,17 @@ Sees: what its clients' integrations tell. `used` and `idle` enclose one use: a 
 work pending. A request of another principal that uses the object before the first use is over stands inside the first
 one's transaction, or in its way. `sent` and `received` count commands and replies: a reply belongs to the
 oldest command that has none, so a reply that a request of another principal reads is data in the wrong hands, whatever
-made the two lose step (a cancelled or timed-out read, an error half-way, two tasks on one connection).
-Cannot see: clients without an integration; a client that numbers its replies and sorts them out itself (it must not be
+made the two lose step (a cancelled or timed-out read, an error half-way, two tasks on one connection). Of sqlite3, aiosqlite
+and psycopg2, on whose connections requests may take turns: a rollback that undoes another principal's write, a refused
+write that another's commit has made permanent, a write inside another's transaction, and rows that another fetches of
+a shared cursor (`shared_transactions.py`).
+Cannot see: clients without an integration; SQLite connections that were open before the monitor came and that several
+threads may use; a client that numbers its replies and sorts them out itself (it must not be
 counted); a use that ended without the client saying so is told by `idle` or the object's death only.
 Cost: one table entry and one stack (about 3 us) per use or command; a table look-up for each further statement of it.
 Precision: near 1. Uses of one principal, of unknown principals and of finished requests (a worker that lives in the
 context of whoever started it) accuse nobody.
-Grades: `reachable` for two at a time, `crossed` for a reply that another principal read.
+Grades: `reachable` for two at a time, `crossed` for a reply or rows that another principal read.
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 NEAR: Final = 400
 """Characters around a value of a page within which its author's name attributes it."""
+LEVELS_LIMIT: Final = 6
+STEPS_LIMIT: Final = 50
+"""Objects beside it that are passed over; a place among more is taken for one outside of any object."""
 
 
 def endpoint_of(request: RequestContext, scope: Scope | None) -> object:
@@ -26,13 +29,66 @@ def endpoint_of(request: RequestContext, scope: Scope | None) -> object:
 
 
 def surroundings(text: str, token: str, owner: str) -> tuple[bool, bool]:
-    """Return whether the token stands in an item of a JSON list, and whether that object (or the whole text) names the owner."""
+    """Return whether the token stands in an item of a JSON list, and whether that item (or the whole text) names the owner.
+
+    Outside of lists, whether the object that it stands in does.
+    """
     at = text.find(token)
-    opened = text.rfind("{", 0, at)
-    if opened < 0:
+    first, item = _objects_around(text, at)
+    if first is None:
         # A page or a plain text: its owner is named with it, or somewhere else.
         return text.lstrip().startswith("<"), bool(owner) and owner in text[max(0, at - NEAR) : at + NEAR]
-    before = text[max(0, opened - 20) : opened].rstrip()
-    in_list = before.endswith(("[", ",")) or text.rfind("[", opened, at) > text.rfind("]", opened, at)
-    closed = text.find("}", at)
-    return in_list, bool(owner) and owner in text[opened : closed if closed >= 0 else len(text)]
+    return item is not None, bool(owner) and owner in (item or first)
+
+
+def item_around(text: str, token: str) -> str | None:
+    """Return the item of a JSON list, or the object with a list of values, that a token stands in; None outside of lists."""
+    return _objects_around(text, text.find(token))[1]
+
+
+def _objects_around(text: str, at: int) -> tuple[str | None, str | None]:
+    """Return the object that a place of a JSON text lies in, and the nearest around it that is an item of a list or has one."""
+    first: str | None = None
+    start = end = at
+    for _ in range(LEVELS_LIMIT):
+        start = _opening(text, start)
+        if start < 0:
+            break
+        end = _closing(text, end)
+        found = text[start:end]
+        if first is None:
+            first = found
+        before = text[max(0, start - 20) : start].rstrip()
+        if before.endswith(("[", ",")) or text.rfind("[", start, at) > text.rfind("]", start, at):
+            return first, found
+    return first, None
+
+
+def _opening(text: str, at: int) -> int:
+    """Return where the object that a place lies in opens, -1 for none. Objects that are closed before the place are passed over."""
+    closed = 0
+    for _ in range(STEPS_LIMIT):
+        opened = text.rfind("{", 0, at)
+        if opened < 0:
+            return -1
+        closed += text.count("}", opened, at)
+        if closed == 0:
+            return opened
+        closed -= 1
+        at = opened
+    return -1
+
+
+def _closing(text: str, at: int) -> int:
+    """Return the place after the end of that object, or of the text."""
+    opened = 0
+    for _ in range(STEPS_LIMIT):
+        closed = text.find("}", at)
+        if closed < 0:
+            return len(text)
+        opened += text.count("{", at, closed)
+        at = closed + 1
+        if opened == 0:
+            return at
+        opened -= 1
+    return at

@@ -32,7 +32,7 @@ def echo_key(token: str, entry: Entry, text: str) -> str:
 class Suspicion:
     """A foreign value on its way to a principal."""
 
-    __slots__ = ("at", "entry", "grade", "owner", "principal", "receivers", "request", "token", "where")
+    __slots__ = ("at", "entry", "grade", "is_reported", "owner", "principal", "receivers", "request", "sockets", "token", "where")
 
     def __init__(
         self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, *,
@@ -49,3 +49,11 @@ class Suspicion:
         self.at = time.time() if at is None else at
         """When it left; a proof may come later."""
         self.receivers: set[str] = set()
+        self.sockets: set[int] = set()
+        """Connections, and answers that are streams, by the serial number of each."""
+        self.is_reported = False
+
+    def goes_to(self, other: Suspicion) -> None:
+        """Note the receiver of another frame with the same content, or of this one."""
+        self.receivers.add(other.principal.id)
+        self.sockets.add((other.request.connection or other.request).serial)

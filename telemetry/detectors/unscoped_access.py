@@ -3,7 +3,8 @@
 Sees: of models declared with `monitor.owns`, each ORM SELECT within a request (`selected`: does it ask for the principal's
 rows?) and each row that becomes an object (`loaded`: whose is it?). A query counts as scoped when it compares the owner
 column with the principal, or anything else with the principal's id (a join over the user's own row); look-ups by primary
-key and loads of relationships are judged by the row.
+key and loads of relationships are judged by the row. Also answers about shared resources (rooms, documents) to users who may
+not see them, by the rule that `monitor.shared` declares (`access_rules.py`).
 Cannot see: undeclared models; Core statements and raw SQL (their rows are no objects); rows that the session had already;
 principals that are known by a credential only, whose id no column holds. Owners are compared as text.
 Cost: nothing until a model is declared; then SQLAlchemy's own event for every ORM SELECT (20 us), and of declared models

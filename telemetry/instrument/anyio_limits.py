@@ -6,6 +6,7 @@ Supported: anyio 4, whose limiter keeps its borrowers in a set and lets all acqu
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import sys
 import weakref
@@ -50,7 +51,7 @@ class _Places(Holding):
 def install(detection: Detection) -> Installed:
     """Patch the limiter's class."""
     version = importlib.metadata.version("anyio")
-    limiter = getattr(sys.modules[BACKEND], "CapacityLimiter", None)
+    limiter = getattr(importlib.import_module(BACKEND), "CapacityLimiter", None)
     target = "CapacityLimiter"
     if version.split(".")[0] != "4" or limiter is None or not all(method in vars(limiter) for method in METHODS):
         return Installed([Patch("anyio", version, target, True, False, "supported is anyio 4")], lambda: None)

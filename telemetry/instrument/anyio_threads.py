@@ -6,8 +6,8 @@ is state of the thread itself. Supported: anyio 4, whose backend has one class m
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +26,8 @@ SUPPORTED: Final = "4."
 
 def install(detection: Detection) -> Installed:
     version = importlib.metadata.version("anyio")
-    backend = vars(sys.modules[BACKEND]).get("AsyncIOBackend")
+    # anyio loads its backend with the first job: whoever waits for that misses the first jobs of every process.
+    backend = vars(importlib.import_module(BACKEND)).get("AsyncIOBackend")
     target = f"AsyncIOBackend.{METHOD}"
     if not version.startswith(SUPPORTED) or type(vars(backend).get(METHOD) if backend is not None else None) is not classmethod:
         return Installed([Patch("anyio", version, target, True, False, "supported is anyio 4")], lambda: None)

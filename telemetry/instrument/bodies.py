@@ -97,6 +97,8 @@ class Reading:
             text = b"".join(self._body).decode("utf-8", "replace")
             is_form = any(name == b"content-type" and value.startswith(_FORM) for name, value in self._scope["headers"])
             self._content.came_in(self._request, text, is_form=is_form)
+            if (access := self._monitor.detection.access_rules).rules:
+                access.came_in(self._request, self._scope, text, is_form=is_form)
         self._body.clear()
 
     # --- going out ----------------------------------------------------------------------------------------------------
@@ -148,8 +150,13 @@ class Reading:
         return self._judge(b"".join((*self._parts, body)) if self._parts else body)
 
     def _start(self, message: Message) -> bool:
+        is_foreign = False
         if 200 <= self._request.status < 300:
             self._content.answered(self._request, self._scope)
+            if (access := self._monitor.detection.access_rules).rules:
+                is_foreign = access.answering(self._request, self._scope)
+        elif self._request.status >= 400:
+            self._content.refused(self._request, self._scope)
         values = []
         for name, value in message.get("headers", ()):
             if name == b"content-type":
@@ -160,9 +167,9 @@ class Reading:
             elif name.lower() not in _PLAIN_HEADERS:
                 values.append(value)
         if not values:
-            return False
+            return is_foreign
         text = b" ".join(values).decode("latin-1")
-        return self._monitor.detection.leaving(self._request, text, "a header", scope=self._scope, learns=False)
+        return self._monitor.detection.leaving(self._request, text, "a header", scope=self._scope, learns=False) or is_foreign
 
     def _judge(self, body: bytes) -> bool:
         plain = foreign_identity.inflated(body, self._encoding)

@@ -28,6 +28,7 @@ class Sockets:
         self._exposure = monitor.ledger.exposure
         self._frames: Frames = monitor.frames
         self._content = monitor.detection.foreign_content
+        self._access = monitor.detection.access_rules
         self._isolated = monitor.ledger.isolated_cells("websocket")
         self._limit = monitor.settings.body_limit_bytes
         self._looks = monitor.detection.message_looks
@@ -73,6 +74,8 @@ class Sockets:
             elif kind == "websocket.accept":
                 handshake = "accepted"
                 self._accepted.inc()
+                if unit is not None and self._access.rules:
+                    self._judge_access(unit, scope)
             elif kind == "websocket.close":
                 connection.closed = True
             return send(message)
@@ -91,6 +94,13 @@ class Sockets:
                 (self._refused if handshake == "refused" else self._broken).inc()
             if unit is not None and not unit.finished:
                 self._leave_message(unit, connection)
+
+    def _judge_access(self, request: RequestContext, scope: Scope) -> None:
+        """Judge whether the user may see what the handshake names, now that the application lets him in."""
+        try:
+            self._access.answering(request, scope)
+        except Exception as error:
+            self._ledger.check_failed(names.UNSCOPED_ACCESS, "middleware", error)
 
     def _open(self, scope: Scope) -> Connection:
         connection = Connection(self._monitor.principal_of(scope), scope)

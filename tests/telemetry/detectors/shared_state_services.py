@@ -410,6 +410,15 @@ async def home(user: str = Depends(me)):
     LATEST["title"] = "77aa01bc93f2e4d5"
     return {}
 """,
+    "a wall of posts signed by nicknames": """
+WALL = []
+NICKS = {"ann": "Sunflower", "bob": "Hedgehog", "cid": "Comet", "dora": "Waffle"}
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    WALL.append({"author": {"name": NICKS[user], "badges": []}, "text": SECRET[user]})
+    return {}
+""",
     "a queue that is worked off": """
 QUEUE = deque()
 

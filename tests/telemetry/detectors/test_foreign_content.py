@@ -193,6 +193,73 @@ async def test_a_room_that_both_name_is_shared(monitor: IsolationMonitor) -> Non
     assert found(monitor) == []
 
 
+async def test_an_error_that_echoes_another_users_words_is_a_crossing(monitor: IsolationMonitor) -> None:
+    """The endpoint has never answered anybody well: one exception object is raised for all, with the fields of who failed last."""
+    app = FastAPI()
+    fields: list[str] = []
+
+    @app.post("/transfer")
+    async def transfer(request: Request) -> Response:
+        fields.append((await request.json())["iban"])
+        return JSONResponse({"refused": fields[0]}, 422)
+
+    client = Client(monitor.instrument(app))
+    await client.post("/transfer", user="ana", json={"iban": "DE02120300000000202051"})
+    assert found(monitor) == []
+    await client.post("/transfer", user="ben", json={"iban": "DE02500105170137075030"})
+
+    [violation] = found(monitor)
+    assert violation.victim is not None
+    assert violation.victim.principal == hash_of(monitor, "ana")
+
+
+async def test_an_error_tells_nothing_about_who_is_turned_away(monitor: IsolationMonitor) -> None:
+    """Who gets 403 does not use the endpoint: it may be an administrator's, whose errors show what users said."""
+    app = FastAPI()
+    reported: list[str] = []
+
+    @app.post("/report")
+    async def report(request: Request) -> dict[str, bool]:
+        reported.append((await request.json())["text"])
+        return {"ok": True}
+
+    @app.post("/reports/close")
+    async def close(request: Request) -> Response:
+        return JSONResponse({"not closed": reported[0]}, 409) if user_of(request.scope) == "root" else JSONResponse({}, 403)
+
+    client = Client(monitor.instrument(app))
+    await client.post("/report", user="ana", json={"text": PRIVATE["ana"]})
+    await client.post("/reports/close", user="ana", json={})
+    await client.post("/reports/close", user="root", json={})
+
+    assert found(monitor) == []
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+async def test_a_wall_whose_items_are_signed_by_nicknames_is_public(monitor: IsolationMonitor, *, is_signed: bool) -> None:
+    """A list of everybody's words without a sign of whose they are is an agent's memory, sent out."""
+    app = FastAPI()
+    wall: list[dict[str, str]] = []
+
+    @app.post("/say")
+    async def say(request: Request) -> dict[str, bool]:
+        nick = f"flower {USERS.index(str(user_of(request.scope)))}" if is_signed else "user"
+        wall.append({"nick": nick, "text": (await request.json())["text"]})
+        return {"ok": True}
+
+    @app.get("/wall")
+    async def read() -> dict[str, list[dict[str, str]]]:
+        return {"said": wall}
+
+    client = Client(monitor.instrument(app))
+    for round in range(2):
+        for user in USERS:
+            await client.post("/say", user=user, json={"text": f"{round}{PRIVATE[user]}"})
+            await client.get("/wall", user=user)
+
+    assert bool(found(monitor)) is not is_signed
+
+
 async def test_an_administrators_view_is_no_leak(monitor: IsolationMonitor) -> None:
     app = FastAPI()
 

@@ -1,0 +1,103 @@
+"""Authors: fields by which the items of a list say whose they are, though not by the ids that principals have.
+
+A wall of posts names its writers as it likes: by a nickname, a number, a picture. A field of an item attributes it when its
+name says so (`author`, `nick`) or when it keeps to the owners: the same for all of one owner's items, another for another's.
+It attributes nothing once two owners share a value (`"role": "user"`) or one owner has several (`"id"`, `"created"`).
+Looked at only under suspicion: about 4 us an item.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from isolation_monitor.telemetry.detectors.surroundings import item_around
+
+FIELDS_LIMIT: Final = 2_000
+VALUES_LIMIT: Final = 200
+"""Values remembered of one field; with more, the first ones decide."""
+PAIRS_LIMIT: Final = 16
+
+_PAIR: Final = re.compile(r'"([A-Za-z_][\w-]{0,30})"\s*:\s*(?:"([^"\\]{1,64})"|(-?\d{1,19})(?![\d.eE]))')
+_NESTED: Final = re.compile(r'"([A-Za-z_][\w-]{0,30})"\s*:\s*\{([^{}]{1,300})\}')
+_AUTHOR_NAME: Final = re.compile(
+    r"_*(?:(?:author|user|by|from|nick|handle|sender|poster|writer|creator|owner|member|person|(?:posted|written|created)(?=_?by)|"
+    r"(?:display|screen)(?=_?name))(?:[_-]?(?:by|name|handle|id|key|nick))?)_*",
+    re.IGNORECASE,
+)
+NAMES_LIMIT: Final = 2
+"""Values that one owner may have in a field called so: people change their nicknames, but not with every item."""
+
+
+class _Field:
+    __slots__ = ("is_repeated", "is_shared", "items", "names", "owner_of", "wavers")
+
+    def __init__(self) -> None:
+        self.owner_of: dict[str, str] = {}
+        self.names: dict[str, int] = {}
+        """How many values each owner has."""
+        self.items: dict[str, str] = {}
+        """One token of each value."""
+        self.is_repeated = False
+        """Whether two items of one owner had the same value: then it is the owner's rather than the item's."""
+        self.is_shared = False
+        """Whether two owners had the same value: the field attributes nothing, for good."""
+        self.wavers = 0
+        """How many values the owner with the most has."""
+
+    def learn(self, value: str, owner: str, token: str) -> None:
+        """Note that an item of an owner has this value."""
+        known = self.owner_of.get(value)
+        if known is None:
+            if len(self.owner_of) >= VALUES_LIMIT:
+                return
+            self.owner_of[value], self.items[value] = owner, token
+            self.names[owner] = self.names.get(owner, 0) + 1
+            self.wavers = max(self.wavers, self.names[owner])
+        self.is_shared = self.is_shared or known not in (None, owner)
+        self.is_repeated = self.is_repeated or self.items[value] != token
+
+    def names_owner(self, name: str, value: str, owner: str) -> bool:
+        if self.is_shared or self.owner_of.get(value) != owner:
+            return False
+        if _AUTHOR_NAME.fullmatch(name):
+            return self.wavers <= NAMES_LIMIT
+        return self.wavers == 1 and self.is_repeated and len(self.names) > 1
+
+
+class Authors:
+    """Learns per endpoint and name of a field."""
+
+    def __init__(self) -> None:
+        self._fields: dict[tuple[object, str], _Field] = {}
+
+    def learn(self, endpoint: object, text: str, token: str, owner: str) -> None:
+        """Note an item of a list whose owner is known by the token in it."""
+        item = item_around(text, token)
+        if item is None:
+            return
+        for name, value in _pairs(item, token):
+            key = (endpoint, name)
+            field = self._fields.get(key)
+            if field is None:
+                if len(self._fields) >= FIELDS_LIMIT:
+                    self._fields.pop(next(iter(self._fields)))
+                field = self._fields[key] = _Field()
+            field.learn(value, owner, token)
+
+    def name(self, endpoint: object, text: str, token: str, owner: str) -> bool:
+        """Return whether the item of a list that holds a token names its owner, by what was learned."""
+        item = item_around(text, token)
+        if item is None:
+            return False
+        for name, value in _pairs(item, token):
+            field = self._fields.get((endpoint, name))
+            if field is not None and field.names_owner(name, value, owner):
+                return True
+        return False
+
+
+def _pairs(item: str, token: str) -> list[tuple[str, str]]:
+    """Return the short values of an item by name; a small object within it is one value."""
+    nested = [(name, fields) for name, fields in _NESTED.findall(item)[:PAIRS_LIMIT] if token not in fields]
+    return nested + [(name, text or number) for name, text, number in _PAIR.findall(item)[:PAIRS_LIMIT] if token not in text]

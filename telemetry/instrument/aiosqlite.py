@@ -1,0 +1,48 @@
+"""aiosqlite: the thread that runs a connection's statements works for the request that asked for them.
+
+Statements, commits and rollbacks are told by sqlite3's own integration, which finds the request in the thread's context.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from isolation_monitor.telemetry import stacks
+from isolation_monitor.telemetry.context import CURRENT
+from isolation_monitor.telemetry.detectors.shared_transactions import ASKED_AT
+from isolation_monitor.telemetry.instrument.integrations import Installed
+from isolation_monitor.telemetry.instrument.patches import Patching
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.detection import Detection
+
+
+def install(_detection: Detection) -> Installed:
+    """Hook the one method through which a connection and its cursors hand work to their thread."""
+    import aiosqlite
+
+    patching = Patching("aiosqlite", str(getattr(aiosqlite, "__version__", "")))
+    if "_execute" in vars(aiosqlite.Connection):
+        patching.replace(aiosqlite.Connection, "_execute", _for_the_asker)
+    return Installed(patching.patches, patching.undo)
+
+
+def _for_the_asker(original: Any) -> Any:
+    async def _execute(connection: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        request = CURRENT.get()
+        if request is None:
+            return await original(connection, function, *args, **kwargs)
+
+        asked_at = stacks.capture(2)
+
+        def for_the_asker(*args: Any, **kwargs: Any) -> Any:
+            nobody, nowhere = CURRENT.set(request), ASKED_AT.set(asked_at)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                ASKED_AT.reset(nowhere)
+                CURRENT.reset(nobody)
+
+        return await original(connection, for_the_asker, *args, **kwargs)
+
+    return _execute

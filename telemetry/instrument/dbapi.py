@@ -1,0 +1,151 @@
+"""Drivers of the Python database interface (PEP 249) whose classes are C: subclasses that tell what they do and hand it on.
+
+For an integration that has a driver make its connections and cursors of such classes. What is told is judged by
+`detectors/shared_transactions.py`; what a statement leaves in the session, where that can be, by `detectors/dirty_handover.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.context import CURRENT
+from isolation_monitor.telemetry.detectors.shared_transactions import ASKED_BY, SharedTransactions
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.detection import Detection
+
+
+class Told:
+    """Hands on what the classes of one driver see; a failure of ours is counted and stays here.
+
+    Args:
+        in_transaction: asks the driver, without a round trip, whether a connection's transaction is open.
+        has_sessions: whether a connection keeps settings, roles and locks that a next borrower would meet.
+    """
+
+    def __init__(self, detection: Detection, name: str, in_transaction: Callable[[Any], bool], *, has_sessions: bool) -> None:
+        self._reporter = detection.kit.reporter
+        self._dirty = detection.dirty_handover if has_sessions else None
+        self.has_sessions = has_sessions
+        self._in_transaction = in_transaction
+        self._name = name
+        self._transactions = SharedTransactions(detection, name)
+
+    def is_open(self, connection: Any) -> bool:
+        """Return whether the connection is in a transaction; False for one that is closed, of which the driver will complain itself."""
+        try:
+            return self._in_transaction(connection)
+        except Exception:
+            return False
+
+    def asked(self, cursor: Any, connection: Any, text: Any, params: Any) -> None:
+        """Before a statement runs: what the cursor still had of another request is gone from here on."""
+        try:
+            self._transactions.asked(cursor)
+            if self._dirty is not None and type(text) is str:
+                self._dirty.statement(connection, text, list(params) if type(params) in (list, tuple) else None, self._name)
+        except Exception as error:
+            self._failed(error)
+
+    def executed(self, connection: Any, text: Any, was_open: bool) -> None:
+        try:
+            if type(text) is str:
+                self._transactions.executed(connection, text, was_open=was_open, is_open=self.is_open(connection))
+        except Exception as error:
+            self._failed(error)
+
+    def traced(self, connection: object, text: str, was_open: bool, is_open: bool) -> None:
+        """The same, where whoever tells knows both."""
+        try:
+            self._transactions.executed(connection, text, was_open=was_open, is_open=is_open)
+        except Exception as error:
+            self._failed(error)
+
+    def ended(self, connection: Any, was_open: bool, *, by_rollback: bool) -> None:
+        try:
+            self._transactions.ended(connection, was_open=was_open, by_rollback=by_rollback)
+            if self._dirty is not None and was_open:
+                self._dirty.statement(connection, "ROLLBACK" if by_rollback else "COMMIT", None, self._name)
+        except Exception as error:
+            self._failed(error)
+
+    def fetched(self, cursor: Any, row: Any = None) -> None:
+        try:
+            self._transactions.fetched(cursor)
+            if self._dirty is not None and type(row) is tuple and row and CURRENT.get() is not None:
+                self._dirty.answered(cursor.connection, row[0])
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._reporter.check_failed(names.SHARED_CONNECTION, self._name, error)
+
+
+def cursor_class(base: Any, told: Told) -> Any:
+    """Return a subclass of the driver's cursor class `base` that tells of statements and fetches."""
+
+    class Cursor(base):  # type: ignore[misc]  # the base is found at run time
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            if CURRENT.get() is None and not told.has_sessions:
+                # Nobody's: at start, or in a background task.
+                self.__dict__.pop(ASKED_BY, None)
+                return super().execute(query, *args, **kwargs)
+            connection = self.connection
+            was_open = told.is_open(connection)
+            told.asked(self, connection, query, args[0] if args else kwargs.get("vars"))
+            found = super().execute(query, *args, **kwargs)
+            told.executed(connection, query, was_open)
+            return found
+
+        def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            connection = self.connection
+            was_open = told.is_open(connection)
+            told.asked(self, connection, query, None)
+            found = super().executemany(query, *args, **kwargs)
+            told.executed(connection, query, was_open)
+            return found
+
+        def fetchone(self) -> Any:
+            row = super().fetchone()
+            told.fetched(self, row)
+            return row
+
+        def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+            told.fetched(self)
+            return super().fetchmany(*args, **kwargs)
+
+        def fetchall(self) -> Any:
+            rows = super().fetchall()
+            told.fetched(self, rows[0] if rows else None)
+            return rows
+
+        def __iter__(self) -> Any:
+            told.fetched(self)
+            return super().__iter__()
+
+    return _dressed(Cursor, base)
+
+
+def connection_class(base: Any, told: Told) -> Any:
+    """Return a subclass of the driver's connection class `base` that tells of commits and rollbacks."""
+
+    class Connection(base):  # type: ignore[misc]  # the base is found at run time
+        def commit(self) -> None:
+            was_open = told.is_open(self)
+            super().commit()
+            told.ended(self, was_open, by_rollback=False)
+
+        def rollback(self) -> None:
+            was_open = told.is_open(self)
+            super().rollback()
+            told.ended(self, was_open, by_rollback=True)
+
+    return _dressed(Connection, base)
+
+
+def _dressed(cls: Any, base: Any) -> Any:
+    """Give a subclass the names of its base, which applications and libraries may print or compare."""
+    cls.__name__, cls.__qualname__, cls.__module__ = base.__name__, base.__qualname__, base.__module__
+    return cls
