@@ -8,9 +8,9 @@ made the two lose step (a cancelled or timed-out read, an error half-way, two ta
 and psycopg2, on whose connections requests may take turns: a rollback that undoes another principal's write, a refused
 write that another's commit has made permanent, a write inside another's transaction, and rows that another fetches of
 a shared cursor (`shared_transactions.py`).
-Cannot see: clients without an integration; SQLite connections that were open before the monitor came and that several
-threads may use; a client that numbers its replies and sorts them out itself (it must not be
-counted); a use that ended without the client saying so is told by `idle` or the object's death only.
+Cannot see: clients without an integration; SQLite connections that were open before the monitor came; a client that
+numbers its replies and sorts them out itself (it must not be counted); a use that ended without the client saying so is
+told by `idle` or the object's death only.
 Cost: one table entry and one stack (about 3 us) per use or command; a table look-up for each further statement of it.
 Precision: near 1. Uses of one principal, of unknown principals and of finished requests (a worker that lives in the
 context of whoever started it) accuse nobody.

@@ -56,13 +56,6 @@ class Told:
         except Exception as error:
             self._failed(error)
 
-    def traced(self, connection: object, text: str, was_open: bool, is_open: bool) -> None:
-        """The same, where whoever tells knows both."""
-        try:
-            self._transactions.executed(connection, text, was_open=was_open, is_open=is_open)
-        except Exception as error:
-            self._failed(error)
-
     def ended(self, connection: Any, was_open: bool, *, by_rollback: bool) -> None:
         try:
             self._transactions.ended(connection, was_open=was_open, by_rollback=by_rollback)

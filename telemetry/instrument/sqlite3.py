@@ -1,7 +1,8 @@
 """sqlite3 of the standard library: statements, commits and rollbacks of its connections.
 
 The driver's classes are C and cannot be changed, so `sqlite3.connect` makes connections and cursors of subclasses. Those of a
-class of the host's own are left as they are. For connections that were open before, see `sqlite3_earlier.py`.
+class of the host's own are left as they are, and so are connections that were open before: the driver's trace callback would
+take the interpreter's lock under SQLite's own, and could stop two threads of the host for ever.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from isolation_monitor.telemetry.instrument import patches
 from isolation_monitor.telemetry.instrument.dbapi import Told, connection_class, cursor_class
 from isolation_monitor.telemetry.instrument.integrations import Installed
 from isolation_monitor.telemetry.instrument.patches import Patch
-from isolation_monitor.telemetry.instrument.sqlite3_earlier import trace
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -23,7 +23,7 @@ _FACTORY: int = 5
 
 
 def install(detection: Detection) -> Installed:
-    """Have connections tell: those made from now on, and of the open ones those that can."""
+    """Have the connections tell that are made from now on."""
     flag: Any = sqlite3.Connection.in_transaction
     told = Told(detection, "sqlite3", flag.__get__, has_sessions=False)
     connection = _connection(told)
@@ -37,15 +37,12 @@ def install(detection: Detection) -> Installed:
         return connect
 
     undo = [patches.replace(module, "connect", make) for module in (sqlite3, sqlite3.dbapi2)]
-    undo.append(trace(told))
 
     def take_off() -> None:
         while undo:
             undo.pop()()
 
-    return Installed(
-        [Patch("sqlite3", sqlite3.sqlite_version, "sqlite3.connect, trace of earlier connections", reversible=True, active=True)], take_off
-    )
+    return Installed([Patch("sqlite3", sqlite3.sqlite_version, "sqlite3.connect", reversible=True, active=True)], take_off)
 
 
 def _connection(told: Told) -> Any:

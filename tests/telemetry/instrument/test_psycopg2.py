@@ -13,7 +13,7 @@ from isolation_monitor.telemetry import IsolationMonitor, names
 from tests.real_parts.postgres import Postgres
 from tests.telemetry.acting import Acting, hooked
 
-psycopg2: Any = pytest.importorskip("psycopg2")
+psycopg2: Any = importlib.import_module("psycopg2")
 extras: Any = importlib.import_module("psycopg2.extras")
 integration: Any = importlib.import_module("isolation_monitor.telemetry.instrument.psycopg2")
 

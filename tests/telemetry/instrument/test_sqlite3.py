@@ -294,29 +294,3 @@ def test_everything_comes_off_again(monitor: IsolationMonitor) -> None:
         assert sqlite3.connect is not before[0]
 
     assert (sqlite3.connect, sqlite3.dbapi2.connect, aiosqlite.Connection._execute) == before
-
-
-@pytest.mark.parametrize("is_bound", [True, False])
-async def test_a_connection_that_was_open_before_is_traced_where_no_other_thread_may_use_it(
-    monitor: IsolationMonitor, is_bound: bool
-) -> None:
-    """The callback runs under SQLite's lock: with two threads on one connection it could stand still for ever."""
-    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=is_bound)) as earlier, hooked(integration.install, monitor):
-        desk = Desk(Acting(monitor), earlier)
-        desk.does(desk.acting.request(None), "CREATE TABLE orders (owner TEXT)")
-        desk.writes(desk.one)
-        desk.writes(desk.two)
-        desk.rolls_back(desk.one)
-
-        assert len(desk.found()) == (2 if is_bound else 0)
-
-
-def test_a_connection_with_a_trace_of_the_hosts_own_keeps_it(monitor: IsolationMonitor) -> None:
-    heard: list[str] = []
-    with contextlib.closing(sqlite3.connect(":memory:")) as earlier:
-        earlier.set_trace_callback(heard.append)
-        with hooked(integration.install, monitor):
-            earlier.execute("SELECT 1")
-        earlier.execute("SELECT 2")
-
-    assert heard == ["SELECT 1", "SELECT 2"]
