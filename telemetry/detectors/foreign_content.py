@@ -26,7 +26,7 @@ from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surroundings
-from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Suspicion, echo_key
+from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
 from isolation_monitor.telemetry.tokens import phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
@@ -67,6 +67,7 @@ class ForeignContent:
         """Ids of the principals that an endpoint has answered."""
         self._pending: dict[tuple[object, str], Suspicion] = {}
         """By endpoint and id of the owner, who has not been seen there yet."""
+        self._unconfirmed = Unconfirmed()
         self._frames: dict[tuple[str, str], Suspicion] = {}
         """Suspicious frames that wait, by token and id of the owner."""
         self._writers: dict[str, str] = {}
@@ -140,7 +141,7 @@ class ForeignContent:
             if gone.request is None or entry is None:
                 continue
             suspicion = Suspicion(gone.request, gone.principal, token, entry, "an answer", at=gone.at)
-            self._report_between_peers(suspicion, gone.endpoint)
+            self._suspect(suspicion, gone.endpoint)
 
     def made(self, value: object, by: RequestContext) -> None:
         """Take what nobody has seen before and a request's code hands to another's: an item of a queue, a frame.
@@ -222,6 +223,8 @@ class ForeignContent:
                 suspicions.append(Suspicion(request, principal, token, entry, where))
             else:
                 fresh.append(token)
+                for waiting, place in self._unconfirmed.came_back(token):
+                    self._report_between_peers(waiting, place)
                 if request.connection is not None or where == "the stream":
                     self._echoes.heard(echo_key(token, entry, text))
         openings = self.ownership.openings
@@ -290,10 +293,17 @@ class ForeignContent:
             if suspicion.entry.how != "declared" and (request.connection is not None or suspicion.where == "the stream"):
                 self._wait_for_broadcast(suspicion, text)
             else:
-                found = self._report_between_peers(suspicion, endpoint) or found
+                found = self._suspect(suspicion, endpoint) or found
         if not owners:
             self._reporter.checked(names.FOREIGN_CONTENT)
         return found
+
+    def _suspect(self, suspicion: Suspicion, endpoint: object) -> bool:
+        """Report a suspicion, now or once what it rests upon is confirmed; return True when that is now."""
+        if suspicion.entry.how == "answers":
+            self._unconfirmed.hold(suspicion, endpoint)
+            return False
+        return self._report_between_peers(suspicion, endpoint)
 
     def _report_between_peers(self, suspicion: Suspicion, endpoint: object) -> bool:
         """Report a suspicion when the endpoint serves the owner too, now or once it does; return True when that is now.

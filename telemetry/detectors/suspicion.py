@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SAID: Final = ("ingress", "made")
 """What a principal says or does: it may be meant for others."""
+UNCONFIRMED_LIMIT: Final = 1_000
+UNCONFIRMED_EACH: Final = 4
 HOW_KNOWN: Final[dict[How, str]] = {
     "made": "the owner's request made it",
     "ingress": "it came in with the owner's request",
@@ -27,6 +29,28 @@ HOW_KNOWN: Final[dict[How, str]] = {
 def echo_key(token: str, entry: Entry, text: str) -> str:
     """Return by what the copies of a frame are recognised: by what was said; what somebody is often given, only by the whole frame."""
     return token if entry.how in SAID else f"{token} {hash(text)}"
+
+
+class Unconfirmed:
+    """Suspicions by what an endpoint usually gives to a principal: they wait until he is given it once more.
+
+    Content that is picked anew from time to time is somebody's usual one until it becomes another's, and does not come back.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[tuple[Suspicion, object]]] = {}
+
+    def hold(self, suspicion: Suspicion, endpoint: object) -> None:
+        """Keep a suspicion and the endpoint that it was seen at; at most a few of each value."""
+        waiting = self._waiting.setdefault(suspicion.token, [])
+        if len(waiting) < UNCONFIRMED_EACH:
+            waiting.append((suspicion, endpoint))
+        if len(self._waiting) > UNCONFIRMED_LIMIT:
+            self._waiting.pop(next(iter(self._waiting)), None)
+
+    def came_back(self, token: str) -> list[tuple[Suspicion, object]]:
+        """Note that a value went to its owner; return what waited for that."""
+        return self._waiting.pop(token, []) if self._waiting else []
 
 
 class Suspicion:

@@ -116,6 +116,22 @@ async def test_a_leak_seen_before_its_owner_is_known_is_reported_when_the_owner_
     assert violation.offender.principal == hash_of(monitor, "ben")
 
 
+async def test_content_that_is_picked_anew_for_each_user_is_no_leak(monitor: IsolationMonitor) -> None:
+    """What a user usually got until now goes to another, and does not come back to him."""
+    app = FastAPI()
+    served = [0] * len(USERS)
+
+    @app.get("/offer")
+    async def offer(request: Request) -> dict[str, str]:
+        number = USERS.index(user_of(request.scope) or "")
+        served[number] += 1
+        return {"offer": f"offer-{(number + (served[number] - 1) // 4) % 6:04}-x7k2m9q4"}
+
+    await answers(Client(monitor.instrument(app)), USERS, "/offer", 24)
+
+    assert found(monitor) == []
+
+
 async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: IsolationMonitor) -> None:
     app = FastAPI()
 
