@@ -11,19 +11,25 @@ from isolation_monitor.telemetry import stacks
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.shared_transactions import ASKED_AT
 from isolation_monitor.telemetry.instrument.integrations import Installed
-from isolation_monitor.telemetry.instrument.patches import Patching
+from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
+
+
+OLDEST, NEWEST = (0, 17), (0, 999)
 
 
 def install(_detection: Detection) -> Installed:
     """Hook the one method through which a connection and its cursors hand work to their thread."""
     import aiosqlite
 
-    patching = Patching("aiosqlite", str(getattr(aiosqlite, "__version__", "")))
-    if "_execute" in vars(aiosqlite.Connection):
-        patching.replace(aiosqlite.Connection, "_execute", _for_the_asker)
+    version = str(getattr(aiosqlite, "__version__", ""))
+    if not OLDEST <= numbers_of(version) <= NEWEST or "_execute" not in vars(aiosqlite.Connection):
+        note = "not supported: 0.17 to 0.x are"
+        return Installed([Patch("aiosqlite", version, "Connection._execute", reversible=True, active=False, note=note)], lambda: None)
+    patching = Patching("aiosqlite", version)
+    patching.replace(aiosqlite.Connection, "_execute", _for_the_asker)
     return Installed(patching.patches, patching.undo)
 
 

@@ -7,23 +7,29 @@ of a class of the host's own, and asynchronous ones.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry.instrument import patches
 from isolation_monitor.telemetry.instrument.dbapi import Told, connection_class, cursor_class
 from isolation_monitor.telemetry.instrument.integrations import Installed
-from isolation_monitor.telemetry.instrument.patches import Patch
+from isolation_monitor.telemetry.instrument.patches import Patch, numbers_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
 
-_IDLE = 0
+OLDEST, NEWEST = (2, 8), (2, 999)
+CURSOR_CLASSES_LIMIT: Final = 100
+_IDLE: Final = 0
 """libpq's PQTRANS_IDLE."""
 
 
 def install(detection: Detection) -> Installed:
     """Have the connections tell that are made from now on."""
     psycopg2: Any = importlib.import_module("psycopg2")
+    version = str(psycopg2.__version__).partition(" ")[0]
+    if not OLDEST <= numbers_of(version) <= NEWEST:
+        note = "not supported: 2.8 and later are"
+        return Installed([Patch("psycopg2", version, "psycopg2.connect", reversible=True, active=False, note=note)], lambda: None)
     extensions: Any = importlib.import_module("psycopg2.extensions")
     status = extensions.connection.get_transaction_status
     told = Told(detection, "psycopg2", lambda connection: status(connection) != _IDLE, has_sessions=True)
@@ -38,7 +44,6 @@ def install(detection: Detection) -> Installed:
         return connect
 
     undo = patches.replace(psycopg2, "connect", make)
-    version = str(psycopg2.__version__).partition(" ")[0]
     return Installed([Patch("psycopg2", version, "psycopg2.connect", reversible=True, active=True)], undo)
 
 
@@ -51,6 +56,9 @@ def _connection(extensions: Any, told: Told) -> Any:
             # The application's own: a function that makes cursors is left as it is.
             wanted = cursor_factory or self.cursor_factory or extensions.cursor
             if isinstance(wanted, type):
+                if len(classes) >= CURSOR_CLASSES_LIMIT:
+                    # An application that makes a class for each cursor.
+                    classes.clear()
                 wanted = classes.get(wanted) or classes.setdefault(wanted, cursor_class(wanted, told))
             return super().cursor(name, wanted, *args, **kwargs)
 

@@ -7,8 +7,10 @@ take the interpreter's lock under SQLite's own, and could stop two threads of th
 
 from __future__ import annotations
 
+import platform
 import sqlite3
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry.instrument import patches
 from isolation_monitor.telemetry.instrument.dbapi import Told, connection_class, cursor_class
@@ -18,12 +20,18 @@ from isolation_monitor.telemetry.instrument.patches import Patch
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
 
-_FACTORY: int = 5
+NEWEST: Final = (3, 15)
+"""The first Python whose sqlite3 has not been looked at: it is left alone."""
+_FACTORY: Final = 5
 """Where the class of the connection stands when it is given by position."""
 
 
 def install(detection: Detection) -> Installed:
     """Have the connections tell that are made from now on."""
+    version = platform.python_version()
+    if sys.version_info >= NEWEST:
+        note = "this Python is newer than what is supported: not patched"
+        return Installed([Patch("sqlite3", version, "sqlite3.connect", reversible=True, active=False, note=note)], lambda: None)
     flag: Any = sqlite3.Connection.in_transaction
     told = Told(detection, "sqlite3", flag.__get__, has_sessions=False)
     connection = _connection(told)
@@ -42,7 +50,7 @@ def install(detection: Detection) -> Installed:
         while undo:
             undo.pop()()
 
-    return Installed([Patch("sqlite3", sqlite3.sqlite_version, "sqlite3.connect", reversible=True, active=True)], take_off)
+    return Installed([Patch("sqlite3", version, "sqlite3.connect", reversible=True, active=True)], take_off)
 
 
 def _connection(told: Told) -> Any:
