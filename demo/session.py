@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from isolation_monitor.demo import report, status
+from isolation_monitor.demo import leftovers, report, status
 from isolation_monitor.demo.errors import DemoError
 from isolation_monitor.demo.narrator import Narrator
 from isolation_monitor.demo.parts import connect
@@ -29,6 +29,8 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REQUESTS_PER_S = 40.0
+FAILED_FOLDER = "failed"
+"""Beside the report: what remains of the latest story that failed."""
 RUN_TIMEOUT_S = 3.0
 """How long a user waits for an answer before he asks again."""
 
@@ -61,7 +63,7 @@ async def once(console: Console, report_file: Path, *, repeat: int = 1, users: i
     for number in range(1, repeat + 1):
         if repeat > 1:
             console.rule(f"story {number} of {repeat}")
-        told = await _tell(console, users, clean_s)
+        told = await _tell(console, users, clean_s, report_file.parent / FAILED_FOLDER)
         told.write(report_file)
         if repeat > 1:
             told.write(report_file.with_name(f"{report_file.stem}-{number}{report_file.suffix}"))
@@ -101,7 +103,7 @@ async def numbers(state_file: Path) -> status.Numbers:
         return await status.look(parts, since=state.folder.stat().st_ctime)
 
 
-async def _tell(console: Console, users: int, clean_s: float) -> Report:
+async def _tell(console: Console, users: int, clean_s: float, failed_folder: Path) -> Report:
     told = Report()
     started = time.monotonic()
     with Narrator(console) as narrator:
@@ -111,7 +113,12 @@ async def _tell(console: Console, users: int, clean_s: float) -> Report:
                 narrator.doing(f"signing {users} users in")
                 population = Population(stack.urls.chat, users=users, requests_per_s=REQUESTS_PER_S, run_timeout_s=RUN_TIMEOUT_S)
                 async with population:
-                    await Story(stack, population, narrator, told, clean_s=clean_s).tell()
+                    try:
+                        await Story(stack, population, narrator, told, clean_s=clean_s).tell()
+                    except (DemoError, *UNREACHABLE):
+                        await leftovers.keep(stack, failed_folder)
+                        narrator.done(f"logs and violations of the failed story are kept in {failed_folder}")
+                        raise
         except (DemoError, *UNREACHABLE) as error:
             told.failed = str(error) or type(error).__name__
             narrator.failed(told.failed)

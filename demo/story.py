@@ -125,7 +125,7 @@ class Story:
         trial.gate_before = await self._until(
             f"the gate of {rollout} passing before the fault",
             lambda: self._gate(rollout, "pass"),
-            refuse=lambda: self._gate(rollout, "fail"),
+            refuse=lambda: self._gate_failing(rollout),
         )
         baseline = (await measures.violations_of(self.stack.parts.prometheus, expected.kind)) or 0.0
         known = {item["id"] for item in await self.stack.parts.collector.violations(kind=expected.kind)}
@@ -222,13 +222,22 @@ class Story:
         answer = await self.stack.parts.collector.gate(rollout)
         return verdict if answer["verdict"] == verdict else None
 
+    async def _gate_failing(self, rollout: str) -> str | None:
+        answer = await self.stack.parts.collector.gate(rollout)
+        return "fail, because " + "; ".join(reason["detail"] for reason in answer["reasons"]) if answer["verdict"] == "fail" else None
+
     async def _harm(self, fault: str, since: float) -> Harm | None:
         # A switch-on and its first harm have the same clock: both are processes of this machine.
         return next((harm for harm in chat_api.harms(self.stack.layout.fault_log) if harm.fault == fault and harm.time >= since), None)
 
     async def _record(self, expected: Expectation, known: set[str], harm_time: float) -> Json | None:
         items = await self.stack.parts.collector.violations(kind=expected.kind, limit=1000)
-        new = [item for item in items if item["id"] not in known and not item["synthetic"]]
+        new = [
+            item
+            for item in items
+            # The first find may be of one user's own two requests: true, but not the harm that is followed here.
+            if item["id"] not in known and not item["synthetic"] and len(_principals(item)) >= expected.sides
+        ]
         return min(new, key=lambda item: item["time"]) if new else None
 
     async def _page(self, expected: Expectation, since: float) -> Notification | None:
@@ -284,6 +293,11 @@ def _is_own(expected: Expectation, labels: dict[str, str]) -> bool:
 def _delay(at: float, since: float) -> float:
     # Two clocks of one machine with different resolutions: a negative millisecond is zero.
     return round(max(0.0, at - since), 3)
+
+
+def _principals(item: Json) -> set[str]:
+    """Return who is named by a violation, as victim or as offender."""
+    return {principal for side in ("victim", "offender") if (principal := _principal(item[side])) is not None}
 
 
 def _principal(side: Json | None) -> str | None:

@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 RESCAN_S: Final = 60.0
 GLANCES_A_SECOND: Final = 2_000
 """Places looked at between the judgements, to learn who is named when: 2 to 4 ms a second at most."""
+GLANCE_SLICE: Final = 16
+"""A glance is at the places that ever named somebody, and at so many of the others, in turn: a large application has
+hundreds of them, and the budget would be gone after a few requests."""
+TELLING_LIMIT: Final = 200
 BARREN_GLANCES: Final = 1_000
 BARREN_SHARE: Final = 16
 """After so many looks in a row at places that named nobody, as those of libraries do, one task in sixteen is followed by one."""
@@ -104,6 +108,9 @@ class ForeignContext:
         self._barren = 0
         """Looks in a row that found nobody named anywhere; a name found in a judgement counts as well."""
         self._turn = 0
+        self._telling: dict[object, Place] = {}
+        """By their keys, the places that have named somebody."""
+        self._next_slice = 0
         self._scanned = 0.0
         kit.housekeeper.every_second(self._tick)
 
@@ -143,16 +150,27 @@ class ForeignContext:
     def glance(self) -> None:
         """Look at the places after a task's first step: they then hold what it wrote. Learns, judges nothing."""
         try:
-            places = (*self.places.shared, *self.places.locals, *self._closures.values())
+            others = (*self.places.shared, *self.places.locals, *self._closures.values())
+            begin = self._next_slice if self._next_slice < len(others) else 0
+            self._next_slice = begin + GLANCE_SLICE
+            places = (*self._telling.values(), *(one for one in others[begin : begin + GLANCE_SLICE] if one.key not in self._telling))
             self.glances_left -= len(places)
             self._barren += 1
             for place in places:
                 if (value := place.read()) is not None:
                     for path, id in names_in(value, self._principals.known):
                         self._barren = 0
+                        self._tells(place)
                         self._slots.names(place.key, path, id)
         except Exception as error:
             self._reporter.check_failed(names.FOREIGN_CONTEXT, "asyncio", error)
+
+    def _tells(self, place: Place) -> None:
+        # What a context variable holds for this one request is no place of the application's.
+        is_lasting = place.read is not _nothing and place.kind != "planted"
+        if is_lasting and (place.key in self._telling or len(self._telling) < TELLING_LIMIT):
+            # Each scan makes the places anew; the newest stands.
+            self._telling[place.key] = place
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +203,7 @@ class ForeignContext:
         if not named:
             return False
         self._barren = 0
+        self._tells(place)
         route = _route_key(request)
         for path, ids in named.items():
             own = principal.id in ids

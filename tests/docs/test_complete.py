@@ -65,6 +65,10 @@ def test_the_quick_starts_code_is_real(tmp_path: Path) -> None:
         "engine = None\n"
         "tokens = SimpleNamespace(user_of=lambda scope: 'ann')\n"
         "class Agent:\n    def __init__(self, user): ...\n"
+        "from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column\n"
+        "class Base(DeclarativeBase): pass\n"
+        "class Note(Base):\n    __tablename__ = 'notes'\n    id: Mapped[int] = mapped_column(primary_key=True)\n    user_id: Mapped[str]\n"
+        "def may_see(user, room): return True\n"
     )
     code = before + "\n".join(blocks).replace("...\n", "pass\n") + "\nassert create_agent('ann')\nmonitor.close()\n"
 

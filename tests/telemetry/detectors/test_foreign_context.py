@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from isolation_monitor.telemetry.detectors.foreign_context import BARREN_GLANCES, BARREN_SHARE
+from isolation_monitor.telemetry.detectors.places import Place
 from isolation_monitor.telemetry.lab import Lab
 
 USERS = ("alice", "bobby", "carol", "david")
@@ -304,9 +305,10 @@ async def test_every_request_that_was_looked_at_is_a_check(drive, monitor, sampl
 async def test_places_that_never_name_anybody_are_looked_at_less_until_they_do(drive, monitor) -> None:
     await drive(global_user)
     detector = monitor.detection.foreign_context
-    place = SimpleNamespace(key="barren", read=lambda: value)
+    place = Place("global", "barren", "barren", frozenset(), lambda: value)
     detector.places.shared, detector.places.locals = [place], []
     detector._closures.clear()
+    detector._telling.clear()
     detector.glances_left, value = 10**9, "nobody-we-know"
 
     for _ in range(BARREN_GLANCES):
@@ -317,6 +319,20 @@ async def test_places_that_never_name_anybody_are_looked_at_less_until_they_do(d
 
     assert wanted == 10
     assert all(detector.wants_glance() for _ in range(10))
+
+
+async def test_hundreds_of_silent_places_do_not_use_up_the_looks_at_the_one_that_names_somebody(drive, monitor) -> None:
+    detector = monitor.detection.foreign_context
+    scan = detector.places.scan
+
+    def scan_a_large_application() -> None:
+        scan()
+        silent = [Place("global", f"silent {n}", ("silent", n), frozenset(), lambda: "nobody") for n in range(1_500)]
+        detector.places.shared = [*silent, *detector.places.shared]
+
+    detector.places.scan = scan_a_large_application
+
+    assert (await drive(global_user))["foreign_context"] >= 1
 
 
 async def test_a_failure_of_its_own_never_reaches_the_application(drive, monitor, samples) -> None:

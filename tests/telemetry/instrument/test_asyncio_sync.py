@@ -178,30 +178,35 @@ async def test_a_limit_that_several_share_is_a_limit_at_work(service: Service) -
 async def test_a_place_given_to_one_who_has_not_run_yet_counts_as_held(service: Service) -> None:
     """A wait that begins in between knows one holder too few; it must not blame the only one it knows."""
     shared, go, done = asyncio.Semaphore(2), asyncio.Event(), asyncio.Event()
+    arrived: list[str] = []
 
     async def hold() -> None:
+        # What follows takes the place, or queues for it, before anybody else runs.
+        arrived.append("hold")
         async with shared:
             await done.wait()
 
     async def make_way() -> None:
         await shared.acquire()
+        arrived.append("make way")
         await go.wait()
         shared.release()
 
     async def come_in_between() -> None:
+        arrived.append("come in between")
         await go.wait()
         await hold()
 
+    held, between = [], []
     # In this order: who comes in between is woken before the one who got the place.
-    held = [service.request("ann", hold), service.request("dan", make_way)]
-    await asyncio.sleep(0)
-    between = service.request("cid", come_in_between)
-    held.append(service.request("bob", hold))
-    await asyncio.sleep(0.01)
+    for tasks, user, act in ((held, "ann", hold), (held, "dan", make_way), (between, "cid", come_in_between), (held, "bob", hold)):
+        before = len(arrived)
+        tasks.append(service.request(user, act))
+        await service.eventually(lambda before=before: len(arrived) > before, f"{user} arrives")
     go.set()
     await asyncio.sleep(THRESHOLD_S * 3)
     done.set()
-    await asyncio.gather(*held, between)
+    await asyncio.gather(*held, *between)
 
     assert service.found() == []
     assert service.monitor.registry.value(names.CHECKS, detector=names.STARVATION, result="pass") == 2, "both waits were judged"
