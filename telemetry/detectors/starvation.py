@@ -229,7 +229,10 @@ class Starvation:
         for wait in list(self._waits):
             if now - wait.since >= self._threshold_s and not wait.is_judged:
                 try:
-                    self._judge(wait, tuple(wait.holding.holders))
+                    holders = tuple(wait.holding.holders)
+                    # Fewer than there were: a place was given back this moment, and who still holds one is not to blame.
+                    if len(holders) >= len(wait.holders):
+                        self._judge(wait, holders)
                 except Exception as error:
                     self.failed(error)
         # In this order: one that comes in between finds the flag down and starts the next sweep itself.

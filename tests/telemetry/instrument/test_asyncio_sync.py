@@ -212,6 +212,33 @@ async def test_a_place_given_to_one_who_has_not_run_yet_counts_as_held(service: 
     assert service.monitor.registry.value(names.CHECKS, detector=names.STARVATION, result="pass") == 2, "both waits were judged"
 
 
+async def test_who_still_holds_when_another_gives_back_is_not_blamed(service: Service) -> None:
+    """The sweep runs in a thread of its own: it may come between a place given back and the waiting request taking it."""
+    shared, go, done = asyncio.Semaphore(2), asyncio.Event(), asyncio.Event()
+    starvation = service.monitor.detection.starvation
+
+    async def hold() -> None:
+        async with shared:
+            await done.wait()
+
+    async def give_back() -> None:
+        await shared.acquire()
+        await go.wait()
+        shared.release()
+        starvation._sweep()
+
+    requests = [service.request("ann", hold), service.request("bob", give_back)]
+    await service.eventually(shared.locked, "both places are taken")
+    requests.append(service.request("cid", hold))
+    await asyncio.sleep(THRESHOLD_S * 2)
+    go.set()
+    await asyncio.sleep(THRESHOLD_S / 4)
+    done.set()
+    await asyncio.gather(*requests)
+
+    assert service.found() == []
+
+
 async def test_a_queue_of_short_holders_is_nobodys_fault(service: Service) -> None:
     """A convoy: the last of 15 waits long, but no single holder does."""
     shared = lock()
