@@ -101,6 +101,7 @@ class Detection:
         self.foreign_credential.private_to = self.foreign_content.ownership.private_to
         self.shared_state.owners = self.foreign_content.ownership
         self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
+        self.shared_state.residue.on_shared.append(self.foreign_content.public.share)
         self.foreign_content.need_sql_reads = self._keep_sql_reads
         self.foreign_content.sql_reads_are_kept = lambda: self._keeps_sql_reads or self.sql_reads is None
         self.may_block = any(switch.mode == "block" for switch in self.switches)
@@ -130,6 +131,10 @@ class Detection:
     def made(self, value: object, by: RequestContext) -> None:
         """Note what a request's code hands to another's connection; see `ForeignContent.made`."""
         self.foreign_content.made(value, by)
+
+    def is_for_all(self, scope: Scope) -> bool:
+        """Return whether the application has declared that an endpoint shows what users write for everybody."""
+        return self.foreign_content.public.serves(scope)
 
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Scope | None = None, learns: bool = True) -> bool:
         """Judge the content of a text on its way to the request's principal; True when it is beyond doubt another's."""

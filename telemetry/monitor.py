@@ -267,6 +267,18 @@ class IsolationMonitor:
 
         return declare if function is None else declare(function)
 
+    def public(self, endpoint: F) -> F:
+        """Declare an endpoint that takes and shows what users write for everybody: a board, a lobby. Usable as a decorator.
+
+        Belongs below the router's decorator; the function is returned unchanged. Its answers and frames may name anybody, and
+        what passes there is public wherever else it turns up. Credentials, and what was declared private, stay their owner's.
+
+        Raises:
+            SettingsError: `endpoint` cannot be called.
+        """
+        self.detection.foreign_content.public.declare(endpoint)
+        return endpoint
+
     def canary(self, value: str, *, owner: str) -> None:
         """Declare a value that was planted in the stores for the user or tenant `owner`: seen by anybody else, it proves a leak.
 

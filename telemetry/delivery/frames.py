@@ -33,6 +33,8 @@ class Content(Protocol):
 
     def made(self, value: object, by: RequestContext) -> None: ...
 
+    def is_for_all(self, scope: Any) -> bool: ...
+
     def leaving(self, request: RequestContext, text: str, where: str, *, scope: Any = None, learns: bool = True) -> bool: ...
 
 
@@ -139,6 +141,10 @@ class Frames:
         # A run's event that names a stranger and belongs to no run of this connection came to the wrong socket;
         # in a frame of the connection's own run, the content is wrong.
         strayed = run is None and event in self._runs.events.all
+        if not strayed and self.content is not None and self.content.is_for_all(connection.scope):
+            # Whoever wrote there is named to everybody.
+            self._ledger.skipped(names.FOREIGN_IDENTITY)
+            return
         foreign_identity.report(
             self._ledger,
             self._principals,

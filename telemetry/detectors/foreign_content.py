@@ -8,9 +8,12 @@ Cannot see: values below about 40 bits, paraphrases, images; content that the re
 or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items
 say whose they are, by an id or a nickname (`authors.py`); whatever an endpoint shows that the owner does not use himself (an
 administrator's view); a derived or made-up value that a cache gives to all from its first answer on.
+Said, not guessed: what users write for everybody, kept in memory and shown without its author, looks the same as one history for
+all: such an endpoint is declared by `monitor.public`.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
-Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is
-normal is consent. Grades: `crossed`; `reachable` in the body of an outgoing call.
+Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is normal
+is consent; so is having named the value before, or the invitation or link that stands for it. Grades: `crossed`; `reachable` in
+the body of an outgoing call.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.detectors.addressing import Addressing
 from isolation_monitor.telemetry.detectors.answers import Answers, field_of
 from isolation_monitor.telemetry.detectors.authors import Authors
 from isolation_monitor.telemetry.detectors.echoes import Echoes
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
+from isolation_monitor.telemetry.detectors.public_content import PublicContent
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
@@ -63,6 +68,7 @@ class ForeignContent:
         self.ownership = Ownership()
         self._answers = Answers()
         self._authors = Authors()
+        self.public = PublicContent(self.ownership)
         self._peers: dict[object, set[str]] = {}
         """Ids of the principals that an endpoint has answered."""
         self._pending: dict[tuple[object, str], Suspicion] = {}
@@ -70,8 +76,7 @@ class ForeignContent:
         self._unconfirmed = Unconfirmed()
         self._frames: dict[tuple[str, str], Suspicion] = {}
         """Suspicious frames that wait, by token and id of the owner."""
-        self._writers: dict[str, str] = {}
-        """Who first wrote to an address that is no token; `""` for several."""
+        self._addressing = Addressing(self.ownership)
         self._echoes = Echoes()
         self._credentials: dict[bytes, None] = {}
         self.identity = LearnedIdentity(kit)
@@ -102,6 +107,7 @@ class ForeignContent:
                 self.ownership.came_in(Origin(request, principal, ingress), secrets, "credential")
         if new:
             self.ownership.came_in(Origin(request, principal, ingress), new)
+        self.public.is_called(principal, request)
 
     def came_in(self, request: RequestContext, text: str, *, is_form: bool = False) -> None:
         """Take a body, or a frame of a connection."""
@@ -122,13 +128,10 @@ class ForeignContent:
             if connection.said is None:
                 connection.said = Ingress()
             connection.said.take(ingress)
-        for address in ingress.addresses:
-            if self._writers.setdefault(address, principal.id) != principal.id:
-                self._writers[address] = ""
-        if len(self._writers) > PEERS_LIMIT * 5:
-            for address in list(self._writers)[:PEERS_LIMIT]:
-                self._writers.pop(address, None)
-        if new:
+        self._addressing.wrote(ingress.addresses, principal)
+        if self.public.endpoints and self.public.receives(request):
+            self.public.said(new, request, principal)
+        elif new:
             self.ownership.came_in(Origin(request, principal, ingress), new)
 
     def belongs(self, token: str, principal: Principal, how: How, request: RequestContext | None = None) -> None:
@@ -188,16 +191,17 @@ class ForeignContent:
         principal = request.principal
         if principal is None or not self._switch.is_on:
             return False
-        if scope is not None and request.ingress is not None:
-            parameters = scope.get("path_params")
-            if parameters:
-                request.ingress.add_parameters(parameters, scope["path"])
-                if request.connection is not None and request.connection.said is not None:
-                    request.connection.said.add_parameters(parameters, scope["path"])
+        if scope is not None and (parameters := scope.get("path_params")):
+            for said in (request.ingress, request.connection.said if request.connection is not None else None):
+                if request.ingress is not None and said is not None:
+                    said.add_parameters(parameters, scope["path"])
         entry_of, own = self.ownership.get, principal.id
         endpoint = endpoint_of(request, scope)
         # What an answer that addresses nothing shows, the principal alone decides.
-        only_own = learns and self._addresses_only_own(request, principal)
+        only_own = learns and self._addressing.is_only_own(request, principal)
+        if endpoint in self.public.endpoints:
+            self.public.left(text, request, principal)
+            only_own = False
         suspicions: list[Suspicion] = []
         fresh: list[str] = []
         origin: Origin | None = None
@@ -334,7 +338,9 @@ class ForeignContent:
             return True
         if entry.how == "declared":
             return False
-        if not self._addresses_only_own(request, suspicion.principal):
+        if entry.how != "credential" and self.ownership.has_named(suspicion.principal, token):
+            return True
+        if not self._addressing.is_only_own(request, suspicion.principal):
             # It asked for something that is not its own by name: a room, a document, a profile.
             return True
         in_list, names_owner = surroundings(text, token, owner.id)
@@ -346,7 +352,7 @@ class ForeignContent:
         if connection is not None and names_owner:
             # Openly attributed speech.
             return True
-        if was_fetched(request, token):
+        if was_fetched(request, token) or self.ownership.has_named(suspicion.principal, entry.origin.request):
             return True
         if request.checkouts is not None and not self.sql_reads_are_kept():
             if self.need_sql_reads is not None:
@@ -355,7 +361,7 @@ class ForeignContent:
             return True
         source = entry.origin.ingress
         if source is not None:
-            if entry.how == "made" and any(not self._is_own(address, owner) for address in source.addresses):
+            if entry.how == "made" and any(not self._addressing.is_own(address, owner) for address in source.addresses):
                 # What the owner did concerns something that is not his own: others are told of it.
                 return True
             # Both named the same room, thread or document, on this connection or in this request.
@@ -366,19 +372,6 @@ class ForeignContent:
             if any(value == receiver or self._is_owned_by(value, receiver) for value in source.values):
                 return True
         return False
-
-    def _addresses_only_own(self, request: RequestContext, principal: Principal) -> bool:
-        """Return whether a request names nothing that could be another's: then the principal alone decides what it gets."""
-        said: Ingress = request.ingress or NOTHING
-        return not said.addresses or all(self._is_own(address, principal) for address in said.addresses)
-
-    def _is_own(self, address: str, principal: Principal) -> bool:
-        if address == principal.id:
-            return True
-        entry = self.ownership.get(address)
-        if entry is not None:
-            return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id
-        return self._writers.get(address) == principal.id
 
     def _is_owned_by(self, token: str, id: str) -> bool:
         owner = self.ownership.owner_of(token)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -126,6 +126,8 @@ class Walk:
     def __init__(self, territory: Territory) -> None:
         self.layouts = Layouts()
         self._territory = territory
+        self.met_again: Callable[[Node, Child], None] | None = None
+        """Called with a holder and an object in it that another way has led to already, in the same walk."""
 
     def nodes(self, roots: Iterable[Root], limit: int = NODES_LIMIT) -> Iterator[Node]:
         """Yield each object once, by the shortest way from the first root that reaches it."""
@@ -171,7 +173,11 @@ class Walk:
         for child in node.holds:
             value = child.value
             layout = self.layouts.of(value)
-            if layout.kind not in _CONTAINER_KINDS or id(value) in seen:
+            if layout.kind not in _CONTAINER_KINDS:
+                continue
+            if id(value) in seen:
+                if self.met_again is not None and child.step == "key":
+                    self.met_again(node, child)
                 continue
             library = self._library_depth(node, child, layout)
             if library is None:

@@ -33,6 +33,7 @@ STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential":
 TOKENS_LIMIT: Final = 100_000
 SHARD_SIZE: Final = 1_500
 OPENINGS_LIMIT: Final = 30_000
+NAMED_LIMIT: Final = 20_000
 SIGHTINGS_LIMIT: Final = 4
 """Other principals that a token without an owner is remembered to have gone to."""
 
@@ -116,10 +117,28 @@ class Ownership:
         self.entries = Entries(limit)
         self.openings: dict[str, None] = {}
         """The words that known phrases begin with, as they may be written."""
+        self._named: dict[tuple[str, str | int | None], None] = {}
+        """Id of a principal, and another's token that it has named, or the serial number of the request that token is from."""
 
     def get(self, token: str) -> Entry | None:
         entry: Entry | None = self.entries.get(token)
         return entry
+
+    def has_named(self, principal: Principal, what: str | RequestContext | None) -> bool:
+        """Return whether a principal has named another's token before, or anything that another's request brought or was given.
+
+        Who was told of a room, an invitation or a link may be shown what it stands for.
+        """
+        return (principal.id, what.serial if what is not None and not isinstance(what, str) else what) in self._named
+
+    def _note_named(self, principal: Principal, token: str, entry: Entry) -> None:
+        named = self._named
+        named[principal.id, token] = None
+        if entry.origin.request is not None:
+            named[principal.id, entry.origin.request.serial] = None
+        if len(named) > NAMED_LIMIT:
+            for oldest in list(named)[: NAMED_LIMIT // 20]:
+                named.pop(oldest, None)
 
     def forget(self, token: str) -> None:
         self.entries.pop(token, None)
@@ -133,10 +152,13 @@ class Ownership:
                 entries[token] = Entry(origin, principal, how)
                 if " " in token:
                     self._note_opening(token)
-            elif entry.owner is None:
+                continue
+            if (entry.owner or entry.origin.principal).id != principal.id:
+                self._note_named(principal, token, entry)
+            if entry.owner is None:
                 # So far it only went out. Whoever names what it was given makes it its own; another who names it knows it otherwise.
                 if entry.origin.principal.id == principal.id and not entry.sightings:
-                    entry.owner, entry.how, entry.origin = principal, how, origin
+                    entry.owner, entry.how = principal, how
                 else:
                     entry.is_public = True
             elif entry.owner.id != principal.id and STRENGTH[entry.how] == 1:
@@ -147,6 +169,14 @@ class Ownership:
         entry = self.entries[token] = Entry(origin, None, "")
         return entry
 
+    def publish(self, token: str, origin: Origin) -> None:
+        """Make a token everybody's, unless it is a credential or was declared private."""
+        entry = self.entries.get(token)
+        if entry is None:
+            entry = self.entries[token] = Entry(origin, None, "")
+        if entry.how not in ("credential", "declared"):
+            entry.is_public = True
+
     def belongs(self, token: str, principal: Principal, how: How, origin: Origin | None = None) -> list[Origin]:
         """Give a token its owner by evidence of `how`; return the other principals' requests that it has gone to already.
 
@@ -155,6 +185,9 @@ class Ownership:
         entry = self.entries.get(token)
         if entry is None:
             self.entries[token] = Entry(origin or Origin(None, principal, None), principal, how)
+            return []
+        if entry.is_public and how != "declared":
+            # Two have named it, or it is kept for two: a third opinion does not make it one's own.
             return []
         if entry.owner is not None and entry.owner.id != principal.id:
             if STRENGTH[entry.how] > STRENGTH[how]:

@@ -22,3 +22,6 @@ class PlantedOwners:
 
     def was_said(self, token: str) -> bool:
         return False
+
+    def private_to(self, token: str) -> Principal | None:
+        return None

@@ -30,6 +30,8 @@ TEXT_LIMIT: Final = 4_096
 WORDS_LIMIT: Final = 2_000
 KEYS_LIMIT: Final = 20_000
 TOKENIZED_LIMIT: Final = 5_000
+SHARED_LIMIT: Final = 5_000
+"""Objects remembered during one walk that are under principals' keys."""
 
 _WORDS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*|[^\s\"'<>,;:()\[\]{}]+")
 _PARTS: Final = re.compile(r"[^\W_]+")
@@ -78,6 +80,10 @@ class Owners(Protocol):
 
     def was_said(self, token: str) -> bool:
         """Whether it is known from nothing but what its owner said."""
+        ...
+
+    def private_to(self, token: str) -> Principal | None:
+        """Whose it is by the application's own word: kept under his id, or declared."""
         ...
 
 
@@ -211,6 +217,12 @@ class Residue:
         """Texts that are keys of dictionaries, at the last walk and at this one: as items of a list they refer, and hold nothing."""
         self.on_keyed: list[Callable[[str, Principal], None]] = []
         """Called with each token found under a key that is a principal's id: evidence of whose it is."""
+        self.on_shared: list[Callable[[str], None]] = []
+        """Called with each such token that is found under another's key as well."""
+        self._keyed: dict[int, list[tuple[str, str]]] = {}
+        """Of each object on the way to such a token, by identity: the token and its owner's id. Of one walk."""
+        self._also: dict[int, set[str]] = {}
+        """By identity, objects that several ways lead to: the principals whose keys they are under. Of one walk."""
 
     def note_baseline(self, node: Node) -> None:
         """Take what an object holds before the first request as left by nobody: a table of users, a configuration."""
@@ -220,6 +232,8 @@ class Residue:
     def begin(self) -> None:
         """A walk begins."""
         self._keys_before, self._keys_now = self._keys_now, set()
+        self._keyed.clear()
+        self._also.clear()
 
     def names_in(self, node: Node) -> set[str]:
         """Return the ids of the principals that an object names in fields of its own."""
@@ -317,12 +331,45 @@ class Residue:
     def _tell_keyed(self, node: Node, child: Child, text: str) -> None:
         owners = self._know.owners
         named = {key for key in self._keys(node, child) if key in self._know.ids and (_is_strong(key, "") or self._is_by_user(node, child))}
-        if len(named) == 1 and owners is not None:
+        # An id names somebody, and is nobody's secret: a sender, a friend, a member.
+        if len(named) == 1 and owners is not None and text not in self._know.ids:
             owner = self._know.ids[named.pop()]
             for token in tokens_of(text[:TEXT_LIMIT]):
-                if owners.owner_of(token) is None:
+                known = owners.owner_of(token)
+                # Under the keys of two: what they share, a room or a team.
+                is_news = known is None or (known.id != owner.id and owners.private_to(token) is not None)
+                if token in self._know.ids or not (is_news or known is owner):
+                    continue
+                if self._is_shared(node, token, owner):
+                    for share in self.on_shared:
+                        share(token)
+                elif is_news:
                     for listener in self.on_keyed:
                         listener(token, owner)
+
+    def met_again(self, node: Node, child: Child) -> None:
+        """Take note that a second way leads to an object: under the key of another principal it is no longer the first one's own."""
+        ids = {key for key in self._keys(node, child) if key in self._know.ids}
+        if len(ids) != 1 or len(self._also) >= SHARED_LIMIT:
+            return
+        self._also.setdefault(id(child.value), set()).update(ids)
+        for token, owner in self._keyed.get(id(child.value), ()):
+            if owner not in ids:
+                for share in self.on_shared:
+                    share(token)
+
+    def _is_shared(self, node: Node, token: str, owner: Principal) -> bool:
+        """Whether an object on the way to a token is under another principal's key, too; remembers the way for those met later."""
+        at: Node | None = node
+        while at is not None:
+            others = self._also.get(id(at.value))
+            if others is not None and others - {owner.id}:
+                return True
+            if len(self._keyed) < SHARED_LIMIT:
+                self._keyed.setdefault(id(at.value), []).append((token, owner.id))
+            # Above the key there is what holds everybody's.
+            at = None if at.key is not None and at.key in self._know.ids else at.parent
+        return False
 
     def _is_by_user(self, node: Node, child: Child) -> bool:
         """Whether one of the dictionaries on the way has principals' ids for keys: several, so that small numbers are no chance."""

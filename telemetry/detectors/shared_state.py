@@ -76,11 +76,12 @@ class SharedState:
         self._exposure = kit.exposure
         self._housekeeper = kit.housekeeper
         self._switch = kit.switches[names.SHARED_STATE]
-        self._territory = Territory()
-        self._walk = Walk(self._territory)
-        self._roots = Roots(self._territory, self._walk.layouts)
+        territory = Territory()
+        self._walk = Walk(territory)
+        self._roots = Roots(territory, self._walk.layouts)
         self.knowledge = Knowledge()
         self.residue = Residue(self.knowledge, self._walk.layouts)
+        self._walk.met_again = self.residue.met_again
         self._busy = threading.Lock()
         """Held for one slice: walks and requests' ends never judge at the same time; who comes second does without."""
         self._fields: list[Field] = []
@@ -105,8 +106,7 @@ class SharedState:
         self._wait_s = SHORTEST_WAIT_S
         self._has_baseline = False
         """A whole walk was done before the first request: what was not there then is new."""
-        self._found_some = False
-        self._changed_some = False
+        self._found_some = self._changed_some = False
         self._walks = 0
         self._last_walk = 0.0
         self._located: dict[str, Violation] = {}

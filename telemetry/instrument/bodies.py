@@ -203,6 +203,10 @@ class Reading:
         if principal is None or principal.is_credential:
             monitor.ledger.skipped(names.FOREIGN_IDENTITY)
             return False
+        if (public := self._content.public).endpoints and public.serves(self._scope):
+            # Whoever wrote there is named to everybody.
+            monitor.ledger.skipped(names.FOREIGN_IDENTITY)
+            return False
         found = identity.foreign_in_bytes(plain, principal.id)
         if found is None:
             passes = monitor.ledger.passes[names.FOREIGN_IDENTITY]

@@ -1,0 +1,205 @@
+"""What users share by right, kept in the service's memory: messages, invitations, rooms, a team's plan. And that a leak there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from isolation_monitor.telemetry import IsolationMonitor
+from tests.telemetry.conftest import Client, user_of
+
+USERS = tuple(f"u-{uuid.uuid5(uuid.NAMESPACE_DNS, name)}" for name in ("ann", "bob", "cid", "dan", "eve"))
+ANN, BOB, CID, *_ = USERS
+
+
+def me(request: Request) -> str:
+    return user_of(request.scope) or ""
+
+
+def tokens_of_logins(monitor: IsolationMonitor) -> dict[str, str]:
+    """Tell users by login tokens, so that their ids are no credentials; return each one's token."""
+    user_by_token = {uuid.uuid5(uuid.NAMESPACE_URL, user).hex: user for user in USERS}
+    monitor.principal(lambda scope: user_by_token.get(user_of(scope) or ""))
+    return {user: token for token, user in user_by_token.items()}
+
+
+class Signed:
+    """A client of which each call is one user's."""
+
+    def __init__(self, monitor: IsolationMonitor, app: FastAPI) -> None:
+        self._monitor = monitor
+        self._token_of = tokens_of_logins(monitor)
+        self.user_of_token = {token: user for user, token in self._token_of.items()}
+        self._client = Client(monitor.instrument(app))
+
+    def who(self, request: Request) -> str:
+        return self.user_of_token[me(request)]
+
+    async def get(self, user: str, path: str) -> Any:
+        return (await self._client.get(path, user=self._token_of[user])).json()
+
+    async def post(self, user: str, path: str, **body: str) -> Any:
+        return (await self._client.post(path, user=self._token_of[user], json=body)).json()
+
+    async def walked(self) -> None:
+        """Let the walks through memory see what is there now."""
+        for _ in range(2):
+            self._monitor.detection.shared_state.look_now()
+        await asyncio.sleep(0)
+
+    def found(self) -> list[str]:
+        return [violation.summary for violation in self._monitor.violations() if violation.grade != "hygiene"]
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    return FastAPI()
+
+
+@pytest.fixture
+def signed(monitor: IsolationMonitor, app: FastAPI) -> Signed:
+    return Signed(monitor, app)
+
+
+async def test_an_inbox_that_names_its_senders(app: FastAPI, signed: Signed) -> None:
+    inbox: dict[str, list[dict[str, str]]] = defaultdict(list)
+
+    @app.post("/messages")
+    async def write(request: Request) -> dict[str, bool]:
+        body = await request.json()
+        inbox[body["to"]].append({"from": signed.who(request), "text": body["text"]})
+        return {"sent": True}
+
+    @app.get("/inbox")
+    async def read(request: Request) -> list[dict[str, str]]:
+        return inbox[signed.who(request)]
+
+    for round in range(3):
+        for sender in USERS:
+            for receiver in USERS:
+                if sender != receiver:
+                    await signed.post(sender, "/messages", to=receiver, text=f"hello {uuid.uuid4()}")
+        await signed.walked()
+        for user in USERS:
+            assert len(await signed.get(user, "/inbox")) == 4 * (round + 1)
+
+    assert signed.found() == []
+
+
+async def test_an_invitation_shows_what_it_stands_for_to_those_who_have_it_alone(app: FastAPI, signed: Signed) -> None:
+    name_of: dict[str, str] = {}
+    members: dict[str, list[str]] = defaultdict(list)
+    everybody_is_in: list[str] = []
+
+    @app.post("/teams")
+    async def found_team(request: Request) -> dict[str, str]:
+        code = uuid.uuid4().hex
+        name_of[code] = (await request.json())["name"]
+        members[code].append(signed.who(request))
+        return {"code": code}
+
+    @app.post("/join")
+    async def join(request: Request) -> dict[str, str]:
+        code = (await request.json())["code"]
+        members[code].append(signed.who(request))
+        return {"joined": name_of[code]}
+
+    @app.get("/teams")
+    async def teams(request: Request) -> dict[str, list[str]]:
+        who = signed.who(request)
+        return {"names": [name_of[code] for code in members if who in members[code] or everybody_is_in]}
+
+    code = (await signed.post(ANN, "/teams", name=f"team {uuid.uuid4()}"))["code"]
+    for user in (ANN, BOB, CID):
+        await signed.post(user, "/join", code=code)
+    for user in USERS:
+        await signed.get(user, "/teams")
+    assert signed.found() == []
+
+    everybody_is_in.append("by a bug")
+    for user in USERS:
+        await signed.get(user, "/teams")
+
+    # Of the two who never were invited.
+    assert len(signed.found()) == 2
+
+
+async def test_a_room_that_is_kept_for_each_of_its_members(app: FastAPI, signed: Signed) -> None:
+    rooms_of: dict[str, list[str]] = defaultdict(list)
+    rooms: dict[str, list[str]] = {}
+
+    @app.post("/rooms")
+    async def open_room(request: Request) -> dict[str, str]:
+        room = str(uuid.uuid4())
+        rooms[room] = []
+        rooms_of[signed.who(request)].append(room)
+        return {"room": room}
+
+    @app.post("/enter/{room}")
+    async def enter(room: str, request: Request) -> dict[str, bool]:
+        rooms_of[signed.who(request)].append(room)
+        return {"ok": True}
+
+    @app.get("/rooms")
+    async def mine(request: Request) -> dict[str, list[str]]:
+        return {"rooms": rooms_of[signed.who(request)]}
+
+    for user in USERS:
+        await signed.post(user, "/rooms")
+        await signed.walked()
+        await signed.get(user, "/rooms")
+    for room in rooms:
+        for user in USERS:
+            await signed.post(user, f"/enter/{room}")
+            await signed.get(user, "/rooms")
+
+    assert signed.found() == []
+
+
+@pytest.mark.parametrize("is_walked_first", [True, False])
+async def test_one_object_under_the_keys_of_two(app: FastAPI, signed: Signed, *, is_walked_first: bool) -> None:
+    plan_of_team = [{"license": str(uuid.uuid4()), "seats": {"code": uuid.uuid4().hex}} for _ in range(2)]
+    app.state.plans = {user: plan_of_team[number % 2] for number, user in enumerate(USERS)}
+
+    @app.get("/plan")
+    async def plan(request: Request) -> Any:
+        return app.state.plans[signed.who(request)]
+
+    @app.get("/hello")
+    async def hello() -> str:
+        return "hello"
+
+    if is_walked_first:
+        for user in USERS:
+            await signed.get(user, "/hello")
+        await signed.walked()
+    for _ in range(4):
+        for user in USERS:
+            await signed.get(user, "/plan")
+        await signed.walked()
+
+    assert signed.found() == []
+
+
+async def test_one_object_under_one_key_is_still_its_owners(app: FastAPI, signed: Signed) -> None:
+    app.state.plans = {user: {"license": str(uuid.uuid4())} for user in USERS}
+
+    @app.get("/plan")
+    async def plan(request: Request) -> Any:
+        return app.state.plans[ANN if is_broken else signed.who(request)]
+
+    is_broken = False
+    for user in USERS:
+        await signed.get(user, "/plan")
+    await signed.walked()
+    assert signed.found() == []
+
+    is_broken = True
+    await signed.get(BOB, "/plan")
+
+    assert len(signed.found()) == 1
