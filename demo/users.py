@@ -140,6 +140,12 @@ class Population:
             with suppress(*UNREACHABLE):
                 await user.close()
 
+    async def reload(self) -> None:
+        """Let everybody look at his own once more, as users do after a disturbance."""
+        for some in _groups(self.users, 8):
+            with suppress(*UNREACHABLE):
+                await asyncio.gather(*(self._by_http(user, action) for user in some for action in ("read_note", "list_threads")))
+
     def check(self) -> None:
         """Raise what ended a user's task, if anything did: a silent population would prove nothing."""
         for task in self._tasks:

@@ -99,6 +99,7 @@ class Detection:
         self.resource_trend = ResourceTrend(self.kit)
         self.containment = Containment(self.kit, self.leaks, self.starvation, self.loop_stall)
         self.foreign_credential.private_to = self.foreign_content.ownership.private_to
+        self.foreign_credential.overwrites = self.shared_state.overwrites
         self.shared_state.owners = self.foreign_content.ownership
         self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
         self.shared_state.residue.on_shared.append(self.foreign_content.public.share)

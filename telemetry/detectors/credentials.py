@@ -73,6 +73,11 @@ class Credential(NamedTuple):
         return self.name.startswith("cookie ")
 
 
+def values_in(headers: Headers) -> str:
+    """Return the values of all headers as one text, to look for something in."""
+    return " ".join(value if isinstance(value, str) else value.decode("latin-1") for _, value in headers)
+
+
 def credentials_of(headers: Headers, query: str) -> list[Credential]:
     """Return the credentials that a call carries in its headers and its query."""
     found: list[Credential] = []

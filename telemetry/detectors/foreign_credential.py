@@ -49,6 +49,7 @@ from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detectors.kit import Kit
+    from isolation_monitor.telemetry.detectors.overwrites import Overwrites
     from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.principals import Principal
 
@@ -88,6 +89,9 @@ class ForeignCredential:
         self._innocent: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Cookies that were seen to tell nothing: with another's, the answer named the caller."""
 
+        self.overwrites: Overwrites | None = None
+        """Shared fields under watch: a call may carry what another request wrote over this one's own."""
+
     # --- what integrations say --------------------------------------------------------------------------------------
 
     def outgoing(
@@ -106,6 +110,8 @@ class ForeignCredential:
                 return None
             call = Call(request, method, host, url, headers, body)
             call.credentials = found
+            if self.overwrites is not None and self.overwrites.slots:
+                self.overwrites.calling(request, f"{call.text} {reading.values_in(headers)}", host)
             if request.principal is None:
                 if found:
                     self._reporter.skipped(names.FOREIGN_CREDENTIAL)

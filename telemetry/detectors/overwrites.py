@@ -1,4 +1,5 @@
-"""Overwrites: a request wrote a value of its own to a shared field, another wrote over it, and the first answered with the other's.
+"""Overwrites: a request wrote a value of its own to a shared field, another wrote over it, and the first answered with the other's,
+or called a server with it: the key of an SDK that is set for the whole process.
 
 That is a race, whatever the values mean, and it is seen exactly: while shared fields are under watch (`shared_state.py`
 finds them), the steps of a request between two awaits are watched too, and on one event loop nothing else runs within one.
@@ -90,8 +91,12 @@ class Overwrites:
                 slot.seen = value
                 slot.writes.append(_Write(request, _marks(value)))
 
-    def judge(self, request: RequestContext, text: str) -> bool:
-        """Judge a text on its way out; return True when it carries what another wrote over the request's own."""
+    def judge(self, request: RequestContext, text: str, where: str = "the answer") -> bool:
+        """Judge a text on its way out; return True when it carries what another wrote over the request's own.
+
+        Args:
+            where: the answer, or the outgoing call, for the evidence.
+        """
         principal = request.principal
         if principal is None:
             return False
@@ -105,17 +110,22 @@ class Overwrites:
                     over = write
                     foreign = write.marks - own.marks
                     if foreign and _carries(text, foreign) and not _carries(text, own.marks):
-                        self._report(slot, request, over.request, foreign)
+                        self._report(slot, request, over.request, foreign, where)
                         return True
         return False
 
-    def _report(self, slot: Slot, request: RequestContext, other: RequestContext | None, foreign: frozenset[str]) -> None:
+    def calling(self, request: RequestContext, text: str, host: str) -> bool:
+        """Judge what a request sends to a server: URL, headers and body in one text."""
+        # What a watched step wrote before its await is known; what another wrote meanwhile, too.
+        return self.judge(request, text, f"a call to {host}")
+
+    def _report(self, slot: Slot, request: RequestContext, other: RequestContext | None, foreign: frozenset[str], where: str) -> None:
         self._reporter.report(
             Violation(
                 kind=names.SHARED_STATE,
                 grade="crossed",
                 summary=f"{request.route} wrote its value to {slot.place.label}, another principal's request wrote over it, "
-                "and the answer carried the other's",
+                f"and {where} carried the other's",
                 resource=Resource("location", slot.place.label, {"holder": slot.place.holder, "values": len(foreign)}),
                 victim=side_of(other),
                 offender=side_of(request),

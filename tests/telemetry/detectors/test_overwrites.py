@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
+import pytest
 from fastapi import FastAPI, Request
 
 from isolation_monitor.telemetry import IsolationMonitor, names
@@ -61,6 +63,33 @@ async def test_the_same_field_under_a_lock_is_silent(monitor: IsolationMonitor) 
     await rounds(monitor, service(is_locked=True))
 
     assert found(monitor) == []
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+async def test_a_call_with_what_another_wrote_over_ones_own_is_a_crossing(monitor: IsolationMonitor, *, is_own: bool) -> None:
+    """The key of an SDK, set for the whole process before each call; or set once more right before it, which no one can disturb."""
+    app = FastAPI()
+
+    @app.get("/ask")
+    async def ask(request: Request) -> dict[str, bool]:
+        shared_slot.SLOT["value"] = key = shared_slot.value_of(user_of(request.scope) or "")
+        await asyncio.sleep(0.005)
+        if is_own:
+            shared_slot.SLOT["value"] = key
+        async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(204))) as http:
+            await http.get("http://bank.example/accounts", headers={"X-Customer": shared_slot.SLOT["value"]})
+        return {"ok": True}
+
+    await rounds(monitor, app)
+
+    if is_own:
+        assert found(monitor) == []
+    else:
+        violation = found(monitor)[0]
+        assert "a call to bank.example carried the other's" in violation.summary
+        assert violation.victim is not None
+        assert violation.offender is not None
+        assert violation.victim.principal != violation.offender.principal
 
 
 async def test_what_fields_are_watched_is_bounded(monitor: IsolationMonitor) -> None:
