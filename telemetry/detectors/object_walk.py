@@ -2,6 +2,7 @@
 
 A `Node` is one container or object on the way, with the steps that led to it. Bounded in depth, in nodes and in children;
 a generator, so that whoever walks can stop at any node and go on later. Nothing of the host is kept after the walk.
+Data comes before code: a service of two hundred modules has ten thousand functions and classes, and few of them hold anything.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from isolation_monitor.telemetry.detectors.territory import Territory, is_module
 
 DEPTH_LIMIT: Final = 7
 NODES_LIMIT: Final = 5_000
+WHOLE_LIMIT: Final = 60_000
+"""Of a walk through all of a large service, taken now and then."""
+CODE_SHARE: Final = 4
+"""One object in so many is a function or a class while there is data left to look at."""
 NAMES_LIMIT: Final = 600
 """Variables looked at of one module."""
 LIBRARY_DEPTH: Final = 3
@@ -126,13 +131,17 @@ class Walk:
     def __init__(self, territory: Territory) -> None:
         self.layouts = Layouts()
         self._territory = territory
+        self.was_cut = False
+        """Whether the latest walk ended at its limit: there is more than it has seen."""
         self.met_again: Callable[[Node, Child], None] | None = None
         """Called with a holder and an object in it that another way has led to already, in the same walk."""
 
     def nodes(self, roots: Iterable[Root], limit: int = NODES_LIMIT) -> Iterator[Node]:
         """Yield each object once, by the shortest way from the first root that reaches it."""
         seen: set[int] = set()
-        queue: deque[Node] = deque()
+        data: deque[Node] = deque()
+        code: deque[Node] = deque()
+        self.was_cut = False
         for root in roots:
             start = root.value
             if is_module(start):
@@ -141,9 +150,14 @@ class Walk:
                 node = Node(start, self.layouts.of(start), None, root.label, None, 0)
             if id(node.value) not in seen:
                 seen.add(id(node.value))
-                queue.append(node)
-        while queue and limit > 0:
-            node = queue.popleft()
+                data.append(node)
+        turn = 0
+        while data or code:
+            if limit <= 0:
+                self.was_cut = True
+                return
+            turn += 1
+            node = data.popleft() if data and (not code or turn % CODE_SHARE) else code.popleft()
             node.holds = self._holds(node)
             if node.layout is not None and node.layout.kind == "instance":
                 # An object that holds another of its own class is a link of a chain or a node of a tree.
@@ -152,7 +166,7 @@ class Walk:
             limit -= 1 + len(node.holds) // 8
             yield node
             if node.depth < DEPTH_LIMIT:
-                self._enqueue(node, seen, queue)
+                self._enqueue(node, seen, data, code)
 
     def _holds(self, node: Node) -> list[Child]:
         if node.layout is None:
@@ -168,12 +182,12 @@ class Walk:
             held = [child for child in held if type(child.key) is str and not _is_private_to_python(child.key)]
         return held
 
-    def _enqueue(self, node: Node, seen: set[int], queue: deque[Node]) -> None:
+    def _enqueue(self, node: Node, seen: set[int], data: deque[Node], code: deque[Node]) -> None:
         is_table = node.is_table
         for child in node.holds:
             value = child.value
             layout = self.layouts.of(value)
-            if layout.kind not in _CONTAINER_KINDS:
+            if layout.kind not in _CONTAINER_KINDS or (layout.kind == "function" and not _holds_something(value)):
                 continue
             if id(value) in seen:
                 if self.met_again is not None and child.step == "key":
@@ -188,7 +202,7 @@ class Walk:
             )
             inner.library = library
             inner.is_varying = child.step in ("item", "result") or (child.step == "key" and is_table)
-            queue.append(inner)
+            (code if layout.kind in ("function", "class") else data).append(inner)
 
     def _library_depth(self, node: Node, child: Child, layout: Layout) -> int | None:
         """Return how deep in libraries the child is; None where the walk does not go."""
@@ -216,6 +230,15 @@ class Walk:
 
     def _is_running(self, layout: Layout) -> bool:
         return any(module.partition(".")[0] in _RUNNING for module in layout.base_modules)
+
+
+def _holds_something(function: Any) -> bool:
+    """Whether a function has more than its code: a closure, attributes, or defaults that are not plain values."""
+    return bool(
+        function.__closure__
+        or function.__dict__
+        or any(id(type(value)) not in _PLAIN for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()))
+    )
 
 
 def _is_private_to_python(name: str) -> bool:

@@ -229,9 +229,10 @@ class Residue:
         if len(self._before) < BASELINE_LIMIT:
             self._before.update((id(node.value), id(child.value)) for child in node.holds if is_leaf(child.value))
 
-    def begin(self) -> None:
-        """A walk begins."""
-        self._keys_before, self._keys_now = self._keys_now, set()
+    def begin(self, *, keeps_keys: bool = False) -> None:
+        """A walk begins; `keeps_keys` where walks do not see everything, so that a key may be one that an earlier walk saw."""
+        known = self._keys_before if keeps_keys and len(self._keys_before) < KEYS_LIMIT else set()
+        self._keys_before, self._keys_now = self._keys_now | known, set()
         self._keyed.clear()
         self._also.clear()
 

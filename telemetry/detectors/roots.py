@@ -20,6 +20,7 @@ from isolation_monitor.telemetry.detectors.territory import Territory, is_module
 
 ROOTS_LIMIT: Final = 500
 LOOKS_LIMIT: Final = 4_000
+FEW_MODULES: Final = 32
 SERVED_LOOKS: Final = 150
 LOOKS_PER_STOP: Final = 16
 DEPTH_LIMIT: Final = 12
@@ -39,6 +40,10 @@ class Roots:
 
     def __iter__(self) -> Any:
         return iter([*self._modules.values(), *self._others.values()])
+
+    def nearest(self) -> Any:
+        """Iterate for a look that is short: in a large service it would not get beyond the modules."""
+        return iter(self) if len(self._modules) <= FEW_MODULES else iter([*self._others.values(), *self._modules.values()])
 
     def __len__(self) -> int:
         return len(self._modules) + len(self._others)

@@ -12,9 +12,10 @@ other processes; values that nobody is known to own and that come back in no fie
 container and 7 steps from a root.
 Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows
 that name their owner, values that several principals know (public ones), whatever is gone when its request is.
-Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, and never more than 1 % of a
-processor; the first requests of a process are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under
-1 us, and about 1 us for each field under watch (at most four a request).
+Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; in a service
+of hundreds of modules also walks of at most 60,000 objects, and 4 % in all (`walk_pace.py`); the first requests of a
+process are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, and about 1 us for each field
+under watch (at most four a request).
 Precision: the place is certain, that it is nobody's intention is judged by the rules above. Grades: `reachable`; `crossed`
 when the value was seen in an answer to another principal (`location_of`, asked by the detector of contents).
 """
@@ -30,13 +31,14 @@ from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field
-from isolation_monitor.telemetry.detectors.object_walk import Node, Root, Walk, read_again
+from isolation_monitor.telemetry.detectors.object_walk import WHOLE_LIMIT, Node, Root, Walk, read_again
 from isolation_monitor.telemetry.detectors.overwrites import Overwrites
 from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import Child
 from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Finding, Holding, Knowledge, Owners, Place, Residue
 from isolation_monitor.telemetry.detectors.roots import SERVED_LOOKS, Roots
 from isolation_monitor.telemetry.detectors.territory import Territory
+from isolation_monitor.telemetry.detectors.walk_pace import WalkPace
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -48,10 +50,8 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.0008
 """Longest stretch of the walk on the housekeeper's thread; the event loop may wait that long for the interpreter."""
 PAUSE_S: Final = 0.004
-SHORTEST_WAIT_S: Final = 0.1
-LONGEST_WAIT_S: Final = 4.0
-SHARE: Final = 0.01
-"""Of one processor, for all walks."""
+LOST_AFTER_S: Final = 60.0
+"""An appointment of which nothing was heard for so long was lost."""
 FIRST_LOOKS: Final = 20
 FIRST_LOOK_S: Final = 0.0015
 """Walks right after the first requests of principals and endpoints, on the event loop: what they leave behind is the clearest."""
@@ -102,8 +102,7 @@ class SharedState:
         self._nodes: Iterator[Node] | None = None
         self._due = False
         self._due_since = 0.0
-        self._spent_s = 0.0
-        self._wait_s = SHORTEST_WAIT_S
+        self._pace = WalkPace()
         self._has_baseline = False
         """A whole walk was done before the first request: what was not there then is new."""
         self._found_some = self._changed_some = False
@@ -171,12 +170,12 @@ class SharedState:
         try:
             until = time.perf_counter() + budget_s
             self._search_on(until)
-            for node in self._walk.nodes(self._roots):
+            for node in self._walk.nodes(self._roots, WHOLE_LIMIT):
                 self.residue.note_baseline(node)
                 self._note_changes(node, 0.0)
                 if time.perf_counter() > until:
                     return
-            self._has_baseline = True
+            self._has_baseline = not self._walk.was_cut
         except Exception as error:
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
         finally:
@@ -186,7 +185,7 @@ class SharedState:
         """Walk everything at once, on the calling thread: for the end of a process and for tests."""
         with self._busy:
             self._search_on(float("inf"))
-            self._begin()
+            self._begin(is_last=True)
             self._go_on(float("inf"))
 
     def location_of(self, token: str) -> Violation | None:
@@ -237,7 +236,7 @@ class SharedState:
             if self._first_looks > 0 and self._nodes is None:
                 self._first_looks -= 1
                 until = time.perf_counter() + FIRST_LOOK_S
-                self._begin()
+                self._begin(is_glimpse=True)
                 self._go_on(until, request)
                 self._nodes = None
         finally:
@@ -287,7 +286,7 @@ class SharedState:
     def _schedule(self) -> None:
         self._due = True
         self._due_since = time.monotonic()
-        self._housekeeper.after(self._wait_s, self._slice)
+        self._housekeeper.after(self._pace.wait_s, self._slice)
 
     def _forked(self) -> None:
         """In a new worker: the lock may have been held, and the appointment is the parent's."""
@@ -296,7 +295,7 @@ class SharedState:
 
     def _tick(self, now: float) -> None:
         """Once a second: forget an appointment that was lost, and the fields of a service that nobody calls."""
-        if self._due and now - self._due_since > 2 * LONGEST_WAIT_S:
+        if self._due and now - self._due_since > LOST_AFTER_S:
             self._due = False
             self._nodes = None
         if self._fields and (not self._switch.is_on or (now - self._last_walk > IDLE_S and self._looked_at == self._ended)):
@@ -330,17 +329,17 @@ class SharedState:
             self._nodes, self._due = None, False
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
 
-    def _begin(self) -> None:
+    def _begin(self, *, is_glimpse: bool = False, is_last: bool = False) -> None:
         self._walks += 1
         if self._walks % REFRESH_EVERY == 0:
             self._roots.refresh()
         self._looked_at = self._ended
         self._was_calm = not self._exposure.principals
         self._last_walk = time.monotonic()
-        self._spent_s = 0.0
         self._found_some = self._changed_some = False
-        self.residue.begin()
-        self._nodes = self._walk.nodes(self._roots)
+        self.residue.begin(keeps_keys=self._pace.is_large)
+        limit = self._pace.begin(self._last_walk, is_glimpse=is_glimpse, is_last=is_last)
+        self._nodes = self._walk.nodes(self._roots.nearest() if is_glimpse else self._roots, limit)
 
     def _go_on(self, until: float, request: RequestContext | None = None) -> bool:
         """Walk on until a moment of `perf_counter`; return whether the walk is at its end.
@@ -361,13 +360,12 @@ class SharedState:
             if count % _CLOCK_EVERY == _CLOCK_EVERY - 1 and time.perf_counter() > until:
                 done = False
                 break
-        self._spent_s += time.thread_time() - begun
+        self._pace.spent(time.thread_time() - begun)
         if done:
             self._nodes = None
             if not self._found_some:
                 self._reporter.checked(names.SHARED_STATE)
-            least = max(SHORTEST_WAIT_S, self._spent_s / SHARE)
-            self._wait_s = min(LONGEST_WAIT_S, least if self._changed_some or self._found_some else max(least, self._wait_s * 1.5))
+            self._pace.ended(was_cut=self._walk.was_cut, is_eventful=self._changed_some or self._found_some)
         return done
 
     @property

@@ -1,0 +1,53 @@
+"""Pace: how far a walk may go and how long until the next, so that all of them together cost what they may.
+
+Most services are seen whole by each walk. In a service of hundreds of modules a walk ends at its limit; there, one walk
+now and then goes to the end, at a share of the processor of its own. The first of those comes at once: what stays
+unseen cannot be judged.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from isolation_monitor.telemetry.detectors.object_walk import NODES_LIMIT, WHOLE_LIMIT
+
+SHORTEST_WAIT_S: Final = 0.1
+LONGEST_WAIT_S: Final = 4.0
+SHARE: Final = 0.01
+"""Of one processor, for walks up to the usual limit; more where one of them takes longer than 40 ms."""
+WHOLE_SHARE: Final = 0.02
+"""The same for walks to the end of a large service."""
+
+
+class WalkPace:
+    """Written by whoever walks. `wait_s` is the time from the end of the latest walk to the next one."""
+
+    def __init__(self) -> None:
+        self.wait_s = SHORTEST_WAIT_S
+        self.is_large = False
+        """Whether there is more than a usual walk sees."""
+        self._spent_s = 0.0
+        self._is_whole = False
+        self._whole_due = 0.0
+        """When the next walk to the end may begin (`time.monotonic()`)."""
+
+    def begin(self, now: float, *, is_glimpse: bool, is_last: bool) -> int:
+        """Begin a walk; return its limit in objects. A glimpse ends early by the clock; the last walk of a process leaves nothing out."""
+        self._spent_s = 0.0
+        self._is_whole = is_last or (self.is_large and not is_glimpse and now >= self._whole_due)
+        return WHOLE_LIMIT if self._is_whole else NODES_LIMIT
+
+    def spent(self, seconds: float) -> None:
+        """Add processor time to the walk."""
+        self._spent_s += seconds
+
+    def ended(self, *, was_cut: bool, is_eventful: bool) -> None:
+        """End a walk. An eventful one, which found something or something changed, is repeated sooner."""
+        if self._is_whole:
+            self._whole_due = time.monotonic() + self._spent_s / WHOLE_SHARE
+        self.is_large = self.is_large or was_cut
+        least = max(SHORTEST_WAIT_S, self._spent_s / SHARE)
+        self.wait_s = min(LONGEST_WAIT_S, least if is_eventful else max(least, self.wait_s * 1.5))
+        if self.is_large and not self._whole_due:
+            self.wait_s = SHORTEST_WAIT_S
