@@ -43,6 +43,20 @@ class Reads(Protocol):
     def stop(self) -> None: ...
 
 
+class Watcher(Protocol):
+    """Told before and after each step of a request's coroutine (`instrument/steps.py`). What it raises is its own failure."""
+
+    def before_step(self, request: RequestContext) -> None: ...
+    def after_step(self, request: RequestContext) -> None: ...
+
+
+class Stepping(Protocol):
+    """A coroutine whose steps a watcher sees; `is_running` during one of them."""
+
+    watcher: Watcher
+    is_running: bool
+
+
 class Looks:
     """How many requests detectors may still look at closely in this second; a bound on their share of the processor."""
 
@@ -98,6 +112,8 @@ class Detection:
         self.starvation = Starvation(self.kit)
         self.resource_trend = ResourceTrend(self.kit)
         self.containment = Containment(self.kit, self.leaks, self.starvation, self.loop_stall)
+        self.stepped: dict[int, Stepping] = {}
+        """By serial number of the request: the steps of it that are being watched, in the task that came last."""
         self.foreign_credential.private_to = self.foreign_content.ownership.private_to
         self.foreign_credential.overwrites = self.shared_state.overwrites
         self.shared_state.owners = self.foreign_content.ownership

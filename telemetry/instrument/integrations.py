@@ -29,6 +29,7 @@ INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     ("aiosqlite", "aiosqlite"),
     ("asyncio", "asyncio_sync"),
     ("starlette._exception_handler", "starlette_errors"),
+    ("starlette.middleware.exceptions", "starlette_steps"),
     ("asyncio", "asyncio_tasks"),
     ("asyncio", "asyncio_streams"),
     ("threading", "threads"),

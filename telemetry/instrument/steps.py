@@ -6,28 +6,24 @@ Between two awaits nothing else runs on an event loop, so a change seen across o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
-
-
-class Watcher(Protocol):
-    """Told before and after each step. What it raises is its own failure and is swallowed by `Steps`."""
-
-    def before_step(self, request: RequestContext) -> None: ...
-    def after_step(self, request: RequestContext) -> None: ...
+    from isolation_monitor.telemetry.detection import Watcher
 
 
 class Steps(Awaitable[None]):
-    """Awaits `inner` step by step for a request. Sending, throwing and closing pass through."""
+    """Awaits `inner` step by step for a request. Sending, throwing and closing pass through; what a watcher raises does not."""
 
-    __slots__ = ("_inner", "_request", "_steps", "_watcher")
+    __slots__ = ("_inner", "_request", "_steps", "is_running", "watcher")
 
     def __init__(self, inner: Awaitable[None], request: RequestContext, watcher: Watcher) -> None:
         self._inner = inner
         self._request = request
-        self._watcher = watcher
+        self.watcher = watcher
+        self.is_running = False
+        """Whether one of the steps is being run just now."""
         self._steps: Any = None
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -41,16 +37,21 @@ class Steps(Awaitable[None]):
         return self._run(self._steps.__next__)
 
     def send(self, value: Any) -> Any:
+        if self._steps is None:
+            self.__await__()
         return self._run(self._steps.send, value)
 
     def throw(self, *error: Any) -> Any:
         return self._run(self._steps.throw, *error)
 
     def close(self) -> None:
-        self._steps.close()
+        # Before the first step there are none to close, only what they would have been made of.
+        closing = self._inner if self._steps is None else self._steps
+        closing.close()  # type: ignore[union-attr]  # coroutines have it
 
     def _run(self, go_on: Any, *arguments: Any) -> Any:
-        watcher, request = self._watcher, self._request
+        watcher, request = self.watcher, self._request
+        self.is_running = True
         try:
             watcher.before_step(request)
         except Exception:
@@ -59,6 +60,7 @@ class Steps(Awaitable[None]):
         try:
             return go_on(*arguments)
         finally:
+            self.is_running = False
             try:
                 watcher.after_step(request)
             except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -63,6 +64,52 @@ async def test_the_same_field_under_a_lock_is_silent(monitor: IsolationMonitor) 
     await rounds(monitor, service(is_locked=True))
 
     assert found(monitor) == []
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+async def test_endpoints_below_a_middleware_that_starts_a_task(monitor: IsolationMonitor, *, is_locked: bool) -> None:
+    app = service(is_locked=is_locked)
+
+    @app.middleware("http")
+    async def stamp(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    await rounds(monitor, app)
+
+    assert bool(found(monitor)) is not is_locked
+
+
+class TaskOfItsOwn:
+    """A middleware that runs what is below it in a task made of its coroutine."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.create_task(self.app(scope, receive, send))
+
+
+@pytest.mark.parametrize("has_mount", [False, True])
+async def test_tasks_and_mounted_applications_on_the_way_change_no_answer(monitor: IsolationMonitor, *, has_mount: bool) -> None:
+    inner = service(is_locked=False)
+    app = FastAPI() if has_mount else inner
+    if has_mount:
+        app.mount("/sub", inner)
+    inner.add_middleware(TaskOfItsOwn)
+
+    @app.middleware("http")
+    async def stamp(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    shared_slot.SLOT["value"] = ""
+    client = Client(monitor.instrument(app))
+    monitor.started()
+    for _ in range(6):
+        answers = await asyncio.gather(*(client.get("/sub/ask" if has_mount else "/ask", user=user) for user in USERS))
+        assert [answer.status for answer in answers] == [200] * len(USERS)
+
+    assert found(monitor)
+    assert monitor.detection.stepped == {}
 
 
 @pytest.mark.parametrize("is_own", [False, True])
