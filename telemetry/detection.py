@@ -119,6 +119,8 @@ class Detection:
         self.shared_state.owners = self.foreign_content.ownership
         self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
         self.shared_state.residue.on_shared.append(self.foreign_content.public.share)
+        self.foreign_content.look_again = self.shared_state.look_again
+        self.shared_state.on_walked.append(self.foreign_content.walked)
         self.foreign_content.need_sql_reads = self._keep_sql_reads
         self.foreign_content.sql_reads_are_kept = lambda: self._keeps_sql_reads or self.sql_reads is None
         self.may_block = any(switch.mode == "block" for switch in self.switches)

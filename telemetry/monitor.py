@@ -368,6 +368,8 @@ class IsolationMonitor:
 
     def close(self) -> None:
         """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""
+        # What waits for another walk through memory will not see it.
+        self.detection.foreign_content.walked(time.monotonic())
         self.uninstrument()
         self.housekeeper.close()
         self.outbox.close()

@@ -12,13 +12,14 @@ Said, not guessed: what users write for everybody, kept in memory and shown with
 all: such an endpoint is declared by `monitor.public`.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
 Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is normal
-is consent; so is having named the value before, or the invitation or link that stands for it. Grades: `crossed`; `reachable` in
-the body of an outgoing call.
+is consent; so is having named the value, its owner by a header, or the invitation that stands for it. What memory keeps under an id is
+looked for there once more before it is reported: it may have changed hands. Grades: `crossed`; `reachable` in an outgoing call.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
@@ -30,8 +31,8 @@ from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.public_content import PublicContent
-from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, surroundings
-from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Suspicion, Unconfirmed, echo_key
+from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, headers_name, surroundings
+from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Moving, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
 from isolation_monitor.telemetry.tokens import phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
@@ -74,6 +75,8 @@ class ForeignContent:
         self._pending: dict[tuple[object, str], Suspicion] = {}
         """By endpoint and id of the owner, who has not been seen there yet."""
         self._unconfirmed = Unconfirmed()
+        self._moving = Moving()
+        self.look_again: Callable[[], bool] = lambda: False
         self._frames: dict[tuple[str, str], Suspicion] = {}
         """Suspicious frames that wait, by token and id of the owner."""
         self._addressing = Addressing(self.ownership)
@@ -307,7 +310,18 @@ class ForeignContent:
         if suspicion.entry.how == "answers":
             self._unconfirmed.hold(suspicion, endpoint)
             return False
+        if suspicion.entry.how == "state" and not self._switch.blocks and self._moving.hold(suspicion, endpoint):
+            if not self.look_again():
+                self.walked(time.monotonic())
+            return suspicion.is_reported
         return self._report_between_peers(suspicion, endpoint)
+
+    def walked(self, begun: float) -> None:
+        """Judge what waited for a walk through memory that began at a moment (`time.monotonic()`)."""
+        for suspicion, endpoint in self._moving.walked(begun):
+            self._report_between_peers(suspicion, endpoint)
+        if self._moving.is_waiting:
+            self.look_again()
 
     def _report_between_peers(self, suspicion: Suspicion, endpoint: object) -> bool:
         """Report a suspicion when the endpoint serves the owner too, now or once it does; return True when that is now.
@@ -335,6 +349,9 @@ class ForeignContent:
             return True
         if owner.id in said.values or owner.id in before.values:
             # It asked for this person.
+            return True
+        if headers_name(request, owner.id) or (entry.how == "state" and self.ownership.has_named(suspicion.principal, owner.id)):
+            # Support staff that acts as a customer, from this request on or from an earlier one.
             return True
         if entry.how == "declared":
             return False
@@ -374,8 +391,7 @@ class ForeignContent:
         return False
 
     def _is_owned_by(self, token: str, id: str) -> bool:
-        owner = self.ownership.owner_of(token)
-        return owner is not None and owner.id == id
+        return (owner := self.ownership.owner_of(token)) is not None and owner.id == id
 
     def _wait_for_broadcast(self, suspicion: Suspicion, text: str) -> None:
         """Put the judgement of a frame off until it is known to whom the same content went."""

@@ -332,6 +332,12 @@ class Residue:
     def _tell_keyed(self, node: Node, child: Child, text: str) -> None:
         owners = self._know.owners
         named = {key for key in self._keys(node, child) if key in self._know.ids and (_is_strong(key, "") or self._is_by_user(node, child))}
+        if len(named) > 1 and owners is not None:
+            # Kept for a pair, one of whom nobody may have met before.
+            for token in tokens_of(text[:TEXT_LIMIT]):
+                if (keeper := owners.private_to(token)) is not None and keeper.id in named:
+                    for share in self.on_shared:
+                        share(token)
         # An id names somebody, and is nobody's secret: a sender, a friend, a member.
         if len(named) == 1 and owners is not None and text not in self._know.ids:
             owner = self._know.ids[named.pop()]

@@ -12,10 +12,9 @@ other processes; values that nobody is known to own and that come back in no fie
 container and 7 steps from a root.
 Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows
 that name their owner, values that several principals know (public ones), whatever is gone when its request is.
-Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; in a service
-of hundreds of modules also walks of at most 60,000 objects, and 4 % in all (`walk_pace.py`); the first requests of a
-process are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, and about 1 us for each field
-under watch (at most four a request).
+Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; of up to 60,000
+and 4 % in all in a service of hundreds of modules, 5 % while a suspicion waits (`walk_pace.py`); the first requests of a process
+are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, about 1 us for each field under watch.
 Precision: the place is certain, that it is nobody's intention is judged by the rules above. Grades: `reachable`; `crossed`
 when the value was seen in an answer to another principal (`location_of`, asked by the detector of contents).
 """
@@ -26,7 +25,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.0008
 """Longest stretch of the walk on the housekeeper's thread; the event loop may wait that long for the interpreter."""
 PAUSE_S: Final = 0.004
-LOST_AFTER_S: Final = 60.0
-"""An appointment of which nothing was heard for so long was lost."""
 FIRST_LOOKS: Final = 20
 FIRST_LOOK_S: Final = 0.0015
 """Walks right after the first requests of principals and endpoints, on the event loop: what they leave behind is the clearest."""
@@ -100,9 +97,9 @@ class SharedState:
         self._was_calm = False
         """Nothing was running when the last walk began."""
         self._nodes: Iterator[Node] | None = None
-        self._due = False
-        self._due_since = 0.0
-        self._pace = WalkPace()
+        self._pace = WalkPace(kit.housekeeper.after, self._slice)
+        self.on_walked: list[Callable[[float], None]] = []
+        """Called after each walk that went to its end, with the moment at which it began (`time.monotonic()`)."""
         self._has_baseline = False
         """A whole walk was done before the first request: what was not there then is new."""
         self._found_some = self._changed_some = False
@@ -158,8 +155,8 @@ class SharedState:
                 self._first(request, principal, is_new=False)
             elif self._fields:
                 self._read_fields(request, principal)
-            if not self._due and len(self._ended_at) > 1:
-                self._schedule()
+            if not self._pace.is_due and len(self._ended_at) > 1:
+                self._pace.schedule()
         except Exception as error:
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
 
@@ -187,6 +184,14 @@ class SharedState:
             self._search_on(float("inf"))
             self._begin(is_last=True)
             self._go_on(float("inf"))
+        for listener in self.on_walked:
+            listener(self._last_walk)
+
+    def look_again(self) -> bool:
+        """Walk soon; return whether there will be a walk."""
+        if self._switch.is_on:
+            self._pace.hurry()
+        return self._switch.is_on
 
     def location_of(self, token: str) -> Violation | None:
         """Return the violation of the reported place that holds a token, so that a crossing can raise its grade."""
@@ -283,21 +288,15 @@ class SharedState:
 
     # --- the walk -----------------------------------------------------------------------------------------------------
 
-    def _schedule(self) -> None:
-        self._due = True
-        self._due_since = time.monotonic()
-        self._housekeeper.after(self._pace.wait_s, self._slice)
-
     def _forked(self) -> None:
         """In a new worker: the lock may have been held, and the appointment is the parent's."""
         self._busy = threading.Lock()
-        self._nodes, self._due = None, False
+        self._nodes, self._pace.is_due = None, False
 
     def _tick(self, now: float) -> None:
         """Once a second: forget an appointment that was lost, and the fields of a service that nobody calls."""
-        if self._due and now - self._due_since > LOST_AFTER_S:
-            self._due = False
-            self._nodes = None
+        if self._pace.is_lost(now):
+            self._nodes, self._pace.is_due = None, False
         if self._fields and (not self._switch.is_on or (now - self._last_walk > IDLE_S and self._looked_at == self._ended)):
             # Their holders are held: not while nobody comes, nor while the monitor is off.
             with self._busy:
@@ -308,13 +307,13 @@ class SharedState:
         """One slice of a walk, on the housekeeper's thread."""
         try:
             if not self._switch.is_on:
-                self._nodes, self._due = None, False
+                self._nodes, self._pace.is_due = None, False
                 return
             with self._busy:
                 if self._nodes is None:
                     if not self._switch.sampled():
                         self._reporter.skipped(names.SHARED_STATE)
-                        self._due = False
+                        self._pace.is_due = False
                         return
                     self._begin()
                 until = time.perf_counter() + SLICE_S
@@ -322,11 +321,13 @@ class SharedState:
             if not done:
                 self._housekeeper.after(PAUSE_S, self._slice)
                 return
-            self._due = False
-            if self._ended != self._looked_at:
-                self._schedule()
+            self._pace.is_due = False
+            for listener in self.on_walked:
+                listener(self._last_walk)
+            if self._ended != self._looked_at and not self._pace.is_due:
+                self._pace.schedule()
         except Exception as error:
-            self._nodes, self._due = None, False
+            self._nodes, self._pace.is_due = None, False
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
 
     def _begin(self, *, is_glimpse: bool = False, is_last: bool = False) -> None:

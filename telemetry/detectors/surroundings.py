@@ -28,6 +28,15 @@ def endpoint_of(request: RequestContext, scope: Scope | None) -> object:
     return id(served.endpoint) if served is not None else None
 
 
+def headers_name(request: RequestContext, id: str) -> bool:
+    """Return whether a request names a principal by a header of its own: `X-Act-As`, `X-On-Behalf-Of`."""
+    scope = request.scope if request.connection is None else request.connection.scope
+    if scope is None:
+        return False
+    wanted = id.encode("utf-8", "replace")
+    return any(value == wanted for name, value in scope["headers"] if name not in (b"authorization", b"cookie"))
+
+
 def surroundings(text: str, token: str, owner: str) -> tuple[bool, bool]:
     """Return whether the token stands in an item of a JSON list, and whether that item (or the whole text) names the owner.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.ownership import Entry, How
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 SAID: Final = ("ingress", "made")
 """What a principal says or does: it may be meant for others."""
+MOVING_LIMIT: Final = 500
 UNCONFIRMED_LIMIT: Final = 1_000
 UNCONFIRMED_EACH: Final = 4
 HOW_KNOWN: Final[dict[How, str]] = {
@@ -53,6 +55,37 @@ class Unconfirmed:
         return self._waiting.pop(token, []) if self._waiting else []
 
 
+class Moving:
+    """Suspicions by where memory keeps a value: it may have been handed over since the latest walk.
+
+    They wait for a walk that begins later. If that finds the value under the receiver's id, or under both, all is well.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, Suspicion, object]] = deque()
+        """In the order of time; filled on one thread and emptied on another, one atomic step each."""
+
+    def hold(self, suspicion: Suspicion, endpoint: object) -> bool:
+        """Keep a suspicion and the endpoint that it was seen at; return False when there are too many."""
+        if len(self._waiting) >= MOVING_LIMIT:
+            return False
+        self._waiting.append((time.monotonic(), suspicion, endpoint))
+        return True
+
+    def walked(self, begun: float) -> list[tuple[Suspicion, object]]:
+        """Return what a walk that began at that moment has not explained."""
+        ripe = []
+        while self._waiting and self._waiting[0][0] <= begun:
+            _, suspicion, endpoint = self._waiting.popleft()
+            if not suspicion.is_explained:
+                ripe.append((suspicion, endpoint))
+        return ripe
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
+
 class Suspicion:
     """A foreign value on its way to a principal."""
 
@@ -76,6 +109,12 @@ class Suspicion:
         self.sockets: set[int] = set()
         """Connections, and answers that are streams, by the serial number of each."""
         self.is_reported = False
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the value has turned out to be everybody's, or the receiver's."""
+        owner = self.entry.owner
+        return self.entry.is_public or owner is None or owner.id != self.owner.id
 
     def goes_to(self, other: Suspicion) -> None:
         """Note the receiver of another frame with the same content, or of this one."""

@@ -8,6 +8,7 @@ unseen cannot be judged.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from isolation_monitor.telemetry.detectors.object_walk import NODES_LIMIT, WHOLE_LIMIT
@@ -18,12 +19,27 @@ SHARE: Final = 0.01
 """Of one processor, for walks up to the usual limit; more where one of them takes longer than 40 ms."""
 WHOLE_SHARE: Final = 0.02
 """The same for walks to the end of a large service."""
+HURRIED_SHARE: Final = 0.05
+"""The same while suspicions wait for a walk."""
+LOST_AFTER_S: Final = 60.0
+"""An appointment of which nothing was heard for so long was lost."""
 
 
 class WalkPace:
-    """Written by whoever walks. `wait_s` is the time from the end of the latest walk to the next one."""
+    """Written by whoever walks. `wait_s` is the time from the end of the latest walk to the next one.
 
-    def __init__(self) -> None:
+    Args:
+        after: makes an appointment so many seconds from now (`Housekeeper.after`).
+        walk_on: begins a walk, or goes on with it.
+    """
+
+    def __init__(self, after: Callable[[float, Callable[[], None]], None], walk_on: Callable[[], None]) -> None:
+        self._after = after
+        self._walk_on = walk_on
+        self._appointment = 0
+        self._due_at = 0.0
+        self.is_due = False
+        """A walk has an appointment or is on its way."""
         self.wait_s = SHORTEST_WAIT_S
         self.is_large = False
         """Whether there is more than a usual walk sees."""
@@ -31,6 +47,23 @@ class WalkPace:
         self._is_whole = False
         self._whole_due = 0.0
         """When the next walk to the end may begin (`time.monotonic()`)."""
+
+    def schedule(self) -> None:
+        """Make an appointment for the next walk; an earlier one no longer counts."""
+        self.is_due = True
+        self._due_at = time.monotonic() + self.wait_s
+        self._appointment = mine = self._appointment + 1
+        self._after(self.wait_s, lambda: self._walk_on() if mine == self._appointment else None)
+
+    def hurry(self) -> None:
+        """Walk soon: somebody waits for what a walk that begins now will see."""
+        wait_s = max(SHORTEST_WAIT_S, self._spent_s / HURRIED_SHARE)
+        if not self.is_due or self._due_at > time.monotonic() + wait_s:
+            self.wait_s = wait_s
+            self.schedule()
+
+    def is_lost(self, now: float) -> bool:
+        return self.is_due and now - self._due_at > LOST_AFTER_S
 
     def begin(self, now: float, *, is_glimpse: bool, is_last: bool) -> int:
         """Begin a walk; return its limit in objects. A glimpse ends early by the clock; the last walk of a process leaves nothing out."""

@@ -74,7 +74,9 @@ async def answers(client: Client, users: tuple[str, ...], path: str, rounds: int
             await client.get(path, user=user)
 
 
-async def test_a_value_that_an_endpoint_gives_to_one_user_alone_is_known_in_anothers_answer(monitor: IsolationMonitor) -> None:
+async def test_a_value_that_an_endpoint_gives_to_one_user_alone_is_known_in_anothers_answer(
+    monitor: IsolationMonitor,
+) -> None:
     """Nobody ever sent these values: they are minted by the service. Each user's own is learned from the service's answers."""
     app = FastAPI()
     mixed: dict[str, str] = {}
@@ -89,13 +91,16 @@ async def test_a_value_that_an_endpoint_gives_to_one_user_alone_is_known_in_anot
     assert found(monitor) == []
     mixed["ben"] = "ana"
     await client.get("/me", user="ben")
+    monitor.detection.shared_state.look_now()
 
     [violation] = found(monitor)
     assert violation.victim is not None
     assert violation.victim.principal == hash_of(monitor, "ana")
 
 
-async def test_a_leak_seen_before_its_owner_is_known_is_reported_when_the_owner_is(monitor: IsolationMonitor) -> None:
+async def test_a_leak_seen_before_its_owner_is_known_is_reported_when_the_owner_is(
+    monitor: IsolationMonitor,
+) -> None:
     """A leak seen first must not make the wrong user the owner."""
     app = FastAPI()
     mixed = {"ben": "ana"}
@@ -108,6 +113,7 @@ async def test_a_leak_seen_before_its_owner_is_known_is_reported_when_the_owner_
     client = Client(monitor.instrument(app))
     await client.get("/me", user="ben")
     await answers(client, USERS, "/me", 8)
+    monitor.detection.shared_state.look_now()
 
     [violation] = found(monitor)
     assert violation.victim is not None
@@ -143,6 +149,24 @@ async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: Isol
     await client.get("/value", user="ana")
     monitor.detection.foreign_content.belongs(PRIVATE["ana"], monitor.principals.named("ana"), "state")
     await client.get("/value", user="ben")
+    assert found(monitor) == [], "it may have been handed over since the latest walk"
+    monitor.detection.shared_state.look_now()
+
+    assert len(found(monitor)) == 1
+
+
+async def test_what_waits_for_a_walk_is_reported_when_the_monitor_closes(monitor: IsolationMonitor) -> None:
+    app = FastAPI()
+
+    @app.get("/value")
+    async def value() -> dict[str, str]:
+        return {"secret": PRIVATE["ana"]}
+
+    client = Client(monitor.instrument(app))
+    await client.get("/value", user="ana")
+    monitor.detection.foreign_content.belongs(PRIVATE["ana"], monitor.principals.named("ana"), "state")
+    await client.get("/value", user="ben")
+    monitor.close()
 
     assert len(found(monitor)) == 1
 

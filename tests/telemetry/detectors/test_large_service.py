@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.detectors.object_walk import NODES_LIMIT, WHOLE_LIMIT, Root, Walk
 from isolation_monitor.telemetry.detectors.territory import Territory
-from isolation_monitor.telemetry.detectors.walk_pace import LONGEST_WAIT_S, SHARE, SHORTEST_WAIT_S, WHOLE_SHARE, WalkPace
+from isolation_monitor.telemetry.detectors.walk_pace import HURRIED_SHARE, LONGEST_WAIT_S, SHARE, SHORTEST_WAIT_S, WHOLE_SHARE, WalkPace
 
 MODULES = 120
 FILLER = """
@@ -126,7 +126,7 @@ def test_functions_and_classes_do_not_keep_a_walk_from_the_data() -> None:
 
 
 def test_the_first_whole_walk_comes_at_once_and_the_others_at_their_share() -> None:
-    pace = WalkPace()
+    pace = WalkPace(lambda delay, job: None, lambda: None)
     assert pace.begin(0.0, is_glimpse=False, is_last=False) == NODES_LIMIT
     pace.spent(0.05)
     pace.ended(was_cut=True, is_eventful=False)
@@ -144,7 +144,7 @@ def test_the_first_whole_walk_comes_at_once_and_the_others_at_their_share() -> N
 
 
 def test_a_small_service_is_walked_at_its_share() -> None:
-    pace = WalkPace()
+    pace = WalkPace(lambda delay, job: None, lambda: None)
     assert pace.begin(0.0, is_glimpse=False, is_last=False) == NODES_LIMIT
     pace.spent(0.01)
     pace.ended(was_cut=False, is_eventful=True)
@@ -152,3 +152,21 @@ def test_a_small_service_is_walked_at_its_share() -> None:
     assert pace.wait_s == pytest.approx(0.01 / SHARE)
     assert not pace.is_large
     assert pace.begin(0.0, is_glimpse=False, is_last=True) == WHOLE_LIMIT
+
+
+def test_who_waits_for_a_walk_gets_one_soon_and_none_is_put_off_by_the_next() -> None:
+    appointments: list[tuple[float, Callable[[], None]]] = []
+    walks: list[int] = []
+    pace = WalkPace(lambda delay, job: appointments.append((delay, job)), lambda: walks.append(1))
+    pace.begin(0.0, is_glimpse=False, is_last=False)
+    pace.spent(0.02)
+    pace.ended(was_cut=False, is_eventful=False)
+    pace.schedule()
+
+    for _ in range(50):
+        pace.hurry()
+
+    assert [delay for delay, _ in appointments] == [pytest.approx(0.02 / SHARE), pytest.approx(0.02 / HURRIED_SHARE)]
+    for _, keep in appointments:
+        keep()
+    assert walks == [1]

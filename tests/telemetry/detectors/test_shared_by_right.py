@@ -40,8 +40,8 @@ class Signed:
     def who(self, request: Request) -> str:
         return self.user_of_token[me(request)]
 
-    async def get(self, user: str, path: str) -> Any:
-        return (await self._client.get(path, user=self._token_of[user])).json()
+    async def get(self, user: str, path: str, headers: dict[str, str] | None = None) -> Any:
+        return (await self._client.get(path, user=self._token_of[user], headers=headers)).json()
 
     async def post(self, user: str, path: str, **body: str) -> Any:
         return (await self._client.post(path, user=self._token_of[user], json=body)).json()
@@ -201,5 +201,66 @@ async def test_one_object_under_one_key_is_still_its_owners(app: FastAPI, signed
 
     is_broken = True
     await signed.get(BOB, "/plan")
+    await signed.walked()
 
     assert len(signed.found()) == 1
+
+
+async def test_what_changes_hands_belongs_to_who_has_it_now(app: FastAPI, signed: Signed) -> None:
+    tickets = {user: uuid.uuid4().hex for user in USERS}
+
+    @app.get("/ticket")
+    async def ticket(request: Request) -> dict[str, str]:
+        return {"ticket": tickets[signed.who(request)]}
+
+    for user in USERS:
+        await signed.get(user, "/ticket")
+    await signed.walked()
+    tickets[ANN], tickets[BOB] = tickets[BOB], tickets[ANN]
+    for user in (ANN, BOB):
+        await signed.get(user, "/ticket")
+    await signed.walked()
+
+    assert signed.found() == []
+
+
+async def test_what_a_pair_shares_while_one_of_them_was_never_seen(app: FastAPI, signed: Signed) -> None:
+    latest: dict[tuple[str, str], str] = {}
+
+    @app.get("/latest")
+    async def read(request: Request) -> dict[str, str]:
+        first, second = (ANN, BOB) if signed.who(request) in (ANN, BOB) else (CID, signed.who(request))
+        return {"message": latest.setdefault((first, second), uuid.uuid4().hex)}
+
+    await signed.get(ANN, "/latest")
+    await signed.get(CID, "/latest")
+    await signed.walked()
+    for _ in range(2):
+        await signed.get(BOB, "/latest")
+        await signed.walked()
+
+    assert signed.found() == []
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["support staff", "a leak"])
+async def test_who_acts_as_another_by_a_header_is_shown_his(
+    app: FastAPI, monitor: IsolationMonitor, signed: Signed, *, is_named: bool
+) -> None:
+    accounts = {user: uuid.uuid4().hex for user in USERS}
+    acting: dict[str, str] = {}
+
+    @app.get("/account")
+    async def account(request: Request) -> dict[str, str]:
+        return {"account": accounts[request.headers.get("x-act-as") or acting.get(signed.who(request)) or signed.who(request)]}
+
+    for user in USERS:
+        await signed.get(user, "/account")
+    await signed.walked()
+    if is_named:
+        await signed.get(ANN, "/account", {"X-Act-As": BOB})
+    else:
+        acting[ANN] = BOB
+        await signed.get(ANN, "/account")
+    await signed.walked()
+
+    assert bool(signed.found()) is not is_named
