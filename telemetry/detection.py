@@ -30,6 +30,7 @@ from isolation_monitor.telemetry.switches import Switches
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.housekeeper import Housekeeper
+    from isolation_monitor.telemetry.instrument.steps import Steps
     from isolation_monitor.telemetry.lab import Plantable
     from isolation_monitor.telemetry.ledger import Ledger
     from isolation_monitor.telemetry.principals import Principals, Scope
@@ -41,20 +42,6 @@ class Reads(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-
-
-class Watcher(Protocol):
-    """Told before and after each step of a request's coroutine (`instrument/steps.py`). What it raises is its own failure."""
-
-    def before_step(self, request: RequestContext) -> None: ...
-    def after_step(self, request: RequestContext) -> None: ...
-
-
-class Stepping(Protocol):
-    """A coroutine whose steps a watcher sees; `is_running` during one of them."""
-
-    watcher: Watcher
-    is_running: bool
 
 
 class Looks:
@@ -112,7 +99,7 @@ class Detection:
         self.starvation = Starvation(self.kit)
         self.resource_trend = ResourceTrend(self.kit)
         self.containment = Containment(self.kit, self.leaks, self.starvation, self.loop_stall)
-        self.stepped: dict[int, Stepping] = {}
+        self.stepped: dict[int, Steps] = {}
         """By serial number of the request: the steps of it that are being watched, in the task that came last."""
         self.foreign_credential.private_to = self.foreign_content.ownership.private_to
         self.foreign_credential.overwrites = self.shared_state.overwrites

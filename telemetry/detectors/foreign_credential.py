@@ -111,7 +111,7 @@ class ForeignCredential:
             call = Call(request, method, host, url, headers, body)
             call.credentials = found
             if self.overwrites is not None and self.overwrites.slots:
-                self.overwrites.calling(request, f"{call.text} {reading.values_in(headers)}", host)
+                self.overwrites.judge(request, f"{call.text} {reading.values_in(headers)}", f"a call to {host}")
             if request.principal is None:
                 if found:
                     self._reporter.skipped(names.FOREIGN_CREDENTIAL)

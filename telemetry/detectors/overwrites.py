@@ -95,7 +95,7 @@ class Overwrites:
         """Judge a text on its way out; return True when it carries what another wrote over the request's own.
 
         Args:
-            where: the answer, or the outgoing call, for the evidence.
+            where: `the answer`, or `a call to` a server, whose text is its URL, headers and body; for the evidence.
         """
         principal = request.principal
         if principal is None:
@@ -113,11 +113,6 @@ class Overwrites:
                         self._report(slot, request, over.request, foreign, where)
                         return True
         return False
-
-    def calling(self, request: RequestContext, text: str, host: str) -> bool:
-        """Judge what a request sends to a server: URL, headers and body in one text."""
-        # What a watched step wrote before its await is known; what another wrote meanwhile, too.
-        return self.judge(request, text, f"a call to {host}")
 
     def _report(self, slot: Slot, request: RequestContext, other: RequestContext | None, foreign: frozenset[str], where: str) -> None:
         self._reporter.report(

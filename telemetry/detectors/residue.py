@@ -336,8 +336,7 @@ class Residue:
             # Kept for a pair, one of whom nobody may have met before.
             for token in tokens_of(text[:TEXT_LIMIT]):
                 if (keeper := owners.private_to(token)) is not None and keeper.id in named:
-                    for share in self.on_shared:
-                        share(token)
+                    self._share(token)
         # An id names somebody, and is nobody's secret: a sender, a friend, a member.
         if len(named) == 1 and owners is not None and text not in self._know.ids:
             owner = self._know.ids[named.pop()]
@@ -348,8 +347,7 @@ class Residue:
                 if token in self._know.ids or not (is_news or known is owner):
                     continue
                 if self._is_shared(node, token, owner):
-                    for share in self.on_shared:
-                        share(token)
+                    self._share(token)
                 elif is_news:
                     for listener in self.on_keyed:
                         listener(token, owner)
@@ -362,8 +360,11 @@ class Residue:
         self._also.setdefault(id(child.value), set()).update(ids)
         for token, owner in self._keyed.get(id(child.value), ()):
             if owner not in ids:
-                for share in self.on_shared:
-                    share(token)
+                self._share(token)
+
+    def _share(self, token: str) -> None:
+        for listener in self.on_shared:
+            listener(token)
 
     def _is_shared(self, node: Node, token: str, owner: Principal) -> bool:
         """Whether an object on the way to a token is under another principal's key, too; remembers the way for those met later."""

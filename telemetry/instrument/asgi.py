@@ -16,7 +16,7 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, RequestContext, Served, clock
 from isolation_monitor.telemetry.detectors import inherited_context
 from isolation_monitor.telemetry.instrument.bodies import Reading
-from isolation_monitor.telemetry.instrument.steps import Steps
+from isolation_monitor.telemetry.instrument.steps import stepwise
 from isolation_monitor.telemetry.instrument.websocket import Sockets
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class IsolationMiddleware:
             send = _counting_send(request, send)
         try:
             if watched and self._overwrites.slots:
-                await self._stepwise(scope, receive, send, request)
+                await stepwise(self.app(scope, receive, send), request, self._overwrites, monitor.detection.stepped)
             else:
                 await self.app(scope, receive, send)
         except BaseException as error:
@@ -202,14 +202,6 @@ class IsolationMiddleware:
                 values[at + durations.sum_offset] += seconds
             except Exception as error:
                 self._ledger.internal_error("middleware", error)
-
-    async def _stepwise(self, scope: Scope, receive: Receive, send: Send, request: RequestContext) -> None:
-        stepped = self.monitor.detection.stepped
-        stepped[request.serial] = steps = Steps(self.app(scope, receive, send), request, self._overwrites)
-        try:
-            await steps
-        finally:
-            stepped.pop(request.serial, None)
 
     async def _aside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Everything but judged HTTP requests: our pages, WebSockets, lifespan, excluded paths, and all while switched off."""

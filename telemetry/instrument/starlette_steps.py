@@ -15,11 +15,12 @@ from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.instrument import patches
 from isolation_monitor.telemetry.instrument.integrations import Installed
 from isolation_monitor.telemetry.instrument.patches import Patch
-from isolation_monitor.telemetry.instrument.steps import Steps
+from isolation_monitor.telemetry.instrument.steps import stepwise
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
-    from isolation_monitor.telemetry.detection import Detection, Stepping
+    from isolation_monitor.telemetry.detection import Detection
+    from isolation_monitor.telemetry.instrument.steps import Steps
 
 LIBRARY: Final = "starlette.middleware.exceptions"
 CLASS: Final = "ExceptionMiddleware"
@@ -47,7 +48,7 @@ def _call(original: Callable[..., Awaitable[None]], detection: Detection) -> Cal
     return call
 
 
-async def _in_steps(start: Callable[[], Awaitable[None]], request: RequestContext, stepped: dict[int, Stepping]) -> None:
+async def _in_steps(start: Callable[[], Awaitable[None]], request: RequestContext, stepped: dict[int, Steps]) -> None:
     """Run what `start` returns, in watched steps where the running task has none yet.
 
     A coroutine, so that a task can be made of it as of the original's; and only its first step tells which task that is.
@@ -55,10 +56,5 @@ async def _in_steps(start: Callable[[], Awaitable[None]], request: RequestContex
     outer = stepped.get(request.serial)
     if outer is None or outer.is_running:
         await start()
-        return
-    stepped[request.serial] = steps = Steps(start(), request, outer.watcher)
-    try:
-        await steps
-    finally:
-        if stepped.get(request.serial) is steps:
-            stepped[request.serial] = outer
+    else:
+        await stepwise(start(), request, outer.watcher, stepped)

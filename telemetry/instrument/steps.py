@@ -6,15 +6,21 @@ Between two awaits nothing else runs on an event loop, so a change seen across o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
-    from isolation_monitor.telemetry.detection import Watcher
+
+
+class Watcher(Protocol):
+    """Told before and after each step. What it raises is its own failure and is swallowed by `Steps`."""
+
+    def before_step(self, request: RequestContext) -> None: ...
+    def after_step(self, request: RequestContext) -> None: ...
 
 
 class Steps(Awaitable[None]):
-    """Awaits `inner` step by step for a request. Sending, throwing and closing pass through; what a watcher raises does not."""
+    """Awaits `inner` step by step for a request. Sending, throwing and closing pass through."""
 
     __slots__ = ("_inner", "_request", "_steps", "is_running", "watcher")
 
@@ -37,17 +43,13 @@ class Steps(Awaitable[None]):
         return self._run(self._steps.__next__)
 
     def send(self, value: Any) -> Any:
-        if self._steps is None:
-            self.__await__()
         return self._run(self._steps.send, value)
 
     def throw(self, *error: Any) -> Any:
         return self._run(self._steps.throw, *error)
 
     def close(self) -> None:
-        # Before the first step there are none to close, only what they would have been made of.
-        closing = self._inner if self._steps is None else self._steps
-        closing.close()  # type: ignore[union-attr]  # coroutines have it
+        self._steps.close()
 
     def _run(self, go_on: Any, *arguments: Any) -> Any:
         watcher, request = self.watcher, self._request
@@ -65,3 +67,16 @@ class Steps(Awaitable[None]):
                 watcher.after_step(request)
             except Exception:
                 pass
+
+
+async def stepwise(inner: Awaitable[None], request: RequestContext, watcher: Watcher, stepped: dict[int, Steps]) -> None:
+    """Await `inner` in watched steps; `stepped` knows them meanwhile, by the request, in place of those of an outer task."""
+    outer = stepped.get(request.serial)
+    stepped[request.serial] = steps = Steps(inner, request, watcher)
+    try:
+        await steps
+    finally:
+        if outer is None:
+            stepped.pop(request.serial, None)
+        elif stepped.get(request.serial) is steps:
+            stepped[request.serial] = outer

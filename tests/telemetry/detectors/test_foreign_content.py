@@ -138,7 +138,7 @@ async def test_content_that_is_picked_anew_for_each_user_is_no_leak(monitor: Iso
     assert found(monitor) == []
 
 
-async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: IsolationMonitor) -> None:
+async def shown_to_ben_what_memory_keeps_for_ana(monitor: IsolationMonitor) -> None:
     app = FastAPI()
 
     @app.get("/value")
@@ -149,6 +149,10 @@ async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: Isol
     await client.get("/value", user="ana")
     monitor.detection.foreign_content.belongs(PRIVATE["ana"], monitor.principals.named("ana"), "state")
     await client.get("/value", user="ben")
+
+
+async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: IsolationMonitor) -> None:
+    await shown_to_ben_what_memory_keeps_for_ana(monitor)
     assert found(monitor) == [], "it may have been handed over since the latest walk"
     monitor.detection.shared_state.look_now()
 
@@ -156,16 +160,7 @@ async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: Isol
 
 
 async def test_what_waits_for_a_walk_is_reported_when_the_monitor_closes(monitor: IsolationMonitor) -> None:
-    app = FastAPI()
-
-    @app.get("/value")
-    async def value() -> dict[str, str]:
-        return {"secret": PRIVATE["ana"]}
-
-    client = Client(monitor.instrument(app))
-    await client.get("/value", user="ana")
-    monitor.detection.foreign_content.belongs(PRIVATE["ana"], monitor.principals.named("ana"), "state")
-    await client.get("/value", user="ben")
+    await shown_to_ben_what_memory_keeps_for_ana(monitor)
     monitor.close()
 
     assert len(found(monitor)) == 1
