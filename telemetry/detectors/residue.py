@@ -376,7 +376,7 @@ class Residue:
             if len(self._keyed) < SHARED_LIMIT:
                 self._keyed.setdefault(id(at.value), []).append((token, owner.id))
             # Above the key there is what holds everybody's.
-            at = None if at.key is not None and at.key in self._know.ids else at.parent
+            at = None if at.key is not None and any(text in self._know.ids for text in key_texts(at.key, self._layouts)) else at.parent
         return False
 
     def _is_by_user(self, node: Node, child: Child) -> bool:

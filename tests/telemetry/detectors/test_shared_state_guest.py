@@ -12,9 +12,12 @@ import pytest
 
 from isolation_monitor.telemetry.context import RequestContext, Served
 from isolation_monitor.telemetry.detectors.object_walk import NODES_LIMIT, Node, Root, Walk
+from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import CHILDREN_LIMIT
+from isolation_monitor.telemetry.detectors.residue import Knowledge, Residue
 from isolation_monitor.telemetry.detectors.territory import Territory
 from isolation_monitor.telemetry.lab import Lab
+from isolation_monitor.telemetry.principals import Principal, PrincipalHasher
 
 touched: list[str] = []
 
@@ -111,6 +114,24 @@ def test_no_code_of_the_host_runs() -> None:
 
     assert touched == []
     assert any(child.value == "value" for node in nodes for child in node.holds if type(child.value) is str)
+
+
+def test_no_code_of_a_hosts_key_runs_where_it_is_looked_for_whom_a_value_is_kept() -> None:
+    ann = Principal("ann", PrincipalHasher("k"))
+    knowledge = Knowledge()
+    knowledge.ids, knowledge.owners = {"ann": ann}, PlantedOwners({})
+    walker = Walk(Territory())
+    residue = Residue(knowledge, walker.layouts)
+    told: list[tuple[str, Principal]] = []
+    residue.on_keyed.append(lambda token, owner: told.append((token, owner)))
+    place = {"ann": {Hostile(): {"code": "k7f3b9d1e0c2"}}}
+    touched.clear()
+
+    for node in walker.nodes([Root("place", place)]):
+        residue.look(node, 0.0)
+
+    assert told == [("k7f3b9d1e0c2", ann)]
+    assert touched == []
 
 
 def test_a_cycle_is_walked_once_and_a_huge_structure_in_part() -> None:
