@@ -270,6 +270,6 @@ def _articles(users: list[str]) -> list[Article]:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:  # Any: the driver's own class
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute("PRAGMA busy_timeout=60000")
     cursor.execute("PRAGMA synchronous=OFF")
     cursor.close()

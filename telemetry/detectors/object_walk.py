@@ -37,7 +37,20 @@ RECORD_LIMIT: Final = 32
 """A dictionary with more keys than this is a table."""
 
 _PLAIN: Final = frozenset(map(id, (str, bytes, int, float, bool, type(None))))
-_CONTAINER_KINDS: Final = ("dict", "list", "tuple", "set", "deque", "instance", "class", "function", "cached", "method", "partial")
+_CONTAINER_KINDS: Final = (
+    "dict",
+    "list",
+    "tuple",
+    "set",
+    "deque",
+    "instance",
+    "class",
+    "function",
+    "cached",
+    "method",
+    "partial",
+    "variable",
+)
 _RUNNING: Final = (
     "logging", "threading", "_thread", "_threading_local", "asyncio", "queue", "multiprocessing", "concurrent", "contextvars", "weakref",
     "socket", "ssl", "selectors",
@@ -48,13 +61,16 @@ _RUNNING: Final = (
 class Root:
     """One place that every request reaches: a module's variables, a function's closure and defaults, an object.
 
-    Held weakly where it can be: the monitor keeps no application alive.
+    Held weakly where it can be: the monitor keeps no application alive. `only` are the names of the variables or attributes
+    that are looked at, None for all; `is_namespace` tells of a dictionary whose keys are names, as a module's are.
     """
 
-    __slots__ = ("_held", "_weak", "label")
+    __slots__ = ("_held", "_weak", "is_namespace", "label", "only")
 
-    def __init__(self, label: str, value: object) -> None:
+    def __init__(self, label: str, value: object, *, only: frozenset[str] | None = None, is_namespace: bool = False) -> None:
         self.label = label
+        self.only = only
+        self.is_namespace = is_namespace
         self._held: object = None
         self._weak: weakref.ref[object] | None = None
         try:
@@ -70,7 +86,7 @@ class Root:
 class Node:
     """One object on the way. `holds` is what it holds, filled when the walk reaches it."""
 
-    __slots__ = ("depth", "holds", "is_varying", "key", "layout", "library", "names", "parent", "step", "value")
+    __slots__ = ("depth", "holds", "is_varying", "key", "layout", "library", "names", "only", "parent", "step", "value")
 
     def __init__(self, value: object, layout: Layout | None, parent: Node | None, step: str, key: object, depth: int) -> None:
         self.value = value
@@ -82,6 +98,8 @@ class Node:
         """The dictionary's key that led here, the host's object; None where none did."""
         self.depth = depth
         self.library = 0
+        self.only: frozenset[str] | None = None
+        """Names of what is looked at in it; None for all."""
         self.holds: list[Child] = []
         self.is_varying = False
         """Whether this is one of many alike: an item of a list, an entry of a table, a link of a chain."""
@@ -147,7 +165,8 @@ class Walk:
             if is_module(start):
                 node = Node(namespace_of(start), None, None, root.label, None, 0)
             else:
-                node = Node(start, self.layouts.of(start), None, root.label, None, 0)
+                node = Node(start, None if root.is_namespace else self.layouts.of(start), None, root.label, None, 0)
+            node.only = root.only
             if id(node.value) not in seen:
                 seen.add(id(node.value))
                 data.append(node)
@@ -176,11 +195,14 @@ class Walk:
             except RuntimeError:
                 # Changed by another thread in the middle of the copy: the next walk may succeed.
                 return []
-            return [Child("name", name, value) for name, value in pairs if type(name) is str and name[:2] != "__"]
+            # The names of the environment are bytes.
+            named = [(plain(name), value) for name, value in pairs if type(name) is str or type(name) is bytes]
+            held = [Child("name", name, value) for name, value in named if name[:2] != "__"]
+            return held if node.only is None else [child for child in held if child.key in node.only]
         held = list(children(node.value, node.layout))
         if node.layout.kind in ("class", "instance", "function"):
             held = [child for child in held if type(child.key) is str and not _is_private_to_python(child.key)]
-        return held
+        return held if node.only is None else [child for child in held if type(child.key) is str and child.key in node.only]
 
     def _enqueue(self, node: Node, seen: set[int], data: deque[Node], code: deque[Node]) -> None:
         is_table = node.is_table
@@ -277,8 +299,11 @@ def read_again(node: Node, child: Child) -> Any:
     layout = node.layout
     holder: Any = node.value
     if layout is None or (layout.kind == "dict" and child.step == "key"):
-        # A module's dictionary, or one that names its fields by words.
-        return dict.get(holder, child.key) if issubclass(type(holder), dict) and type(child.key) is str else None
+        # A module's dictionary, the environment's, or one that names its fields by words.
+        if not issubclass(type(holder), dict) or type(child.key) is not str:
+            return None
+        found = dict.get(holder, child.key)
+        return dict.get(holder, child.key.encode()) if found is None and layout is None else found
     if layout.kind == "instance":
         attributes = layout.dictionary(holder)
         if attributes is not None and type(child.key) is str and child.key in attributes:

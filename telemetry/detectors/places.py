@@ -32,7 +32,7 @@ _INSTALLED: Final = tuple(_PATHS[name] for name in ("purelib", "platlib") if nam
 _OWN: Final = str(Path(__file__).resolve().parents[1]) + os.sep
 
 _STORE_GLOBAL: Final = opcode.opmap["STORE_GLOBAL"]
-_STORE_ATTR: Final = opcode.opmap["STORE_ATTR"]
+STORE_ATTR: Final = opcode.opmap["STORE_ATTR"]
 _STORE_DEREF: Final = opcode.opmap["STORE_DEREF"]
 _get_local = threading.local.__getattribute__
 
@@ -85,9 +85,9 @@ class Places:
                 locals.extend(place for place in _held_locals(module) if all(place.key != known.key for known in locals))
         assigned: set[str] = set()
         for module in own:
-            for code in _codes(module):
+            for code in codes_of(module):
                 if code.co_name not in ("__init__", "__post_init__", "__new__"):
-                    assigned.update(_stored(code, _STORE_ATTR))
+                    assigned.update(stored_by(code, STORE_ATTR))
         for module in own:
             shared.extend(_assigned_globals(module, assigned))
         self.shared, self.locals, self.words = shared[:PLACES_LIMIT], locals[:PLACES_LIMIT], words
@@ -192,7 +192,7 @@ def _default_place(variable: ContextVar[Any], name: str, words: frozenset[str]) 
 
 def _assigned_globals(module: ModuleType, assigned: set[str]) -> Iterator[Place]:
     title = str(module.__dict__.get("__name__", "?"))
-    stored = {name for code in _codes(module) for name in _stored(code, _STORE_GLOBAL)}
+    stored = {name for code in codes_of(module) for name in stored_by(code, _STORE_GLOBAL)}
     space = module.__dict__
     for name, value in list(space.items()):
         if name in stored or (name in assigned and (value is None or type(value) in (str, int))):
@@ -227,7 +227,7 @@ def _reader_of_cell(cell: CellType) -> Callable[[], object]:
     return read
 
 
-def _codes(module: ModuleType) -> Iterator[CodeType]:
+def codes_of(module: ModuleType) -> Iterator[CodeType]:
     """Yield the code of all functions that a module defines, those within functions and classes too."""
     title = module.__dict__.get("__name__")
     waiting: list[CodeType] = []
@@ -247,7 +247,7 @@ def _codes(module: ModuleType) -> Iterator[CodeType]:
         waiting.extend(inner for inner in code.co_consts if type(inner) is CodeType)
 
 
-def _stored(code: CodeType, operation: int) -> Iterator[str]:
+def stored_by(code: CodeType, operation: int) -> Iterator[str]:
     for argument in arguments_of(code, operation):
         if argument < len(code.co_names):
             yield code.co_names[argument]

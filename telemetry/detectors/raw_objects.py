@@ -14,13 +14,15 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context, ContextVar
 from itertools import islice
 from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, Final, Literal, NamedTuple
 
 Kind = Literal[
-    "leaf", "nothing", "dict", "list", "tuple", "set", "deque", "function", "method", "class", "cached", "partial", "module", "instance"
-]
+    "leaf", "nothing", "dict", "list", "tuple", "set", "deque", "function", "method", "class", "cached", "partial", "module", "variable",
+    "instance",
+]  # fmt: skip
 Step = Literal["attribute", "key", "item", "name", "cell", "default", "result"]
 
 CHILDREN_LIMIT: Final = 96
@@ -36,7 +38,10 @@ _CONTAINERS: Final[tuple[tuple[type, Kind], ...]] = (
     (dict, "dict"), (list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "set"), (deque, "deque"),
 )  # fmt: skip
 _LINK: Final = "_lru_list_elem"
-_CACHED: Final = type(functools.lru_cache(lambda: None))
+_EXACT: Final[tuple[tuple[type, Kind], ...]] = (
+    (FunctionType, "function"), (MethodType, "method"), (type(functools.lru_cache(lambda: None)), "cached"),
+    (functools.partial, "partial"), (ContextVar, "variable"),
+)  # fmt: skip
 
 _namespace: Final = type.__dict__["__dict__"].__get__
 _bases: Final = type.__dict__["__mro__"].__get__
@@ -70,10 +75,12 @@ class Layout:
             for base in bases:
                 for name, member in list(_namespace(base).items()):
                     # Exact types only: a property or descriptor of the host is its code.
-                    if type(member) is MemberDescriptorType and type(name) is str:
+                    is_member = type(member) is MemberDescriptorType
+                    if type(name) is str and name == "__dict__" and (is_member or type(member) is GetSetDescriptorType):
+                        # Either kind: that of `types.SimpleNamespace` is a member.
+                        self.attributes = self.attributes or member.__get__
+                    elif is_member and type(name) is str:
                         self.slots.append((name, member.__get__))
-                    elif type(member) is GetSetDescriptorType and name == "__dict__" and self.attributes is None:
-                        self.attributes = member.__get__
 
     def is_of(self, cls: type) -> bool:
         return self._of() is cls
@@ -110,9 +117,9 @@ def _kind_of(cls: type, bases: tuple[type, ...]) -> Kind:
         return "leaf"
     if id(cls) in _NOTHING:
         return "nothing"
-    for exact, kind in ((FunctionType, "function"), (MethodType, "method"), (_CACHED, "cached"), (functools.partial, "partial")):
+    for exact, kind in _EXACT:
         if cls is exact:
-            return kind  # type: ignore[return-value]  # one of Kind
+            return kind
     if any(base is type for base in bases):
         return "class"
     for base in bases:
@@ -269,6 +276,14 @@ def _partial(thing: Any, layout: Layout) -> Iterator[Child]:
         yield Child("item", None, value)
 
 
+def _variable(thing: Any, layout: Layout) -> Iterator[Child]:
+    # In a context of its own there is nothing but the default, one object for all requests.
+    try:
+        yield Child("attribute", "default", Context().run(thing.get))
+    except LookupError:
+        return
+
+
 def _nothing(thing: Any, layout: Layout) -> Iterator[Child]:
     return iter(())
 
@@ -291,5 +306,6 @@ _LOOKS: Final[dict[Kind, Callable[[Any, Layout], Iterator[Child]]]] = {
     "cached": _cached,
     "partial": _partial,
     "module": _nothing,
+    "variable": _variable,
     "instance": _instance,
 }

@@ -398,7 +398,10 @@ class Residue:
         texts = [
             child
             for child in node.holds
-            if type(child.value) is str and len(child.value) <= 200 and type(child.key) is str and is_field(child, False, False)
+            if (type(child.value) is str or type(child.value) is bytes)
+            and len(child.value) <= 200
+            and type(child.key) is str
+            and is_field(child, False, False)
         ]
         if not texts or (node.layout is not None and node.is_table):
             return []

@@ -3,7 +3,8 @@
 Sees: every 10 seconds what the process holds. Over a sliding window (`trend_window_s`, at least 20 looks) it asks three
 things: is the growth no accident (Mann-Kendall, one-sided, 1 in 10,000), is it steady (Theil-Sen: the median of the
 slopes between all pairs, so that single jumps say nothing) and is it large enough to matter (a fifth, and a floor of
-the resource's own). The first looks of a process are left out: start-up grows.
+the resource's own). The first looks of a process are left out: start-up grows. So is growth that slows down, the second
+half of the window to less than half of the first: a cache or a pool that fills comes to its end, a leak does not.
 Cannot see: growth slower than the window shows; which request is to blame; memory that a C library gives back late
 looks like growth until it stops.
 Cost: about 60 us every 10 seconds on the housekeeper's thread, and one count of tasks on the loop (0.25 ms per 1,000
@@ -41,6 +42,8 @@ WARM_UP_S: Final = 60.0
 AGAIN_AFTER_S: Final = 3600.0
 SIGNIFICANCE: Final = 1e-4
 GROWTH_RATIO: Final = 0.2
+SLOWING: Final = 0.5
+"""Growth whose second half is slower than this share of its first one comes to an end."""
 MOST_TASKS: Final = 10_000
 _PROC: Final = Path("/proc/self")
 FLOORS: Final[dict[str, float]] = {"memory": 32 * 2**20, "fds": 20, "threads": 10, "children": 5, "tasks": 50}
@@ -55,6 +58,7 @@ class Trend(NamedTuple):
     ratio: float
     p_value: float
     """How likely a series without any trend rises as steadily as this one."""
+    is_slowing: bool = False
 
 
 def trend(points: Sequence[Point]) -> Trend:
@@ -63,21 +67,22 @@ def trend(points: Sequence[Point]) -> Trend:
     >>> trend([(0, 5.0), (1, 6.0), (2, 7.0), (3, 8.0)]).slope_per_s
     1.0
     """
-    slopes: list[float] = []
-    score = 0
-    for at, (time_a, value_a) in enumerate(points):
-        for time_b, value_b in points[at + 1 :]:
-            score += (value_b > value_a) - (value_b < value_a)
-            if time_b > time_a:
-                slopes.append((value_b - value_a) / (time_b - time_a))
-    if not slopes:
+    if len(points) < 2 or points[-1][0] <= points[0][0]:
         return Trend(0.0, 0.0, 0.0, 1.0)
-    slope = median(slopes)
+    score = sum((b[1] > a[1]) - (b[1] < a[1]) for at, a in enumerate(points) for b in points[at + 1 :])
+    slope = _slope(points)
     growth = slope * (points[-1][0] - points[0][0])
     level = median(value - slope * (at - points[0][0]) for at, value in points)
     variance = _variance(len(points), [value for _, value in points])
     z = (score - 1) / sqrt(variance) if score > 0 and variance > 0 else 0.0
-    return Trend(slope, growth, growth / level if level > 0 else float(growth > 0), erfc(z / sqrt(2)) / 2)
+    middle = len(points) // 2
+    is_slowing = _slope(points[middle:]) < SLOWING * _slope(points[: middle + 1])
+    return Trend(slope, growth, growth / level if level > 0 else float(growth > 0), erfc(z / sqrt(2)) / 2, is_slowing)
+
+
+def _slope(points: Sequence[Point]) -> float:
+    pairs = [(a, b) for at, a in enumerate(points) for b in points[at + 1 :] if b[0] > a[0]]
+    return median((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs) if pairs else 0.0
 
 
 def _variance(n: int, values: list[float]) -> float:
@@ -90,8 +95,8 @@ def _variance(n: int, values: list[float]) -> float:
 
 
 def is_growth(resource: str, found: Trend) -> bool:
-    """Return whether a trend is steady, no accident, and large enough for its resource."""
-    return found.p_value < SIGNIFICANCE and found.ratio > GROWTH_RATIO and found.growth > FLOORS[resource]
+    """Return whether a trend is steady, no accident, does not come to its end, and is large enough for its resource."""
+    return not found.is_slowing and found.p_value < SIGNIFICANCE and found.ratio > GROWTH_RATIO and found.growth > FLOORS[resource]
 
 
 class ResourceTrend:

@@ -2,11 +2,13 @@
 
 From an endpoint, its route (with the tree of its dependencies) and the middleware stack, the search goes to functions,
 classes and objects of the application, and from those to the modules that define them and the modules these use.
-The objects of frameworks are only passed through.
+The objects of frameworks are only passed through. Of modules and classes of libraries, the variables that the application
+itself assigns to are looked at (`sdk.api_key = ...`), and the process's environment is a place that all requests reach.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -15,10 +17,12 @@ from types import ModuleType
 from typing import Any, Final
 
 from isolation_monitor.telemetry.detectors.object_walk import NAMES_LIMIT, Root
-from isolation_monitor.telemetry.detectors.raw_objects import Layouts, children, module_of
+from isolation_monitor.telemetry.detectors.places import STORE_ATTR, codes_of, stored_by
+from isolation_monitor.telemetry.detectors.raw_objects import Layouts, children, module_of, qualname_of
 from isolation_monitor.telemetry.detectors.territory import Territory, is_module, namespace_of
 
 ROOTS_LIMIT: Final = 500
+BORROWED_LIMIT: Final = 200
 LOOKS_LIMIT: Final = 4_000
 FEW_MODULES: Final = 32
 SERVED_LOOKS: Final = 150
@@ -37,13 +41,19 @@ class Roots:
         self._layouts = layouts
         self._modules: dict[str, Root] = {}
         self._others: dict[int, Root] = {}
+        self._borrowed: dict[str, Root] = _environment()
+        """What is not the application's and is written to by it."""
+        self._read: set[str] = set()
+        """Modules whose code was looked through for such writes."""
 
     def __iter__(self) -> Any:
-        return iter([*self._modules.values(), *self._others.values()])
+        return iter([*self._borrowed.values(), *self._modules.values(), *self._others.values()])
 
     def nearest(self) -> Any:
         """Iterate for a look that is short: in a large service it would not get beyond the modules."""
-        return iter(self) if len(self._modules) <= FEW_MODULES else iter([*self._others.values(), *self._modules.values()])
+        if len(self._modules) <= FEW_MODULES:
+            return iter(self)
+        return iter([*self._borrowed.values(), *self._others.values(), *self._modules.values()])
 
     def __len__(self) -> int:
         return len(self._modules) + len(self._others)
@@ -51,6 +61,8 @@ class Roots:
     def clear(self) -> None:
         self._modules.clear()
         self._others.clear()
+        self._borrowed = _environment()
+        self._read.clear()
 
     def add(self, label: str, value: object) -> None:
         """Take one place as a root, whoever it belongs to."""
@@ -127,6 +139,35 @@ class Roots:
             return self._territory.family(layout.module) != "application"
         return layout.kind in ("function", "class", "method", "partial", "cached")
 
+    def borrow(self) -> Iterator[None]:
+        """Look through the application's code for what it assigns to in modules and classes of libraries; stops now and then."""
+        for name in list(self._modules):
+            module = self._modules[name].value if name in self._modules else None
+            if name in self._read or not is_module(module):
+                continue
+            self._read.add(name)
+            stored: set[str] = set()
+            for code in codes_of(module):
+                stored.update(stored_by(code, STORE_ATTR))
+                yield
+            for value in self._variables(module):
+                self._borrow(value, frozenset(stored))
+
+    def _borrow(self, value: object, stored: frozenset[str]) -> None:
+        if is_module(value):
+            label = namespace_of(value).get("__name__")
+            home = label
+        elif self._layouts.of(value).kind == "class":
+            home = module_of(value)  # type: ignore[arg-type]  # a class
+            label = f"{home}:{qualname_of(value)}"  # type: ignore[arg-type]  # a class
+        else:
+            return
+        if type(label) is not str or type(home) is not str or self._territory.family(home) == "application":
+            return
+        known = self._borrowed.get(label)
+        if stored and (known is not None or len(self._borrowed) < BORROWED_LIMIT):
+            self._borrowed[label] = Root(label, value, only=stored | (known.only or frozenset() if known is not None else frozenset()))
+
     def refresh(self) -> None:
         """Look again which modules the known ones use: some are imported late."""
         for root in list(self._modules.values()):
@@ -171,13 +212,8 @@ class Roots:
 
     def _used_by(self, module: ModuleType) -> set[str]:
         """Return the names of the modules that a module's variables come from."""
-        try:
-            values = list(islice(namespace_of(module).values(), NAMES_LIMIT))
-        except RuntimeError:
-            # Changed by another thread in the middle of the copy: the next refresh may succeed.
-            return set()
         used: set[object] = set()
-        for value in values:
+        for value in self._variables(module):
             layout = self._layouts.of(value)
             if is_module(value):
                 used.add(namespace_of(value).get("__name__"))
@@ -188,3 +224,16 @@ class Roots:
             else:
                 used.add(layout.module)
         return {name for name in used if type(name) is str and name not in self._modules}
+
+    def _variables(self, module: ModuleType) -> list[object]:
+        try:
+            return list(islice(namespace_of(module).values(), NAMES_LIMIT))
+        except RuntimeError:
+            # Changed by another thread in the middle of the copy: the next look may succeed.
+            return []
+
+
+def _environment() -> dict[str, Root]:
+    # The table below `os.environ`, whose own methods decode each value anew.
+    table = vars(os.environ).get("_data")
+    return {"os.environ": Root("os.environ", table, is_namespace=True)} if type(table) is dict else {}

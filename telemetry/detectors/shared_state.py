@@ -1,10 +1,10 @@
 """Shared state: places that every request reaches and that hold what belongs to single principals, under no key of theirs.
 
-Sees: variables of the application's modules, attributes of its classes and singletons, closures, defaults of functions,
-results of `functools.cache`, the application's `state`, dependencies and middleware: an agent with one history for all, a
-`current_user` variable, a cache whose key leaves the user out, a mutable default. A place is named by its way,
-`shop.agents:agent.history[*]`, and reported once it has held what two principals left there (`residue.py`), or once each of
-three principals was seen to have its own value there (`fields.py`).
+Sees: variables of the application's modules, attributes of its classes and singletons, closures, defaults of functions, results
+of `functools.cache`, the application's `state`, dependencies, middleware, the environment, libraries' variables that the application
+assigns to: an agent with one history for all, a `current_user`, a key of an SDK, a cache whose key leaves the user out, a mutable
+default. A place is named by its way, `shop.agents:agent.history[*]`, and reported once it has held what two principals left
+there (`residue.py`), or once each of three principals was seen to have its own value there (`fields.py`).
 Cannot see: what was made for the first user and then serves everybody unchanged: only one principal is there (`whereabouts`
 knows the place, the crossing is the business of the detectors of answers); values that are no strings, whole numbers, bytes
 or UUIDs; what is taken away again before the request ends; state inside of frameworks and drivers, in C extensions and in
@@ -135,7 +135,7 @@ class SharedState:
             for _ in self._roots.search(app, SERVED_LOOKS):
                 pass
             # Again at the first walk and to the end: by then its routes and its middleware stand.
-            self._searches.append(self._roots.search(app))
+            self._searches += [self._roots.borrow(), self._roots.search(app)]
 
     def at_end(self, request: RequestContext) -> None:
         """A request is over, its principal no longer live through it and `request.served` set: called for every one."""
@@ -334,6 +334,7 @@ class SharedState:
         self._walks += 1
         if self._walks % REFRESH_EVERY == 0:
             self._roots.refresh()
+            self._searches.append(self._roots.borrow())
         self._looked_at = self._ended
         self._was_calm = not self._exposure.principals
         self._last_walk = time.monotonic()

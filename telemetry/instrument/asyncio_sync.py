@@ -198,14 +198,16 @@ def _get_nowait(original: Callable[[Any], Any], starvation: Starvation) -> Calla
 
 def _put_nowait(original: Callable[[Any, Any], Any], starvation: Starvation) -> Callable[[Any, Any], Any]:
     def put_nowait(self: Any, item: Any) -> Any:
-        result = original(self, item)
         try:
-            pool = self.__dict__.get(_KEY)
-            if pool is not None and pool.taken:
-                pool.put(item)
-        except Exception as error:
-            starvation.failed(error)
-        return result
+            return original(self, item)
+        finally:
+            # Also where there is no room: a pool closes what it has too many of, and nobody holds that any more.
+            try:
+                pool = self.__dict__.get(_KEY)
+                if pool is not None and pool.taken:
+                    pool.put(item)
+            except Exception as error:
+                starvation.failed(error)
 
     return put_nowait
 

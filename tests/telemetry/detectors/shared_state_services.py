@@ -30,6 +30,26 @@ def me(request: Request) -> str:
 """
 
 BUGGY: Final[dict[str, str]] = {
+    "the default of a context variable": """
+from contextvars import ContextVar
+
+notes = ContextVar("notes", default=[])
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    notes.get().append(SECRET[user])
+    return {}
+""",
+    "a field of a plain namespace": """
+from types import SimpleNamespace
+
+sdk = SimpleNamespace(api_key="")
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    sdk.api_key = SECRET[user]
+    return {}
+""",
     "a variable that names the user of the latest request": """
 current_user = None
 

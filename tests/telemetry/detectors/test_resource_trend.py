@@ -112,7 +112,11 @@ def slow_for_its_size(n: int) -> float:
     return 10_000.0 + n
 
 
-@pytest.mark.parametrize("level", [sawtooth, one_jump, too_little, slow_for_its_size])
+def cache_that_fills(n: int) -> float:
+    return 500.0 - 400.0 * 0.9**n
+
+
+@pytest.mark.parametrize("level", [cache_that_fills, sawtooth, one_jump, too_little, slow_for_its_size])
 def test_what_a_healthy_service_does_is_no_trend(monitor: IsolationMonitor, detector: ResourceTrend, level: Callable[[int], float]) -> None:
     play(detector, "fds", level)
 

@@ -99,6 +99,48 @@ async def test_state_that_crosses_users_is_reachable(monitor, client, watched, b
     assert {violation.grade for violation in reports(monitor)} == {"reachable"}
 
 
+async def test_the_environment_is_a_place_that_all_requests_reach(monitor, client, watched, monkeypatch) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "")
+    app = watched("""
+import os
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    os.environ["SHOP_API_KEY"] = SECRET[user]
+    return {}
+""")
+
+    await drive(client, app, monitor)
+
+    assert found(monitor) == ["os.environ:SHOP_API_KEY"]
+
+
+async def test_what_the_application_assigns_to_in_a_library_is_looked_at_and_nothing_else_of_it(
+    monitor, client, watched, monkeypatch, tmp_path
+) -> None:
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "some_sdk.py").write_text("api_key = None\nown_books = []\nclass Session:\n    token = None\n")
+    monkeypatch.syspath_prepend(str(installed))
+    app = watched("""
+import some_sdk
+from some_sdk import Session
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    some_sdk.api_key = SECRET[user]
+    Session.token = SECRET[user]
+    some_sdk.own_books.append(SECRET[user])
+    return {}
+""")
+    monitor.started()
+
+    await drive(client, app, monitor)
+    sys.modules.pop("some_sdk")
+
+    assert sorted(found(monitor)) == ["some_sdk:Session.token", "some_sdk:api_key"]
+
+
 @pytest.mark.parametrize("body", LEGITIMATE.values(), ids=LEGITIMATE)
 async def test_legitimate_state_is_silent(monitor, client, watched, body: str) -> None:
     await drive(client, watched(body), monitor, users=("ann", "bob", "cid", "dora"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import time
@@ -281,6 +282,33 @@ async def test_a_connection_taken_from_a_queue_and_never_put_back_starves_the_ne
 
     assert service.found()[0].resource.name == "asyncio.queue"
     assert service.found()[0].offender.principal == service.hash("ann")
+
+
+async def test_what_a_full_pool_has_no_room_for_is_held_by_nobody(service: Service) -> None:
+    """Pools with overflow close what comes back to a full queue."""
+    pool: asyncio.Queue[Connection] = asyncio.Queue(maxsize=1)
+    pool.put_nowait(Connection())
+
+    async def use() -> None:
+        taken = await pool.get()
+        await asyncio.sleep(0)
+        pool.put_nowait(taken)
+
+    async def come_back_too_late() -> None:
+        taken = await pool.get()
+        pool.put_nowait(Connection())
+        with contextlib.suppress(asyncio.QueueFull):
+            pool.put_nowait(taken)
+
+    await service.request("ann", use)
+    await service.request("ann", come_back_too_late)
+    kept = await pool.get()
+    waiting = service.request("bob", use)
+    await asyncio.sleep(THRESHOLD_S * 3)
+    pool.put_nowait(kept)
+    await waiting
+
+    assert service.found() == []
 
 
 async def test_a_queue_of_events_is_no_pool(service: Service) -> None:
