@@ -26,7 +26,7 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.addressing import Addressing
 from isolation_monitor.telemetry.detectors.answers import Answers, field_of
 from isolation_monitor.telemetry.detectors.authors import Authors
-from isolation_monitor.telemetry.detectors.echoes import Echoes
+from isolation_monitor.telemetry.detectors.broadcasts import Broadcasts
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
@@ -51,10 +51,10 @@ PENDING_LIMIT: Final = 1_000
 CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
 AUTHORS_PER_ANSWER: Final = 64
+_PUSHED: Final = object()
+"""In place of the endpoint, for what went to a stranger's socket."""
 TURNED_AWAY: Final = frozenset((401, 403, 404, 405, 407, 429))
 """Answers to who may not use an endpoint, or has not found one."""
-BROADCAST_WAIT_S: Final = 0.3
-"""How long a suspicious frame waits for the same content to go to others, and so prove to be a broadcast."""
 
 
 class ForeignContent:
@@ -77,10 +77,8 @@ class ForeignContent:
         self._unconfirmed = Unconfirmed()
         self._moving = Moving()
         self.look_again: Callable[[], bool] = lambda: False
-        self._frames: dict[tuple[str, str], Suspicion] = {}
-        """Suspicious frames that wait, by token and id of the owner."""
+        self._broadcasts = Broadcasts(kit, self._suspect_frame)
         self._addressing = Addressing(self.ownership)
-        self._echoes = Echoes()
         self._credentials: dict[bytes, None] = {}
         self.identity = LearnedIdentity(kit)
         self.need_sql_reads: Callable[[], None] | None = None
@@ -233,7 +231,7 @@ class ForeignContent:
                 for waiting, place in self._unconfirmed.came_back(token):
                     self._report_between_peers(waiting, place)
                 if request.connection is not None or where == "the stream":
-                    self._echoes.heard(echo_key(token, entry, text))
+                    self._broadcasts.heard(echo_key(token, entry, text))
         openings = self.ownership.openings
         if openings and len(text) >= 40:
             for phrase in phrases_of(text, words, openings):
@@ -243,7 +241,7 @@ class ForeignContent:
                 if entry.owner.id != own:
                     suspicions.append(Suspicion(request, principal, phrase, entry, where))
                 elif request.connection is not None or where == "the stream":
-                    self._echoes.heard(phrase)
+                    self._broadcasts.heard(phrase)
         if only_own and self.identity.leaving(request, endpoint, text):
             return True
         if request.connection is not None:
@@ -298,7 +296,7 @@ class ForeignContent:
                 continue
             owners.add(owner.id)
             if suspicion.entry.how != "declared" and (request.connection is not None or suspicion.where == "the stream"):
-                self._wait_for_broadcast(suspicion, text)
+                self._broadcasts.wait(suspicion, text)
             else:
                 found = self._suspect(suspicion, endpoint) or found
         if not owners:
@@ -310,16 +308,30 @@ class ForeignContent:
         if suspicion.entry.how == "answers":
             self._unconfirmed.hold(suspicion, endpoint)
             return False
-        if suspicion.entry.how == "state" and not self._switch.blocks and self._moving.hold(suspicion, endpoint):
-            if not self.look_again():
-                self.walked(time.monotonic())
+        if self._waits_for_walk(suspicion, endpoint):
             return suspicion.is_reported
         return self._report_between_peers(suspicion, endpoint)
+
+    def _suspect_frame(self, suspicion: Suspicion) -> None:
+        """Report what went to a stranger's socket and was no broadcast. Whom else the endpoint serves says nothing of a push."""
+        if not self._waits_for_walk(suspicion, _PUSHED):
+            self._report(suspicion)
+
+    def _waits_for_walk(self, suspicion: Suspicion, endpoint: object) -> bool:
+        """Put off what rests on where memory keeps a value, until a walk has looked for it once more; return whether that was done."""
+        if suspicion.entry.how != "state" or self._switch.blocks or not self._moving.hold(suspicion, endpoint):
+            return False
+        if not self.look_again():
+            self.walked(time.monotonic())
+        return True
 
     def walked(self, begun: float) -> None:
         """Judge what waited for a walk through memory that began at a moment (`time.monotonic()`)."""
         for suspicion, endpoint in self._moving.walked(begun):
-            self._report_between_peers(suspicion, endpoint)
+            if endpoint is _PUSHED:
+                self._report(suspicion)
+            else:
+                self._report_between_peers(suspicion, endpoint)
         if self._moving.is_waiting:
             self.look_again()
 
@@ -369,7 +381,7 @@ class ForeignContent:
         if connection is not None and names_owner:
             # Openly attributed speech.
             return True
-        if was_fetched(request, token) or self.ownership.has_named(suspicion.principal, entry.origin.request):
+        if was_fetched(request, token) or self.ownership.has_named_any_of(suspicion.principal, entry.origin.request):
             return True
         if request.checkouts is not None and not self.sql_reads_are_kept():
             if self.need_sql_reads is not None:
@@ -392,33 +404,6 @@ class ForeignContent:
 
     def _is_owned_by(self, token: str, id: str) -> bool:
         return (owner := self.ownership.owner_of(token)) is not None and owner.id == id
-
-    def _wait_for_broadcast(self, suspicion: Suspicion, text: str) -> None:
-        """Put the judgement of a frame off until it is known to whom the same content went."""
-        key = (echo_key(suspicion.token, suspicion.entry, text), suspicion.owner.id)
-        waiting = self._frames.get(key)
-        if waiting is not None:
-            waiting.goes_to(suspicion)
-            return
-        if len(self._frames) >= PENDING_LIMIT:
-            self._reporter.skipped(names.FOREIGN_CONTENT)
-            return
-        self._frames[key] = suspicion
-        suspicion.goes_to(suspicion)
-        self._kit.housekeeper.after(BROADCAST_WAIT_S, lambda: self._settle_frame(key))
-
-    def _settle_frame(self, key: tuple[str, str]) -> None:
-        suspicion = self._frames.pop(key, None)
-        if suspicion is None:
-            return
-        # Sent to the writer as well, or to many: a broadcast of what a user said, on purpose.
-        echoed = self._echoes.explain(key[0], suspicion.sockets)
-        if len(suspicion.receivers) >= 3 or suspicion.entry.is_public or echoed:
-            if suspicion.entry.how == "answers":
-                # A name, a picture: everybody's own, and shown to all.
-                suspicion.entry.is_public = True
-            return
-        self._report(suspicion)
 
     def _note_peer(self, endpoint: object, principal: Principal) -> None:
         peers = self._peers.get(endpoint)

@@ -117,19 +117,23 @@ class Ownership:
         self.entries = Entries(limit)
         self.openings: dict[str, None] = {}
         """The words that known phrases begin with, as they may be written."""
-        self._named: dict[tuple[str, str | int | None], None] = {}
+        self._named: dict[tuple[str, str | int], None] = {}
         """Id of a principal, and another's token that it has named, or the serial number of the request that token is from."""
 
     def get(self, token: str) -> Entry | None:
         entry: Entry | None = self.entries.get(token)
         return entry
 
-    def has_named(self, principal: Principal, what: str | RequestContext | None) -> bool:
-        """Return whether a principal has named another's token before, or anything that another's request brought or was given.
+    def has_named(self, principal: Principal, token: str) -> bool:
+        """Return whether a principal has named another's token before: a room, an invitation, a link."""
+        return (principal.id, token) in self._named
+
+    def has_named_any_of(self, principal: Principal, request: RequestContext | None) -> bool:
+        """Return whether a principal has named anything that another's request brought or was given.
 
         Who was told of a room, an invitation or a link may be shown what it stands for.
         """
-        return (principal.id, what.serial if what is not None and not isinstance(what, str) else what) in self._named
+        return request is not None and (principal.id, request.serial) in self._named
 
     def _note_named(self, principal: Principal, token: str, entry: Entry) -> None:
         named = self._named

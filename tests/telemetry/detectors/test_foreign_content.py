@@ -374,6 +374,31 @@ async def test_a_direct_message_names_its_receiver(
     assert found(monitor) == []
 
 
+@pytest.mark.parametrize("is_bens_by_now", [True, False])
+async def test_what_memory_keeps_for_another_is_looked_for_once_more_when_it_is_pushed(
+    monitor: IsolationMonitor, socket: Callable[..., Any], settled: Callable[[], None], *, is_bens_by_now: bool
+) -> None:
+    app = FastAPI()
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_json()
+        await websocket.send_json({"ticket": PRIVATE["ana"]})
+
+    content = monitor.detection.foreign_content
+    ben = await socket(monitor.instrument(app), "ben")
+    content.belongs(PRIVATE["ana"], monitor.principals.named("ana"), "state")
+    ben.say({"mine": "please"})
+    await ben.hear()
+    if is_bens_by_now:
+        content.belongs(PRIVATE["ana"], monitor.principals.named("ben"), "state")
+    settled()
+    monitor.detection.shared_state.look_now()
+
+    assert len(found(monitor)) == (0 if is_bens_by_now else 1)
+
+
 async def test_a_frame_with_anothers_words_is_a_crossing_unless_it_is_a_broadcast(
     monitor: IsolationMonitor, socket: Callable[..., Any], settled: Callable[[], None]
 ) -> None:
