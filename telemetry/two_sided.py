@@ -97,7 +97,12 @@ def _resource(resource: object) -> Iterator[str]:
     yield f"{'between':<{_WIDTH}}{resource.get('type', '?')} {resource.get('name', '?')}"
     detail = resource.get("detail")
     for key, value in detail.items() if isinstance(detail, Mapping) else ():
-        yield f"  {'':<{_WIDTH - 2}}{key}: {_short(value)}"
+        if key == "code":
+            # Places in code, as in a stack.
+            for position, line in enumerate(one for one in _items(value) if isinstance(one, str)):
+                yield from _frame("code" if position == 0 else "", line)
+        else:
+            yield f"  {'':<{_WIDTH - 2}}{key}: {_short(value)}"
 
 
 def _circumstances(record: Json) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.detectors.code_sites import described
 from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
 from isolation_monitor.telemetry.detectors.raw_objects import Child, is_leaf, plain
 from isolation_monitor.telemetry.provenance import texts_in
@@ -18,6 +19,9 @@ from isolation_monitor.telemetry.tokens import tokens_of
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.detectors.residue import Place
     from isolation_monitor.telemetry.violations import Reporter
@@ -59,8 +63,9 @@ class Slot:
 class Overwrites:
     """Watches the slots while requests take their steps. Called on the event loop only."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, modules_for: Callable[[str], list[ModuleType]] = lambda label: []) -> None:
         self._reporter = reporter
+        self._modules_for = modules_for
         self.slots: list[Slot] = []
 
     def watch(self, place: Place, node: Node, child: Child) -> None:
@@ -121,7 +126,9 @@ class Overwrites:
                 grade="crossed",
                 summary=f"{request.route} wrote its value to {slot.place.label}, another principal's request wrote over it, "
                 f"and {where} carried the other's",
-                resource=Resource("location", slot.place.label, {"holder": slot.place.holder, "values": len(foreign)}),
+                resource=Resource(
+                    "location", slot.place.label, {"values": len(foreign), **described(slot.place, self._modules_for(slot.place.label))}
+                ),
                 victim=side_of(other),
                 offender=side_of(request),
                 arm=request.arm,

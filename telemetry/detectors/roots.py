@@ -58,6 +58,12 @@ class Roots:
     def __len__(self) -> int:
         return len(self._modules) + len(self._others)
 
+    def modules_for(self, label: str) -> list[ModuleType]:
+        """Return the application's modules, the one that a place is named after first."""
+        home = label.partition(":")[0]
+        known = sorted(self._modules.items(), key=lambda item: item[0] != home)
+        return [module for _, root in known if is_module(module := root.value)]
+
     def clear(self) -> None:
         self._modules.clear()
         self._others.clear()

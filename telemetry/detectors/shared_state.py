@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.detectors.code_sites import described
 from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field
 from isolation_monitor.telemetry.detectors.object_walk import WHOLE_LIMIT, Node, Root, Walk, read_again
 from isolation_monitor.telemetry.detectors.overwrites import Overwrites
@@ -82,7 +83,7 @@ class SharedState:
         self._busy = threading.Lock()
         """Held for one slice: walks and requests' ends never judge at the same time; who comes second does without."""
         self._fields: list[Field] = []
-        self.overwrites = Overwrites(kit.reporter)
+        self.overwrites = Overwrites(kit.reporter, self._roots.modules_for)
         self._turn = 0
         self._texts: dict[str, int] = {}
         """Hash of what each field held at the last walk, to tell which ones change."""
@@ -471,17 +472,7 @@ class SharedState:
             grade="reachable",
             summary=f"{place.label}, which all requests reach, has held what belongs to {len(held)} principals ({how}), "
             "under nothing that names them",
-            resource=Resource(
-                "location",
-                place.label,
-                {
-                    "holder": place.holder,
-                    "principals": len(held),
-                    "since_seconds": round(now - place.since, 3),
-                    "again": place.again,
-                    "defined_in": place.label.partition(":")[0],
-                },
-            ),
+            resource=Resource("location", place.label, {"principals": len(held), **described(place, self._roots.modules_for(place.label))}),
             victim=side_of(None, principal=victim),
             offender=side_of(seen_in, principal=offender),
             arm=seen_in.arm if seen_in is not None else "none",
