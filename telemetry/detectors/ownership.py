@@ -31,6 +31,8 @@ How = Literal["", "made", "ingress", "credential", "answers", "state", "declared
 STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
 
 TOKENS_LIMIT: Final = 100_000
+BYTES_EACH: Final = 350
+"""Of one token with its entry and its share of an origin, as `bench/memory.py` measures it."""
 SHARD_SIZE: Final = 1_500
 OPENINGS_LIMIT: Final = 30_000
 NAMED_LIMIT: Final = 20_000
@@ -123,6 +125,10 @@ class Ownership:
     def get(self, token: str) -> Entry | None:
         entry: Entry | None = self.entries.get(token)
         return entry
+
+    def bytes_held(self) -> float:
+        """Return about how much memory the index takes."""
+        return float(len(self.entries) * BYTES_EACH)
 
     def has_named(self, principal: Principal, token: str) -> bool:
         """Return whether a principal has named another's token before: a room, an invitation, a link."""

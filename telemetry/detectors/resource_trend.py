@@ -4,7 +4,8 @@ Sees: every 10 seconds what the process holds. Over a sliding window (`trend_win
 things: is the growth no accident (Mann-Kendall, one-sided, 1 in 10,000), is it steady (Theil-Sen: the median of the
 slopes between all pairs, so that single jumps say nothing) and is it large enough to matter (a fifth, and a floor of
 the resource's own). The first looks of a process are left out: start-up grows. So is growth that slows down, the second
-half of the window to less than half of the first: a cache or a pool that fills comes to its end, a leak does not.
+half of the window to less than half of the first: a cache or a pool that fills comes to its end, a leak does not. Memory is
+judged once the process is older than a whole window, and less what the monitor's own index of values holds.
 Cannot see: growth slower than the window shows; which request is to blame; memory that a C library gives back late
 looks like growth until it stops.
 Cost: about 60 us every 10 seconds on the housekeeper's thread, and one count of tasks on the loop (0.25 ms per 1,000
@@ -19,7 +20,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import erfc, sqrt
 from pathlib import Path
 from statistics import median
@@ -112,6 +113,8 @@ class ResourceTrend:
         self._points: dict[str, deque[Point]] = {name: deque(maxlen=MOST_POINTS) for name in names.PROCESS_RESOURCE_NAMES}
         self._reported: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.own_bytes: Callable[[], float] = lambda: 0.0
+        """What the monitor itself keeps by design and up to a limit: its growth is none of the application's."""
         self._tasks: int | None = None
         """Counted on the loop after each look, for the next one; None where there were too many to count."""
         self._process = os.getpid()
@@ -154,8 +157,10 @@ class ResourceTrend:
             return
         while points and now - points[0][0] > self._window_s:
             points.popleft()
-        points.append((now, value))
-        if len(points) < FEWEST_POINTS:
+        points.append((now, value - self.own_bytes() if resource == "memory" else value))
+        # Caches of a service that has just begun fill for minutes; files, threads and tasks have no such excuse.
+        fills = resource == "memory" and now - self._started < WARM_UP_S + self._window_s
+        if fills or len(points) < FEWEST_POINTS:
             return
         found = trend(list(points))
         if is_growth(resource, found) and now - self._reported.get(resource, -AGAIN_AFTER_S) >= AGAIN_AFTER_S:

@@ -132,6 +132,27 @@ def test_start_up_is_left_out(monitor: IsolationMonitor) -> None:
     assert monitor.violations() == []
 
 
+def test_memory_is_judged_once_the_process_is_older_than_a_window(monitor: IsolationMonitor) -> None:
+    detector = monitor.detection.resource_trend
+    detector._started = 0.0
+    play(detector, "memory", lambda n: 2.0**30 + n * 2.0**24, looks=60)
+    assert monitor.violations() == []
+
+    play(detector, "memory", lambda n: 2.0**30 + n * 2.0**24, looks=80)
+    assert len(monitor.violations()) == 1
+
+
+def test_what_the_monitor_keeps_itself_is_no_growth_of_the_application(monitor: IsolationMonitor, detector: ResourceTrend) -> None:
+    kept = 0.0
+    detector.own_bytes = lambda: kept
+    for n in range(120):
+        kept = n * 2.0**20
+        detector.seen("memory", n * 10.0, 2.0**28 + kept)
+
+    assert monitor.violations() == []
+    assert monitor.registry.value(names.PROCESS_RESOURCES, resource="memory") > 2.0**28
+
+
 def test_the_window_is_bounded(detector: ResourceTrend) -> None:
     play(detector, "tasks", lambda n: 1.0, looks=1_000)
 
