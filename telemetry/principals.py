@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
+from isolation_monitor.telemetry.recent import forget_oldest
+
 Scope = MutableMapping[str, Any]
 PrincipalExtractor = Callable[[Scope], str | None]
 
@@ -75,7 +77,7 @@ class Principals:
         found = self.by_id.get(id)
         if found is None:
             found = self.by_id[id] = Principal(id, self._hasher)
-            _forget_oldest(self.by_id)
+            forget_oldest(self.by_id, INTERNED_LIMIT, 0.1)
         return found
 
     def known(self, id: str) -> Principal | None:
@@ -108,14 +110,8 @@ class Principals:
         if found is None:
             id = "credential:" + hashlib.sha256(value).hexdigest()
             found = self.by_credential[value] = Principal(id, self._hasher, is_credential=True)
-            _forget_oldest(self.by_credential)
+            forget_oldest(self.by_credential, INTERNED_LIMIT, 0.1)
         return found
-
-
-def _forget_oldest(table: dict[Any, Principal]) -> None:
-    if len(table) > INTERNED_LIMIT:
-        for key in list(table)[: INTERNED_LIMIT // 10]:
-            table.pop(key, None)
 
 
 def _host_key() -> bytes:

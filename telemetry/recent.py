@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, MutableMapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.housekeeper import Housekeeper
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def forget_oldest(table: MutableMapping[Any, Any], limit: int, share: float) -> None:
+    """Drop the oldest entries of a table that has more than `limit`, `share` of the limit at once.
+
+    Many at once: finding the first entry of a dict takes longer the more were taken from its front.
+    """
+    if len(table) > limit:
+        for key in list(islice(table, int(limit * share) or 1)):
+            table.pop(key, None)
 
 
 class Recent(Generic[K, V]):

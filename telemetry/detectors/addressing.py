@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
+from isolation_monitor.telemetry.recent import forget_oldest
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -29,9 +30,7 @@ class Addressing:
         for address in addresses:
             if self._writers.setdefault(address, principal.id) != principal.id:
                 self._writers[address] = ""
-        if len(self._writers) > WRITERS_LIMIT:
-            for address in list(self._writers)[: WRITERS_LIMIT // 5]:
-                self._writers.pop(address, None)
+        forget_oldest(self._writers, WRITERS_LIMIT, 0.2)
 
     def is_only_own(self, request: RequestContext, principal: Principal) -> bool:
         """Return whether a request names nothing that could be another's: then the principal alone decides what it gets."""

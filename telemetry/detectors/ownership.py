@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import openings_of
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ class Ownership:
         named[principal.id, token] = None
         if entry.origin.request is not None:
             named[principal.id, entry.origin.request.serial] = None
-        if len(named) > NAMED_LIMIT:
-            for oldest in list(named)[: NAMED_LIMIT // 20]:
-                named.pop(oldest, None)
+        forget_oldest(named, NAMED_LIMIT, 0.05)
 
     def forget(self, token: str) -> None:
         self.entries.pop(token, None)
@@ -238,7 +237,4 @@ class Ownership:
         openings = self.openings
         for word in openings_of(phrase):
             openings[word] = None
-        if len(openings) > OPENINGS_LIMIT:
-            # Many at once: finding the first one of a dict takes longer the more were taken from its front.
-            for word in list(openings)[: OPENINGS_LIMIT // 20]:
-                openings.pop(word, None)
+        forget_oldest(openings, OPENINGS_LIMIT, 0.05)

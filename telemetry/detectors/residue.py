@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, key_texts, step_of
 from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_leaf, is_number, plain
+from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import tokens_of
 
 if TYPE_CHECKING:
@@ -322,9 +323,7 @@ class Residue:
     def _place_at(self, label: str, keys: tuple[str, ...], node: Node, now: float) -> Place:
         found = self.places.get((label, keys))
         if found is None:
-            if len(self.places) >= PLACES_LIMIT:
-                for old in list(self.places)[: PLACES_LIMIT // 10]:
-                    del self.places[old]
+            forget_oldest(self.places, PLACES_LIMIT - 1, 0.1)
             holder = f"{node.layout.module}.{node.layout.name}" if node.layout is not None else "module"
             found = self.places[label, keys] = Place(label, keys, holder, now)
         return found
