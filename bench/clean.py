@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,7 @@ HANDS: Final = 200
 """The requests are dealt out in so many hands, of at most `HAND_LIMIT`."""
 HAND_LIMIT: Final = 2_000
 EXAMPLES_KEPT: Final = 20
+PROGRESS_LINES: Final = 20
 
 AT_WORK: Final = (
     names.INHERITED_CONTEXT,
@@ -94,9 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(_work(chosen.worker))
         return 0
     began = time.monotonic()
-    tally = asyncio.run(_all_workers(chosen.requests, chosen.workers))
-    rows = rows_of(tally, chosen.requests, time.monotonic() - began)
     console = Console(width=None if sys.stdout.isatty() else 150)
+    tally = asyncio.run(_all_workers(chosen.requests, chosen.workers, _progress(console, chosen.requests)))
+    rows = rows_of(tally, chosen.requests, time.monotonic() - began)
     console.print(table(f"clean ({time.monotonic() - began:.0f} s)", rows))
     for line in (*tally.evidence[:EXAMPLES_KEPT], *tally.unexpected[:EXAMPLES_KEPT]):
         console.print(line, markup=False)
@@ -139,14 +141,29 @@ def rows_of(tally: Tally, wanted: int, seconds: float) -> list[Row]:
 # --- the parent -----------------------------------------------------------------------------------------------------------
 
 
-async def _all_workers(requests: int, workers: int) -> Tally:
-    """Run the workers until all requests were sent.
+def _progress(console: Console, requests: int) -> Callable[[int], None]:
+    """Return what is told how many requests are done, and says so at each twentieth of them with the time that is left."""
+    began, told = time.monotonic(), 0
+
+    def done(count: int) -> None:
+        nonlocal told
+        if count * PROGRESS_LINES // requests > told:
+            told = count * PROGRESS_LINES // requests
+            seconds = time.monotonic() - began
+            console.print(f"{count:>10,} of {requests:,} requests, {seconds:.0f} s, {seconds / count * (requests - count):.0f} s left")
+
+    return done
+
+
+async def _all_workers(requests: int, workers: int, on_done: Callable[[int], None]) -> Tally:
+    """Run the workers until all requests were sent; `on_done` is told after each hand how many are done.
 
     Raises:
         RuntimeError: a worker broke.
     """
     tally = Tally()
     left = requests
+    done = 0
     hand = max(1, min(HAND_LIMIT, requests // HANDS))
 
     def deal(at_most: int) -> int:
@@ -162,6 +179,7 @@ async def _all_workers(requests: int, workers: int) -> Tally:
         )  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
+        nonlocal done
         # The first hand is dealt before anybody is asked: so each service has a share, however long it takes to start.
         dealt = first[number]
         while True:
@@ -169,6 +187,8 @@ async def _all_workers(requests: int, workers: int) -> Tally:
             line = await process.stdout.readline()
             if not line:
                 raise RuntimeError(f"worker {number} broke with exit code {await process.wait()}: see its lines above")
+            done += dealt
+            on_done(done)
             if not dealt:
                 tally.add(json.loads(line))
                 await process.wait()
