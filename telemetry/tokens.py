@@ -1,7 +1,8 @@
 """Tokens: the opaque values of a text, by which data is recognised when it turns up where it does not belong.
 
 A token is a run of at least 8 letters, digits and `_ - . @ +` that looks minted rather than written: it holds a digit
-beside letters, or mixes cases inside, or is an e-mail address, or is a number of 9 digits and more. Words, dates, times,
+beside letters, or mixes cases inside, or is an e-mail address, or is a number of 9 digits and more. The suffix of a file is no part
+of it. Words, dates, times,
 versions, plain decimals and addresses of machines are none: they are the same for everybody.
 About 40 bits are needed for a value to be attributable at all; shorter codes are a stated limit.
 """
@@ -75,6 +76,8 @@ def tokens_of(text: str, words: list[str] | None = None) -> list[str]:
         if len(word) < MIN_LENGTH or word in written:
             continue
         candidate = word.strip("._+-@")
+        if "." in candidate[-6:-1]:
+            candidate = _without_suffix(candidate)
         if MIN_LENGTH <= len(candidate) <= MAX_LENGTH and is_token(candidate):
             found.append(candidate)
             if len(found) >= TOKENS_LIMIT:
@@ -84,6 +87,12 @@ def tokens_of(text: str, words: list[str] | None = None) -> list[str]:
                 written.clear()
             written.add(word)
     return found
+
+
+def _without_suffix(candidate: str) -> str:
+    """Return a name without the suffix of a file: the same value stands with it in an address and without it elsewhere."""
+    stem, _, suffix = candidate.rpartition(".")
+    return stem if suffix.isalpha() and len(suffix) >= 2 and len(stem) >= MIN_LENGTH and "@" not in stem and is_token(stem) else candidate
 
 
 def _is_grouped_token(number: str) -> bool:

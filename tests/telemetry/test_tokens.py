@@ -32,6 +32,19 @@ def test_minted_values_are_tokens(value: str) -> None:
     assert tokens_of(json.dumps({"text": f"yours is {value}, keep it."})) == [value]
 
 
+@pytest.mark.parametrize(
+    ("written", "token"),
+    [
+        ("https://files.example/c03898176e55c7b2.pdf", "c03898176e55c7b2"),
+        ("avatars/0f8fad5b-d9cb-469f-a165-70867728950e.jpeg", "0f8fad5b-d9cb-469f-a165-70867728950e"),
+        ("x1@example.org", "x1@example.org"),
+        ("v2.c03898176e55c7b2.k9f27a11", "v2.c03898176e55c7b2.k9f27a11"),
+    ],
+)
+def test_the_suffix_of_a_file_is_no_part_of_its_token(written: str, token: str) -> None:
+    assert tokens_of(json.dumps({"address": written})) == [token]
+
+
 @pytest.mark.parametrize("value", WRITTEN)
 def test_words_dates_versions_and_small_numbers_are_not(value: str) -> None:
     assert tokens_of(json.dumps({"text": f"it says {value} here"})) == []

@@ -12,7 +12,8 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 
-from tests.leaks.case import Case, User, Users, Variant, shaped
+from isolation_monitor.telemetry import IsolationMonitor
+from tests.leaks.case import Built, Case, User, Users, Variant, shaped
 from tests.leaks.service import Service
 
 
@@ -113,13 +114,23 @@ async def drive_session(service: Service) -> list[str]:
 FORECAST_USERS = Users("coalesced")
 
 
+def forecast_of(user: User) -> str:
+    return shaped(uuid.uuid5(uuid.NAMESPACE_OID, user.seed + user.id).bytes * 2, "base32")
+
+
+def forecasts_are_private(monitor: IsolationMonitor, built: Built) -> None:
+    """`@monitor.private(by=…)` on the function that makes them."""
+    global forecast_of
+    forecast_of = monitor.private(by=lambda user: user.id)(forecast_of)
+
+
 def build_coalesced(variant: Variant) -> FastAPI:
     app, lock, pool = FastAPI(), threading.Lock(), ThreadPoolExecutor(4)
     flights: dict[object, Future[dict[str, Any]]] = {}
 
     def compute(user: User) -> dict[str, Any]:
         latency()
-        return {"forecast": shaped(uuid.uuid5(uuid.NAMESPACE_OID, user.seed + user.id).bytes * 2, "base32")}
+        return {"forecast": forecast_of(user)}
 
     @app.get("/forecast")
     def forecast(request: Request, month: str) -> dict[str, Any]:
@@ -139,7 +150,7 @@ def build_coalesced(variant: Variant) -> FastAPI:
 
 async def drive_coalesced(service: Service) -> list[str]:
     for user in service.users:
-        service.owns(user, shaped(uuid.uuid5(uuid.NAMESPACE_OID, user.seed + user.id).bytes * 2, "base32"))
+        service.owns(user, forecast_of(user))
 
     async def ask(user: User, round: int) -> None:
         service.look(user, await service.get(user, f"/forecast?month=2024-0{round + 1}"))
@@ -153,6 +164,12 @@ CASES = [
         "session-of-thread", "context", "a form carries the session that the thread had before", SESSION_USERS, build_session, drive_session
     ),
     Case(
-        "coalesced-by-month", "task", "who asks for a month gets the first one's forecast", FORECAST_USERS, build_coalesced, drive_coalesced
+        "coalesced-by-month",
+        "task",
+        "who asks for a month gets the first one's forecast",
+        FORECAST_USERS,
+        build_coalesced,
+        drive_coalesced,
+        annotate=forecasts_are_private,
     ),
 ]

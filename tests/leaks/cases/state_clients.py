@@ -14,8 +14,9 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
+from isolation_monitor.telemetry import IsolationMonitor
 from tests.leaks.bank import upstream_bank
-from tests.leaks.case import Case, User, Users, Variant, store_is_private
+from tests.leaks.case import Built, Case, User, Users, Variant, store_is_private
 from tests.leaks.service import Service
 
 
@@ -163,17 +164,23 @@ def build_by_address(variant: Variant) -> FastAPI:
     """Visitors' sessions are found by their network address: behind a proxy, or in one office, that is one session."""
     app = FastAPI()
     sessions: dict[str, dict[str, Any]] = {}
+    app.state.session_of = lambda request: sessions.setdefault(
+        request.client.host if variant == "buggy" else ADDRESS_USERS.of(request).id, {"answers": {}}
+    )
 
     @app.post("/form/{step}")
     async def fill(request: Request, step: int) -> dict[str, Any]:
-        user = ADDRESS_USERS.of(request)
-        assert request.client is not None
-        session = sessions.setdefault(request.client.host if variant == "buggy" else user.id, {"answers": {}})
+        session = app.state.session_of(request)
         session["answers"][str(step)] = (await request.json())["answer"]
         await latency()
         return {"so_far": session["answers"]}
 
     return app
+
+
+def sessions_are_ones_own(monitor: IsolationMonitor, built: Built) -> None:
+    """`@monitor.factory("session", scope="user")` on the function that finds them."""
+    built.app.state.session_of = monitor.factory("session", scope="user")(built.app.state.session_of)
 
 
 async def drive_by_address(service: Service) -> list[str]:
@@ -357,6 +364,7 @@ CASES = [
         ADDRESS_USERS,
         build_by_address,
         drive_by_address,
+        annotate=sessions_are_ones_own,
     ),
     Case(
         "default-session-id",
