@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.detectors.changes import Changes
 from isolation_monitor.telemetry.detectors.code_sites import described
 from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field
 from isolation_monitor.telemetry.detectors.object_walk import WHOLE_LIMIT, Node, Root, Walk, read_again
@@ -59,7 +60,6 @@ IDLE_S: Final = 5.0
 REPEAT_S: Final = 300.0
 IDS_LIMIT: Final = 10_000
 LOCATED_LIMIT: Final = 10_000
-TEXTS_LIMIT: Final = 10_000
 REFRESH_EVERY: Final = 20
 """Walks between two looks for modules that were imported late."""
 _CLOCK_EVERY: Final = 8
@@ -85,8 +85,7 @@ class SharedState:
         self._fields: list[Field] = []
         self.overwrites = Overwrites(kit.reporter, self._roots.modules_for)
         self._turn = 0
-        self._texts: dict[str, int] = {}
-        """Hash of what each field held at the last walk, to tell which ones change."""
+        self._changes = Changes(self.residue)
         self._ended = 0
         self._ended_at: dict[str, int] = {}
         """By principal: how many requests had ended in this process when its last one did."""
@@ -416,24 +415,12 @@ class SharedState:
         return is_quiet or self._ended_at.get(holding.principal.id, 0) > first
 
     def _note_changes(self, node: Node, now: float) -> None:
-        """Find the fields that hold another text or object than at the last walk: those are read at requests' ends and steps."""
-        for child, label in self.residue.slots_in(node):
-            label = f"{label} is"
-            before, known = self._texts.get(label), id(child.value)
-            if before != known:
-                self._texts[label] = known
-                if before is not None or self._has_baseline:
-                    self.overwrites.watch(self.residue.place_of(node, child, label[:-3], now), node, child)
-        for child, label in self.residue.texts_in(node):
-            text = hash(child.value)
-            before = self._texts.get(label)
-            if before != text:
-                if len(self._texts) > TEXTS_LIMIT:
-                    self._texts.clear()
-                self._texts[label] = text
-                if before is not None or self._has_baseline:
-                    self._changed_some = True
-                    self._watch_field(self.residue.place_of(node, child, label, now), node, child)
+        """Find the fields that hold something else than at the last walk: those are read at requests' ends and steps."""
+        for place, child in self._changes.objects(node, now, has_baseline=self._has_baseline):
+            self.overwrites.watch(place, node, child)
+        for place, child in self._changes.texts(node, now, has_baseline=self._has_baseline):
+            self._changed_some = True
+            self._watch_field(place, node, child)
 
     def _watch_field(self, place: Place, node: Node, child: Child) -> None:
         self.overwrites.watch(place, node, child)
