@@ -18,6 +18,9 @@ from isolation_monitor.telemetry import names, private
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames
 from isolation_monitor.telemetry.delivery.frames import Frames
+from isolation_monitor.telemetry.delivery.ladder import Ladder
+from isolation_monitor.telemetry.delivery.negotiated import Delivery
+from isolation_monitor.telemetry.delivery.retention import Limits, Retention
 from isolation_monitor.telemetry.delivery.run import Run, Runs
 from isolation_monitor.telemetry.detection import Detection
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
@@ -79,6 +82,19 @@ class IsolationMonitor:
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
+        self.delivery = Delivery(
+            Retention(
+                Ladder(self.registry),
+                Limits(settings.delivery_events, settings.delivery_bytes, settings.delivery_wait_s),
+                lambda error: self.ledger.internal_error("delivery", error),
+            ),
+            self.runs,
+            (settings.run_id_field, settings.event_field),
+            settings.body_limit_bytes,
+            settings.delivery_ack_ms,
+            lambda error: self.ledger.internal_error("delivery", error),
+        )
+        self.registry.on_fork(self.delivery.retention.forked)
         self.leaks = self.detection.leaks
         if settings.body_limit_bytes and self.detection.switches[names.FOREIGN_CONTENT].mode != "off":
             self.frames.content = self.detection
@@ -371,6 +387,7 @@ class IsolationMonitor:
         # What waits for another walk through memory will not see it.
         self.detection.foreign_content.walked(time.monotonic())
         self.uninstrument()
+        self.delivery.retention.close()
         self.housekeeper.close()
         self.outbox.close()
         self.endpoint.close()

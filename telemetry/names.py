@@ -131,10 +131,19 @@ PROCESS_RESOURCE_NAMES: Final = ("memory", "fds", "threads", "children", "tasks"
 RUN_OUTCOMES: Final = ("complete", "incomplete", "failed", "cancelled", "abandoned")
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
 
+RUNGS: Final = ("emitted", "enqueued", "sent", "kernel_acked", "pong_acked", "client_acked")
+"""How far an event got; `delivery/ladder.py`."""
+HIGHEST_RUNGS: Final = ("sent", "kernel_acked", "pong_acked", "client_acked")
+"""The highest rung that an event's connection supports."""
+EVENT_OUTCOMES: Final = ("acknowledged", "replayed", "expired", "unknown")
+EVENT_DROP_REASONS: Final = ("number", "bytes", "age")
+RESUME_OUTCOMES: Final = ("resumed", "unknown", "refused")
+CLIENT_REPORT_KINDS: Final = ("gaps", "duplicates", "disorder")
+
 DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
-    "housekeeper", "exporter", "render", "principal",
+    "housekeeper", "delivery", "exporter", "render", "principal",
 )  # fmt: skip
 """Where in the monitor an error of its own happened."""
 RECORD_STATES: Final = ("queued", "sent", "failed")
@@ -307,8 +316,8 @@ LOOP_STALL_DURATION = Metric(
 EVENT_DELIVERIES = Metric(
     "isolation_event_deliveries_total",
     "counter",
-    "Events owed to users, settled when their run ends: delivered means sent on the user's own connection.",
-    {"result": ("delivered", "lost"), "arm": ARMS},
+    "Events owed to users. delivered: acknowledged on the highest rung that the connection supports; lost: they did not; unknown: no word.",
+    {"result": ("delivered", "lost", "unknown"), "arm": ARMS},
     "isolation",
     unit="{event}",
 )
@@ -409,6 +418,42 @@ EVENTS = Metric(
     {"event": 12, "stage": ("emitted", "sent")},
     unit="{event}",
 )
+EVENT_RUNGS = Metric(
+    "isolation_event_rungs_total",
+    "counter",
+    "Events on WebSockets, by the rung of delivery that they reached and by the highest one that their connection supports.",
+    {"rung": RUNGS, "highest": HIGHEST_RUNGS},
+    unit="{event}",
+    possible=lambda labels: labels["rung"] not in RUNGS[3:] or RUNGS.index(labels["rung"]) <= RUNGS.index(labels["highest"]),
+)
+EVENTS_SETTLED = Metric(
+    "isolation_events_settled_total",
+    "counter",
+    "Events by what became of them, each once. replayed: acknowledged after it was sent again; unknown: no word before the deadline.",
+    {"outcome": EVENT_OUTCOMES, "highest": HIGHEST_RUNGS},
+    unit="{event}",
+)
+EVENTS_DROPPED = Metric(
+    "isolation_events_dropped_total",
+    "counter",
+    "Events that will not be sent again to a user who comes back, by the limit that they met.",
+    {"reason": EVENT_DROP_REASONS},
+    unit="{event}",
+)
+RESUMES = Metric(
+    "isolation_delivery_resumes_total",
+    "counter",
+    "Clients that came back for what they had missed. unknown: this worker does not know their stream; refused: it is somebody else's.",
+    {"outcome": RESUME_OUTCOMES},
+    unit="{resume}",
+)
+CLIENT_REPORTS = Metric(
+    "isolation_client_reports_total",
+    "counter",
+    "Gaps, duplicates and disorder that clients saw in the numbers of their events.",
+    {"report": CLIENT_REPORT_KINDS},
+    unit="{event}",
+)
 EVENT_ANOMALIES_TOTAL = Metric(
     "isolation_event_anomalies_total",
     "counter",
@@ -496,6 +541,11 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     WEBSOCKET_CONNECTIONS,
     WEBSOCKET_MESSAGES,
     EVENTS,
+    EVENT_RUNGS,
+    EVENTS_SETTLED,
+    EVENTS_DROPPED,
+    RESUMES,
+    CLIENT_REPORTS,
     EVENT_ANOMALIES_TOTAL,
     RUN_DURATION,
     DB_CONNECTION_COUNT,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames, RunOrder
+from isolation_monitor.telemetry.delivery.envelope import RunNumbers
 from isolation_monitor.telemetry.violations import Resource, Violation, iso_time, side_of, uuid7
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Run:
         self.connection: Connection | None = request.connection if request else None
         self.stack = stacks.capture(4)
         self.order = RunOrder(runs.events)
+        self.numbers = RunNumbers()
         self.emitted: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.started = time.perf_counter()
@@ -127,6 +129,7 @@ class Runs:
             if anomaly is not None:
                 self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly=anomaly).inc()
             run.emitted[event] += 1
+            run.numbers.emitted(event)
             self._count(event, "emitted")
             if run.connection is None:
                 # No socket carries this run's events: the answer itself does, and handing over is all there is.
