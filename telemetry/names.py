@@ -158,6 +158,9 @@ POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1
 HELD_BUCKETS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 RUN_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+QUEUE_EVENTS_BUCKETS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
+QUEUE_BYTES_BUCKETS: Final = (1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0)
+QUEUE_AGE_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 BLAST_BUCKETS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Principals that one failure touched."""
 
@@ -454,6 +457,36 @@ CLIENT_REPORTS = Metric(
     {"report": CLIENT_REPORT_KINDS},
     unit="{event}",
 )
+QUEUE_EVENTS = Metric(
+    "isolation_user_queue_events",
+    "histogram",
+    "Events that wait for a user to acknowledge them; each user with any is looked at once a second.",
+    {},
+    "main",
+    QUEUE_EVENTS_BUCKETS,
+    unit="{event}",
+)
+QUEUE_BYTES = Metric(
+    "isolation_user_queue_bytes",
+    "histogram",
+    "Text of the events that wait for a user; each user with any is looked at once a second.",
+    {},
+    "main",
+    QUEUE_BYTES_BUCKETS,
+    unit="By",
+)
+QUEUE_AGE = Metric(
+    "isolation_user_queue_age_seconds",
+    "histogram",
+    "How long a user's oldest event has waited; each user with any is looked at once a second.",
+    {},
+    "main",
+    QUEUE_AGE_BUCKETS,
+    unit="s",
+)
+QUEUE_EVENTS_MAX = Metric("isolation_user_queue_events_max", "gauge", "Events that wait for the one user with most.", {}, unit="{event}")
+QUEUE_BYTES_MAX = Metric("isolation_user_queue_bytes_max", "gauge", "Text that waits for the one user with most.", {}, unit="By")
+QUEUE_AGE_MAX = Metric("isolation_user_queue_age_max_seconds", "gauge", "How long the oldest of all events has waited.", {}, unit="s")
 EVENT_ANOMALIES_TOTAL = Metric(
     "isolation_event_anomalies_total",
     "counter",
@@ -546,6 +579,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     EVENTS_DROPPED,
     RESUMES,
     CLIENT_REPORTS,
+    QUEUE_EVENTS,
+    QUEUE_BYTES,
+    QUEUE_AGE,
+    QUEUE_EVENTS_MAX,
+    QUEUE_BYTES_MAX,
+    QUEUE_AGE_MAX,
     EVENT_ANOMALIES_TOTAL,
     RUN_DURATION,
     DB_CONNECTION_COUNT,

@@ -7,6 +7,7 @@ those of docs/decisions/0009-delivery-is-negotiated.md.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import deque
 from collections.abc import Mapping
@@ -55,6 +56,23 @@ def spliced(text: str, start: int, is_empty: bool, envelope: str) -> str:
     '{"isolation":{"conn":1},"type": "hi"}'
     """
     return f'{text[: start + 1]}"{MEMBER}":{envelope}{"" if is_empty else ","}{text[start + 1 :]}'
+
+
+class WrappedText(str):
+    """A text frame that shall be counted though it is no JSON object; to everybody who did not ask it is that text."""
+
+    __slots__ = ()
+
+
+class WrappedBytes(bytes):
+    """A binary frame that shall be counted; to everybody who did not ask it is those bytes."""
+
+
+def wrapped(frame: str | bytes) -> tuple[str, str]:
+    """Return a frame as a JSON object, and how its client gets it back out of the member `data`: `text` or `base64`."""
+    if isinstance(frame, str):
+        return json.dumps({"data": frame}, ensure_ascii=False, separators=(",", ":")), "text"
+    return f'{{"data":"{base64.b64encode(frame).decode()}"}}', "base64"
 
 
 def own_frame(**members: Any) -> str:

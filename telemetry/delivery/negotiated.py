@@ -14,14 +14,24 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
-from isolation_monitor.telemetry.delivery.envelope import object_of, own_content, own_frame, whole_number
+from isolation_monitor.telemetry.delivery.envelope import (
+    WrappedBytes,
+    WrappedText,
+    object_of,
+    own_content,
+    own_frame,
+    whole_number,
+    wrapped,
+)
 from isolation_monitor.telemetry.delivery.stream import Entry
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import Connection
+    from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgements, Acks
     from isolation_monitor.telemetry.delivery.retention import Retention
     from isolation_monitor.telemetry.delivery.run import Runs
     from isolation_monitor.telemetry.delivery.stream import Stream
+    from isolation_monitor.telemetry.principals import Principal
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Any], Awaitable[None]]
@@ -38,6 +48,7 @@ class Delivery:
     def __init__(
         self,
         retention: Retention,
+        acknowledgements: Acknowledgements,
         runs: Runs,
         fields: tuple[str, str],
         limit: int,
@@ -45,15 +56,67 @@ class Delivery:
         on_error: Callable[[BaseException], None],
     ) -> None:
         self.retention = retention
+        self.acknowledgements = acknowledgements
         self.runs = runs
         self.run_id_field, self.event_field = fields
         self.limit = limit
         self.ack_ms = ack_ms
         self.on_error = on_error
 
-    def negotiated(self, connection: Connection, receive: Receive, send: Send) -> Negotiated:
+    def negotiated(self, connection: Connection, receive: Receive, send: Send, acks: Acks | None) -> Negotiated:
         """Return what the application of a connection that asked shall use in place of the server's `receive` and `send`."""
-        return Negotiated(self, connection, receive, send)
+        return Negotiated(self, connection, receive, send, acks)
+
+    def event_of(self, frame: object) -> Callable[[Stream], Entry] | None:
+        """Return what makes a frame an event of a stream; None for a frame that gets no envelope."""
+        form = None
+        number = None
+        if isinstance(frame, (WrappedText, WrappedBytes)):
+            text, form = wrapped(frame)
+            start, is_empty = 0, False
+        elif isinstance(frame, str) and len(frame) <= self.limit:
+            found = object_of(frame)
+            if found is None:
+                return None
+            text, start, is_empty = frame, found[1], not found[0]
+            number = self._run_number(found[0])
+        else:
+            return None
+
+        def make(stream: Stream) -> Entry:
+            stream.events += 1
+            return Entry(f"{stream.name}-{stream.events}", text, start, is_empty, number, time.monotonic(), form)
+
+        return make
+
+    async def deliver(self, principal: Principal, frame: str | bytes) -> bool:
+        """Send a frame to a user wherever he listens in this process; it waits for him where he does not.
+
+        Raises:
+            ValueError: the frame can have no envelope: it is neither a JSON object nor wrapped.
+        """
+        make = self.event_of(frame)
+        if make is None:
+            raise ValueError("deliver() takes a JSON object as text, or what monitor.envelope(...) returns: other frames have no number")
+        return await self.retention.deliver(principal, make)
+
+    def _run_number(self, fields: dict[str, Any]) -> int | None:
+        run_id = fields.get(self.run_id_field)
+        run = self.runs.known.get(run_id) if isinstance(run_id, str) else None
+        if run is None:
+            return None
+        event = fields.get(self.event_field)
+        return run.numbers.of_frame(event) if isinstance(event, str) else None
+
+    def forked(self) -> None:
+        """Forget everything in a child process: the connections are the parent's."""
+        self.retention.forked()
+        self.acknowledgements.forked()
+
+    def close(self) -> None:
+        """The process ends: what is not acknowledged by now is unknown."""
+        self.retention.close()
+        self.acknowledgements.close()
 
 
 class _Inbox(asyncio.Queue[Any]):
@@ -63,11 +126,12 @@ class _Inbox(asyncio.Queue[Any]):
 class Negotiated:
     """One such connection."""
 
-    def __init__(self, delivery: Delivery, connection: Connection, receive: Receive, send: Send) -> None:
+    def __init__(self, delivery: Delivery, connection: Connection, receive: Receive, send: Send, acks: Acks | None) -> None:
         self._delivery = delivery
         self._connection = connection
         self._receive = receive
         self._send = send
+        self._acks = acks
         self._inbox: _Inbox | None = None
         self._pump: asyncio.Task[None] | None = None
         self.stream: Stream | None = None
@@ -87,7 +151,8 @@ class Negotiated:
         if kind == "websocket.send":
             entry = self._entry(message)
             if entry is None or self.stream is None:
-                await self._send(message)
+                # On the lower rungs.
+                await (self._send if self._acks is None else self._acks.send)(message)
             else:
                 await self.stream.emit(entry)
         elif kind == "websocket.accept":
@@ -106,7 +171,8 @@ class Negotiated:
     async def _accepted(self) -> None:
         delivery = self._delivery
         try:
-            stream = delivery.retention.open(self._connection.principal, self._send)
+            sent = self._acks.sent_enveloped if self._acks is not None else None
+            stream = delivery.retention.open(self._connection.principal, self._send, sent)
             welcome = own_frame(welcome={"stream": stream.name, "epoch": delivery.retention.epoch, "ack_ms": delivery.ack_ms})
             async with stream.lock:
                 await stream.tell(welcome)
@@ -114,37 +180,27 @@ class Negotiated:
             # An empty context: the task belongs to no request.
             self._pump = asyncio.get_running_loop().create_task(self._read(self._inbox, stream), context=Context())
             self.stream = stream
+            await delivery.retention.welcome(stream)
         except Exception as error:
             delivery.on_error(error)
 
     def _entry(self, message: Message) -> Entry | None:
         """Return the event that a frame is; None for a frame that gets no envelope."""
         try:
-            stream, text = self.stream, message.get("text")
-            if stream is None or not isinstance(text, str) or message.get("bytes") is not None or len(text) > self._delivery.limit:
+            stream = self.stream
+            if stream is None:
                 return None
-            found = object_of(text)
+            text, body = message.get("text"), message.get("bytes")
+            found = self._delivery.event_of(text if body is None else body)
             if found is None:
                 return None
-            fields, start = found
             principal = self._connection.principal
             if stream.queue.principal is None and principal is not None:
                 self._delivery.retention.named(stream, principal)
-            stream.events += 1
-            number = self._run_number(fields)
-            return Entry(f"{stream.name}-{stream.events}", text, start, not fields, number, time.monotonic())
+            return found(stream)
         except Exception as error:
             self._delivery.on_error(error)
             return None
-
-    def _run_number(self, fields: dict[str, Any]) -> int | None:
-        delivery = self._delivery
-        run_id = fields.get(delivery.run_id_field)
-        run = delivery.runs.known.get(run_id) if isinstance(run_id, str) else None
-        if run is None:
-            return None
-        event = fields.get(delivery.event_field)
-        return run.numbers.of_frame(event) if isinstance(event, str) else None
 
     async def _read(self, inbox: _Inbox, stream: Stream) -> None:
         """Read the connection to its end; acknowledgements are taken, everything else waits for the application."""

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -21,6 +21,7 @@ from isolation_monitor.telemetry.delivery.stream import Entry, Stream
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.ladder import Ladder
+    from isolation_monitor.telemetry.delivery.queues import Backlog
     from isolation_monitor.telemetry.delivery.stream import ServerSend
     from isolation_monitor.telemetry.principals import Principal
 
@@ -43,7 +44,7 @@ class Limits:
 class UserQueue:
     """What waits for one user."""
 
-    __slots__ = ("_order", "_retention", "bytes", "closed", "events", "principal", "streams")
+    __slots__ = ("_order", "_retention", "bytes", "closed", "events", "offline", "principal", "streams")
 
     def __init__(self, retention: Retention, principal: Principal | None) -> None:
         self._retention = retention
@@ -54,6 +55,8 @@ class UserQueue:
         self.bytes = 0
         self.streams: set[Stream] = set()
         self.closed: deque[Stream] = deque()
+        self.offline: Stream | None = None
+        """What was sent to the user while he had no connection here; nobody's connection."""
 
     def add(self, entry: Entry) -> None:
         """Take an event in, at the cost of the oldest where a limit is reached."""
@@ -99,9 +102,12 @@ class Retention:
         self.streams: dict[str, Stream] = {}
         self.users: dict[str, UserQueue] = {}
         self._epoch = ""
+        self._opened = 0
         self._on_error = on_error
         self._timer: asyncio.TimerHandle | None = None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self.looked: Callable[[bool], None] = lambda is_last: None
+        """Called after each look at the streams; told whether it was the last one for now."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -117,11 +123,13 @@ class Retention:
         self.streams, self.users, self.bytes = {}, {}, 0
         self._timer = self._timer_loop = None
 
-    def open(self, principal: Principal | None, send: ServerSend) -> Stream:
-        """Begin a stream for a connection of `principal`."""
+    def open(self, principal: Principal | None, send: ServerSend, sent: Callable[[], None] | None = None) -> Stream:
+        """Begin a stream for a connection of `principal`; `sent` is told of each event that the server took."""
         name = secrets.token_urlsafe(12)
         queue = self._queue_of(principal)
-        stream = Stream(name, self.epoch, principal.hash if principal else None, queue, send, self.ladder)
+        self._opened += 1
+        stream = Stream(name, self.epoch, principal.hash if principal else None, queue, send, self.ladder, sent)
+        stream.serial = self._opened
         queue.streams.add(stream)
         self.streams[name] = stream
         self._ensure_timer()
@@ -178,20 +186,48 @@ class Retention:
                 self.ladder.settled("expired", "client_acked", one.shed_to - one.settled_to)
                 one.settled_to = one.shed_to
             lost += one.lost
-            one.is_open, one.lost = False, 0
-            while one.entries:
-                entry = one.entries.popleft()
-                one.queue.remove(entry)
-                missed.append(entry.again())
+            one.lost = 0
             after = one.successor
-            if after is None:
-                # From here on, what the application sends to the old connection waits for the lock that we take now.
-                one.successor = stream
+            missed += self._taken_over(one, stream)
             one = after
+        # What the application sends to the old connection from here on waits for this lock.
         async with stream.lock:
             await stream.tell(own_frame(resumed={"replayed": len(missed), "lost": lost}))
             for entry in missed:
                 await stream.put(entry)
+
+    async def deliver(self, principal: Principal, make: Callable[[Stream], Entry]) -> bool:
+        """Send an event to a user on his latest connection; let it wait when there is none. Return whether there was one."""
+        queue = self._queue_of(principal)
+        listening = [stream for stream in queue.streams if stream.is_open]
+        if listening:
+            stream = max(listening, key=lambda stream: stream.serial)
+            await stream.emit(make(stream))
+            return True
+        if queue.offline is None:
+            queue.offline = self.open(principal, _nobody)
+            queue.offline.is_open = False
+        queue.offline.closed_at = time.monotonic()
+        await queue.offline.emit(make(queue.offline))
+        return False
+
+    async def welcome(self, stream: Stream) -> None:
+        """Send on a new stream what waited for its user while he had no connection at all."""
+        offline = stream.queue.offline
+        if offline is not None and stream.queue.principal is not None:
+            stream.queue.offline = None
+            missed = self._taken_over(offline, stream)
+            async with stream.lock:
+                for entry in missed:
+                    await stream.put(entry)
+            self._forget(offline)
+
+    def backlogs(self, now: float) -> Iterator[Backlog]:
+        """What waits for each user for whom something waits."""
+        for queue in list(self.users.values()):
+            oldest = [at for stream in queue.streams if (at := stream.oldest_at) is not None]
+            if oldest:
+                yield sum(stream.waiting for stream in queue.streams), queue.bytes, now - min(oldest)
 
     def expire(self, now: float) -> None:
         """Give up what waited too long, and forget streams that nobody will resume any more."""
@@ -217,6 +253,18 @@ class Retention:
             self._timer_loop.call_soon_threadsafe(self._timer.cancel)
         self._timer = None
 
+    def _taken_over(self, old: Stream, stream: Stream) -> list[Entry]:
+        """Take the events off a stream whose user listens on another one from now on."""
+        old.is_open = False
+        missed = []
+        while old.entries:
+            entry = old.entries.popleft()
+            old.queue.remove(entry)
+            missed.append(entry.again())
+        if old.successor is None:
+            old.successor = stream
+        return missed
+
     def _queue_of(self, principal: Principal | None) -> UserQueue:
         if principal is None:
             return UserQueue(self, None)
@@ -229,6 +277,8 @@ class Retention:
         self.streams.pop(stream.name, None)
         queue = stream.queue
         queue.streams.discard(stream)
+        if queue.offline is stream:
+            queue.offline = None
         if stream in queue.closed:
             queue.closed.remove(stream)
         if not queue.streams and queue.principal is not None:
@@ -244,7 +294,12 @@ class Retention:
         self._timer = None
         try:
             self.expire(time.monotonic())
+            self.looked(not self.streams)
         except Exception as error:
             self._on_error(error)
         if self.streams:
             self._ensure_timer()
+
+
+async def _nobody(message: object) -> None:
+    """Stand for the server's `send` where there is no connection; never called, since the stream is closed."""

@@ -25,9 +25,9 @@ ServerSend = Callable[[dict[str, Any]], Awaitable[None]]
 class Entry:
     """One event that waits for its acknowledgement. `at` is when it was emitted, in the clock of `Retention`."""
 
-    __slots__ = ("at", "conn", "id", "is_empty", "run", "start", "stream", "text", "was_replayed", "was_sent")
+    __slots__ = ("at", "conn", "form", "id", "is_empty", "run", "start", "stream", "text", "was_replayed", "was_sent")
 
-    def __init__(self, id: str, text: str, start: int, is_empty: bool, run: int | None, at: float) -> None:
+    def __init__(self, id: str, text: str, start: int, is_empty: bool, run: int | None, at: float, form: str | None = None) -> None:
         self.id = id
         self.text = text
         self.start = start
@@ -35,6 +35,8 @@ class Entry:
         self.is_empty = is_empty
         self.run = run
         self.at = at
+        self.form = form
+        """How the client gets a wrapped frame back out of `data`; None for the application's own objects."""
         self.conn = 0
         """Its number on the stream; 0 until it is sent there."""
         self.stream: Stream | None = None
@@ -44,7 +46,7 @@ class Entry:
 
     def again(self) -> Entry:
         """Return the same event, to be sent once more: with its own id, under a number of another stream."""
-        entry = Entry(self.id, self.text, self.start, self.is_empty, self.run, self.at)
+        entry = Entry(self.id, self.text, self.start, self.is_empty, self.run, self.at, self.form)
         entry.was_replayed = True
         entry.was_sent = self.was_sent
         return entry
@@ -54,13 +56,24 @@ class Stream:
     """What was sent on one connection and not acknowledged yet."""
 
     __slots__ = (
-        "_emitted", "_envelope", "_ladder", "_send", "_sent", "closed_at", "entries", "events", "is_open", "last", "lock", "lost",
-        "name", "queue", "reports", "settled_to", "shed_at", "shed_to", "successor", "unsure",
+        "_emitted", "_envelope", "_ladder", "_send", "_sent", "_tell_sent", "closed_at", "entries", "events", "is_open", "last", "lock",
+        "lost", "name", "queue", "reports", "serial", "settled_to", "shed_at", "shed_to", "successor", "unsure",
     )  # fmt: skip
 
-    def __init__(self, name: str, epoch: str, owner: str | None, queue: UserQueue, send: ServerSend, ladder: Ladder) -> None:
+    def __init__(
+        self,
+        name: str,
+        epoch: str,
+        owner: str | None,
+        queue: UserQueue,
+        send: ServerSend,
+        ladder: Ladder,
+        sent: Callable[[], None] | None = None,
+    ) -> None:
         self.name = name
         self.queue = queue
+        self.serial = 0
+        """Rises from stream to stream of a process."""
         self.entries: deque[Entry] = deque()
         self.events = 0
         """Events emitted here; makes their ids."""
@@ -86,6 +99,7 @@ class Stream:
         self._ladder = ladder
         self._emitted = (ladder.cell("emitted", HIGHEST), ladder.cell("enqueued", HIGHEST))
         self._sent = ladder.cell("sent", HIGHEST)
+        self._tell_sent = sent
         self.named(epoch, owner)
 
     def named(self, epoch: str, owner: str | None) -> None:
@@ -101,6 +115,13 @@ class Stream:
         return stream
 
     @property
+    def oldest_at(self) -> float | None:
+        """When the oldest event was emitted that waits; None when none does."""
+        if self.shed_to > self.settled_to:
+            return self.shed_at
+        return self.entries[0].at if self.entries else None
+
+    @property
     def waiting(self) -> int:
         """Events that are neither acknowledged nor given up."""
         return len(self.entries) + max(0, self.shed_to - self.settled_to)
@@ -108,6 +129,8 @@ class Stream:
     def framed(self, entry: Entry) -> str:
         """Return the text that goes over the wire."""
         run = "" if entry.run is None else f',"run":{entry.run}'
+        if entry.form is not None:
+            run = f'{run},"as":"{entry.form}"'
         return spliced(entry.text, entry.start, entry.is_empty, f'{self._envelope}{entry.conn},"id":"{entry.id}"{run}}}')
 
     async def emit(self, entry: Entry) -> None:
@@ -163,6 +186,8 @@ class Stream:
             if not entry.was_sent:
                 entry.was_sent = True
                 self._sent.values[self._sent.index] += 1.0
+                if self._tell_sent is not None:
+                    self._tell_sent()
 
     async def tell(self, text: str) -> None:
         """Send a frame of the monitor's own. Call with the lock."""

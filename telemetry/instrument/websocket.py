@@ -46,9 +46,13 @@ class Sockets:
         connection = self._open(scope)
         unit: RequestContext | None = self._enter_handshake(scope, connection)
         frames, received, sent = self._frames, self._received, self._sent
-        negotiated = self._delivery.negotiated(connection, receive, send) if is_asked(scope) else None
+        acks = self._delivery.acknowledgements.watch(send)
+        negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
         if negotiated is not None:
             receive, send = negotiated.receive, negotiated.send
+        elif acks is not None:
+            send = acks.send
+        connection.is_measured = acks is not None or negotiated is not None
         handshake = "refused"
 
         async def watching_receive() -> Message:
@@ -96,6 +100,8 @@ class Sockets:
         finally:
             if negotiated is not None:
                 negotiated.close()
+            if acks is not None:
+                acks.ended()
             self._close(connection)
             if handshake != "accepted":
                 (self._refused if handshake == "refused" else self._broken).inc()

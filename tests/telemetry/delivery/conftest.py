@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -36,6 +36,8 @@ class Pusher:
         self.listens = asyncio.Event()
         """Cleared while the application is too busy to ask for messages."""
         self.listens.set()
+        self.answers: Callable[[str], Awaitable[None]] | None = None
+        """What it does with each message."""
         self.app = monitor.instrument(self.serve)
 
     async def serve(self, scope: Any, receive: Any, send: Any) -> None:
@@ -51,6 +53,8 @@ class Pusher:
         await self.listens.wait()
         while (message := await receive())["type"] == "websocket.receive":
             self.received.append(message.get("text") or message.get("bytes"))
+            if self.answers is not None:
+                await self.answers(user)
         self.gone.append(user)
 
     async def push(self, user: str, *frames: Any, of: int = -1) -> None:
