@@ -29,7 +29,7 @@ clock = time.perf_counter
 class Connection:
     """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
 
-    __slots__ = ("closed", "principal", "said", "scope", "serial", "served", "task")
+    __slots__ = ("closed", "is_measured", "principal", "said", "scope", "serial", "served", "task")
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
         self.serial = next_serial()
@@ -39,6 +39,8 @@ class Connection:
         self.said: Any = None
         """What its messages said so far, for the content detector."""
         self.closed = False
+        self.is_measured = False
+        """Whether the ladder of delivery counts its events; else they are delivered when the server took them."""
         self.task: Callable[[], object] | None = None
         """Weak reference to the task that handles it."""
 

@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from isolation_monitor import __version__
 from isolation_monitor.telemetry import names, private
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
+from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgements
 from isolation_monitor.telemetry.delivery.automaton import EventNames
+from isolation_monitor.telemetry.delivery.envelope import WrappedBytes, WrappedText
 from isolation_monitor.telemetry.delivery.frames import Frames
+from isolation_monitor.telemetry.delivery.ladder import Ladder
+from isolation_monitor.telemetry.delivery.negotiated import Delivery
+from isolation_monitor.telemetry.delivery.queues import QueueGauges
+from isolation_monitor.telemetry.delivery.retention import Limits, Retention
 from isolation_monitor.telemetry.delivery.run import Run, Runs
 from isolation_monitor.telemetry.detection import Detection
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
@@ -29,6 +35,7 @@ from isolation_monitor.telemetry.factory import Factories
 from isolation_monitor.telemetry.housekeeper import Housekeeper
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
 from isolation_monitor.telemetry.instrument import starlette as starlette_instrument
+from isolation_monitor.telemetry.instrument import uvicorn_pongs
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
 from isolation_monitor.telemetry.instrument.integrations import Integrations
 from isolation_monitor.telemetry.instrument.sqlalchemy_owned import OwnedModels
@@ -79,6 +86,8 @@ class IsolationMonitor:
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
+        self.delivery = self._make_delivery()
+        self.registry.on_fork(self.delivery.forked)
         self.leaks = self.detection.leaks
         if settings.body_limit_bytes and self.detection.switches[names.FOREIGN_CONTENT].mode != "off":
             self.frames.content = self.detection
@@ -304,6 +313,32 @@ class IsolationMonitor:
         self.frames.reads = True
         return self.runs.start(run_id, self.principals.named(owner) if owner is not None else None)
 
+    @overload
+    def envelope(self, frame: str) -> str: ...
+
+    @overload
+    def envelope(self, frame: bytes) -> bytes: ...
+
+    def envelope(self, frame: str | bytes) -> str | bytes:
+        """Return a frame that is no JSON object, to be sent so that its delivery is measured to the client.
+
+        Send what it returns. A client that asked for the envelope gets a JSON object whose member `data` holds the frame
+        (the clients of this project give it back as it was); everybody else gets the frame itself.
+        """
+        return WrappedText(frame) if isinstance(frame, str) else WrappedBytes(frame)
+
+    async def deliver(self, user_id: str, frame: str | bytes) -> bool:
+        """Send a frame, a JSON object or what `envelope` returns, to a user; it waits for him while he has no connection here.
+
+        It goes out on his latest connection that asked for the envelope, and what waited when he opens one, within the limits
+        of `delivery_events`, `delivery_bytes` and `delivery_wait_s`. Only connections of this worker process count.
+        Call it on the event loop. Returns whether he had a connection.
+
+        Raises:
+            ValueError: the frame is neither.
+        """
+        return await self.delivery.deliver(self.principals.named(user_id), frame)
+
     def violations(self, *, synthetic: bool = False) -> list[Violation]:
         """Return the latest violations of this process, oldest first; at most 256.
 
@@ -371,6 +406,7 @@ class IsolationMonitor:
         # What waits for another walk through memory will not see it.
         self.detection.foreign_content.walked(time.monotonic())
         self.uninstrument()
+        self.delivery.close()
         self.housekeeper.close()
         self.outbox.close()
         self.endpoint.close()
@@ -383,6 +419,26 @@ class IsolationMonitor:
         await asyncio.to_thread(self.close)
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
+
+    def _make_delivery(self) -> Delivery:
+        def failed(error: BaseException) -> None:
+            self.ledger.internal_error("delivery", error)
+
+        settings, ladder = self.settings, Ladder(self.registry)
+        acknowledgements = Acknowledgements(ladder, settings.delivery_wait_s, failed)
+        acknowledgements.find_probe = uvicorn_pongs.find
+        retention = Retention(ladder, Limits(settings.delivery_events, settings.delivery_bytes, settings.delivery_wait_s), failed)
+        queues, sources = QueueGauges(self.registry), (retention.backlogs, acknowledgements.backlogs)
+        retention.looked = acknowledgements.looked = lambda is_last: queues.show_all(sources, is_last)
+        return Delivery(
+            retention,
+            acknowledgements,
+            self.runs,
+            (settings.run_id_field, settings.event_field),
+            settings.body_limit_bytes,
+            settings.delivery_ack_ms,
+            failed,
+        )
 
     def _instrument_engine(self, engine: Any) -> None:
         done = sqlalchemy_instrument.instrument_engine(engine, self.detection)

@@ -131,10 +131,19 @@ PROCESS_RESOURCE_NAMES: Final = ("memory", "fds", "threads", "children", "tasks"
 RUN_OUTCOMES: Final = ("complete", "incomplete", "failed", "cancelled", "abandoned")
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
 
+RUNGS: Final = ("emitted", "enqueued", "sent", "kernel_acked", "pong_acked", "client_acked")
+"""How far an event got; `delivery/ladder.py`."""
+HIGHEST_RUNGS: Final = ("sent", "kernel_acked", "pong_acked", "client_acked")
+"""The highest rung that an event's connection supports."""
+EVENT_OUTCOMES: Final = ("acknowledged", "replayed", "expired", "unknown")
+EVENT_DROP_REASONS: Final = ("number", "bytes", "age")
+RESUME_OUTCOMES: Final = ("resumed", "unknown", "refused")
+CLIENT_REPORT_KINDS: Final = ("gaps", "duplicates", "disorder")
+
 DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
-    "housekeeper", "exporter", "render", "principal",
+    "housekeeper", "delivery", "exporter", "render", "principal",
 )  # fmt: skip
 """Where in the monitor an error of its own happened."""
 RECORD_STATES: Final = ("queued", "sent", "failed")
@@ -149,6 +158,9 @@ POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1
 HELD_BUCKETS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 RUN_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+QUEUE_EVENTS_BUCKETS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
+QUEUE_BYTES_BUCKETS: Final = (1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0)
+QUEUE_AGE_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 BLAST_BUCKETS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Principals that one failure touched."""
 
@@ -307,8 +319,8 @@ LOOP_STALL_DURATION = Metric(
 EVENT_DELIVERIES = Metric(
     "isolation_event_deliveries_total",
     "counter",
-    "Events owed to users, settled when their run ends: delivered means sent on the user's own connection.",
-    {"result": ("delivered", "lost"), "arm": ARMS},
+    "Events owed to users. delivered: acknowledged on the highest rung that the connection supports; lost: they did not; unknown: no word.",
+    {"result": ("delivered", "lost", "unknown"), "arm": ARMS},
     "isolation",
     unit="{event}",
 )
@@ -409,6 +421,72 @@ EVENTS = Metric(
     {"event": 12, "stage": ("emitted", "sent")},
     unit="{event}",
 )
+EVENT_RUNGS = Metric(
+    "isolation_event_rungs_total",
+    "counter",
+    "Events on WebSockets, by the rung of delivery that they reached and by the highest one that their connection supports.",
+    {"rung": RUNGS, "highest": HIGHEST_RUNGS},
+    unit="{event}",
+    possible=lambda labels: labels["rung"] not in RUNGS[3:] or RUNGS.index(labels["rung"]) <= RUNGS.index(labels["highest"]),
+)
+EVENTS_SETTLED = Metric(
+    "isolation_events_settled_total",
+    "counter",
+    "Events by what became of them, each once. replayed: acknowledged after it was sent again; unknown: no word before the deadline.",
+    {"outcome": EVENT_OUTCOMES, "highest": HIGHEST_RUNGS},
+    unit="{event}",
+)
+EVENTS_DROPPED = Metric(
+    "isolation_events_dropped_total",
+    "counter",
+    "Events that will not be sent again to a user who comes back, by the limit that they met.",
+    {"reason": EVENT_DROP_REASONS},
+    unit="{event}",
+)
+RESUMES = Metric(
+    "isolation_delivery_resumes_total",
+    "counter",
+    "Clients that came back for what they had missed. unknown: this worker does not know their stream; refused: it is somebody else's.",
+    {"outcome": RESUME_OUTCOMES},
+    unit="{resume}",
+)
+CLIENT_REPORTS = Metric(
+    "isolation_client_reports_total",
+    "counter",
+    "Gaps, duplicates and disorder that clients saw in the numbers of their events.",
+    {"report": CLIENT_REPORT_KINDS},
+    unit="{event}",
+)
+QUEUE_EVENTS = Metric(
+    "isolation_user_queue_events",
+    "histogram",
+    "Events that wait for a user to acknowledge them; each user with any is looked at once a second.",
+    {},
+    "main",
+    QUEUE_EVENTS_BUCKETS,
+    unit="{event}",
+)
+QUEUE_BYTES = Metric(
+    "isolation_user_queue_bytes",
+    "histogram",
+    "Text of the events that wait for a user; each user with any is looked at once a second.",
+    {},
+    "main",
+    QUEUE_BYTES_BUCKETS,
+    unit="By",
+)
+QUEUE_AGE = Metric(
+    "isolation_user_queue_age_seconds",
+    "histogram",
+    "How long a user's oldest event has waited; each user with any is looked at once a second.",
+    {},
+    "main",
+    QUEUE_AGE_BUCKETS,
+    unit="s",
+)
+QUEUE_EVENTS_MAX = Metric("isolation_user_queue_events_max", "gauge", "Events that wait for the one user with most.", {}, unit="{event}")
+QUEUE_BYTES_MAX = Metric("isolation_user_queue_bytes_max", "gauge", "Text that waits for the one user with most.", {}, unit="By")
+QUEUE_AGE_MAX = Metric("isolation_user_queue_age_max_seconds", "gauge", "How long the oldest of all events has waited.", {}, unit="s")
 EVENT_ANOMALIES_TOTAL = Metric(
     "isolation_event_anomalies_total",
     "counter",
@@ -496,6 +574,17 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     WEBSOCKET_CONNECTIONS,
     WEBSOCKET_MESSAGES,
     EVENTS,
+    EVENT_RUNGS,
+    EVENTS_SETTLED,
+    EVENTS_DROPPED,
+    RESUMES,
+    CLIENT_REPORTS,
+    QUEUE_EVENTS,
+    QUEUE_BYTES,
+    QUEUE_AGE,
+    QUEUE_EVENTS_MAX,
+    QUEUE_BYTES_MAX,
+    QUEUE_AGE_MAX,
     EVENT_ANOMALIES_TOTAL,
     RUN_DURATION,
     DB_CONNECTION_COUNT,

@@ -80,6 +80,16 @@ class Settings:
         None, "File of the violations that are accepted for now. Unset: `isolation-suppressions.toml` in the working directory, if there."
     )
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
+    delivery_events: int = _setting(
+        1_000, "Events kept per user until they are acknowledged, on connections that ask for the envelope; beyond it the oldest goes."
+    )
+    delivery_bytes: int = _setting(4_194_304, "Text of such events kept per user, bytes; beyond it the oldest goes.")
+    delivery_wait_s: float = _setting(
+        120.0,
+        "How long an event waits for its acknowledgement, and for a user who lost his connection, before it counts as unknown or "
+        "expired, seconds.",
+    )
+    delivery_ack_ms: int = _setting(250, "How often clients are asked to acknowledge what they received, milliseconds.")
     revision: str | None = _setting(
         None, "Revision of the service's code, on every record. Unset: `service.version` of `OTEL_RESOURCE_ATTRIBUTES`."
     )

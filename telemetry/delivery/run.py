@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames, RunOrder
+from isolation_monitor.telemetry.delivery.envelope import RunNumbers
 from isolation_monitor.telemetry.violations import Resource, Violation, iso_time, side_of, uuid7
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Run:
         self.connection: Connection | None = request.connection if request else None
         self.stack = stacks.capture(4)
         self.order = RunOrder(runs.events)
+        self.numbers = RunNumbers()
         self.emitted: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.started = time.perf_counter()
@@ -127,6 +129,7 @@ class Runs:
             if anomaly is not None:
                 self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly=anomaly).inc()
             run.emitted[event] += 1
+            run.numbers.emitted(event)
             self._count(event, "emitted")
             if run.connection is None:
                 # No socket carries this run's events: the answer itself does, and handing over is all there is.
@@ -195,10 +198,19 @@ class Runs:
         registry = self._registry
         registry.counter(names.RUNS, outcome=outcome, arm=arm).inc()
         registry.histogram(names.RUN_DURATION).observe(duration_s)
-        registry.counter(names.EVENT_DELIVERIES, result="delivered", arm=arm).inc(float(sum(run.sent.values())))
+        if run.connection is None or not run.connection.is_measured:
+            # Nothing below tells what became of its events: the highest rung is that they were handed over.
+            self._hand_over(run, arm)
         if lost:
             registry.counter(names.EVENT_DELIVERIES, result="lost", arm=arm).inc(float(sum(lost.values())))
             registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly="missing").inc(float(sum(lost.values())))
+
+    def _hand_over(self, run: Run, arm: str) -> None:
+        sent = float(sum(run.sent.values()))
+        for rung, n in (("emitted", float(sum(run.emitted.values()))), ("sent", sent)):
+            self._registry.counter(names.EVENT_RUNGS, rung=rung, highest="sent").inc(n)
+        self._registry.counter(names.EVENTS_SETTLED, outcome="acknowledged", highest="sent").inc(sent)
+        self._registry.counter(names.EVENT_DELIVERIES, result="delivered", arm=arm).inc(sent)
 
     def _report(self, run: Run, lost: Counter[str], outcome: str, arm: str) -> None:
         text = ", ".join(f"{event} x{n}" if n > 1 else event for event, n in sorted(lost.items()))

@@ -33,6 +33,8 @@ INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     ("asyncio", "asyncio_tasks"),
     ("asyncio", "asyncio_streams"),
     ("threading", "threads"),
+    ("uvicorn.protocols.websockets.websockets_sansio_impl", "uvicorn_pongs"),
+    ("uvicorn.protocols.websockets.wsproto_impl", "uvicorn_wsproto"),
     ("anyio", "anyio_threads"),
     ("anyio", "anyio_limits"),
     ("httpx", "httpx"),

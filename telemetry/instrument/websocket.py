@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served
+from isolation_monitor.telemetry.delivery.envelope import is_asked
 from isolation_monitor.telemetry.detectors import inherited_context
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Sockets:
         self._ledger = monitor.ledger
         self._exposure = monitor.ledger.exposure
         self._frames: Frames = monitor.frames
+        self._delivery = monitor.delivery
         self._content = monitor.detection.foreign_content
         self._access = monitor.detection.access_rules
         self._isolated = monitor.ledger.isolated_cells("websocket")
@@ -44,6 +46,13 @@ class Sockets:
         connection = self._open(scope)
         unit: RequestContext | None = self._enter_handshake(scope, connection)
         frames, received, sent = self._frames, self._received, self._sent
+        acks = self._delivery.acknowledgements.watch(send)
+        negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
+        if negotiated is not None:
+            receive, send = negotiated.receive, negotiated.send
+        elif acks is not None:
+            send = acks.send
+        connection.is_measured = acks is not None or negotiated is not None
         handshake = "refused"
 
         async def watching_receive() -> Message:
@@ -89,6 +98,10 @@ class Sockets:
             handshake = "error" if handshake == "refused" else handshake
             raise
         finally:
+            if negotiated is not None:
+                negotiated.close()
+            if acks is not None:
+                acks.ended()
             self._close(connection)
             if handshake != "accepted":
                 (self._refused if handshake == "refused" else self._broken).inc()

@@ -21,6 +21,9 @@ GAUGE_MERGE: Final[dict[str, Literal["sum", "max", "min"]]] = {
     names.MONITOR_INFO.name: "max",
     names.DB_CONNECTION_MAX.name: "sum",
     names.DETECTOR_POWER.name: "min",
+    names.QUEUE_EVENTS_MAX.name: "max",
+    names.QUEUE_BYTES_MAX.name: "max",
+    names.QUEUE_AGE_MAX.name: "max",
 }
 """How a gauge of several workers becomes one number, where it is not the sum or worth saying that it is."""
 

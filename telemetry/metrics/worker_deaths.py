@@ -50,8 +50,14 @@ class WorkerDeaths:
         for path in series_files(self._registry.directory):
             if path.with_suffix(CLOSED_SUFFIX).exists() or worker_is_alive(path):
                 continue
-            served = _served(path)
-            if _claim(path.with_suffix(CLOSED_SUFFIX)) and served:
+            served, unsettled = _left_behind(path)
+            if not _claim(path.with_suffix(CLOSED_SUFFIX)):
+                continue
+            for highest, events in unsettled.items():
+                # It died with what it knew of them.
+                self._registry.counter(names.EVENTS_SETTLED, outcome="unknown", highest=highest).inc(events)
+                self._registry.counter(names.EVENT_DELIVERIES, result="unknown", arm="none").inc(events)
+            if served:
                 self._registry.counter(names.WORKER_DEATHS).inc()
                 # One failure that nobody contained, whoever it began with.
                 self._registry.counter(names.FAILURES, outcome="escaped", arm="none").inc()
@@ -67,17 +73,27 @@ def _claim(mark: Path) -> bool:
     return True
 
 
-def _served(path: Path) -> float:
-    """Return how many principals a dead worker served last."""
+def _left_behind(path: Path) -> tuple[float, dict[str, float]]:
+    """Return how many principals a dead worker served last, and the events it had not settled, by their connections' highest rung."""
     try:
         worker = WorkerFiles(path)
     except OSError:
-        return 0.0
+        return 0.0, {}
     with contextlib.closing(worker):
         for _ in worker.refresh():
             pass
-        at = worker.positions.get((names.PRINCIPALS_ACTIVE.name, ()))
-        if at is None or not worker.is_whole():
-            return 0.0
+        if not worker.is_whole():
+            return 0.0, {}
         doubles = [value for piece in worker.doubles() for value in piece]
-        return sum(doubles[at : at + 2])
+
+        def number(metric: names.Metric, *labels: str) -> float:
+            at = worker.positions.get((metric.name, labels))
+            return 0.0 if at is None else sum(doubles[at : at + 2])
+
+        unsettled = {}
+        for highest in names.HIGHEST_RUNGS:
+            settled = sum(number(names.EVENTS_SETTLED, outcome, highest) for outcome in names.EVENT_OUTCOMES)
+            # Handed over to a server that tells nothing: counted at once, when the run ends.
+            if highest != "sent" and (left := number(names.EVENT_RUNGS, "emitted", highest) - settled) > 0:
+                unsettled[highest] = left
+        return number(names.PRINCIPALS_ACTIVE), unsettled

@@ -1,0 +1,124 @@
+"""The envelope: what is added to a frame so that its client can tell that it arrived, and the monitor's own frames.
+
+A frame that is a JSON object gets one more member, `isolation`, spliced in as the first one: the frame is parsed once, to
+be sure that it is an object, and nothing is dumped again. Everything else is left alone. The words on the wire are
+those of docs/decisions/0009-delivery-is-negotiated.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+MEMBER: Final = "isolation"
+ASKED: Final = b"isolation=1"
+LONGEST_OWN_FRAME: Final = 4_096
+"""Characters: frames of the monitor itself are short, so nothing longer is parsed to find out."""
+NUMBERS_WAITING: Final = 256
+"""Emitted and not yet sent events of one name in one run whose numbers are remembered."""
+
+_scan: Final = json.JSONDecoder().raw_decode
+_WHITESPACE: Final = " \t\n\r"
+
+
+def is_asked(scope: Mapping[str, Any]) -> bool:
+    """Return whether the client asked for the envelope: `isolation=1` is a whole parameter of its address."""
+    query = scope.get("query_string") or b""
+    return ASKED in query and ASKED in query.split(b"&")
+
+
+def object_of(text: str) -> tuple[dict[str, Any], int] | None:
+    """Return the object that a frame is, and where it begins; None for every other frame.
+
+    An object that has a member called `isolation` already is the application's own business, and none either.
+    """
+    start = 0
+    if text[:1] != "{":
+        start = len(text) - len(text.lstrip(_WHITESPACE))
+        if text[start : start + 1] != "{":
+            return None
+    try:
+        found, end = _scan(text, start)
+    except (ValueError, RecursionError):
+        return None
+    if end != len(text) and text[end:].strip(_WHITESPACE):
+        return None
+    return None if MEMBER in found else (found, start)
+
+
+def spliced(text: str, start: int, is_empty: bool, envelope: str) -> str:
+    """Return the frame with `envelope`, a JSON object as text, as its first member.
+
+    >>> spliced('{"type": "hi"}', 0, False, '{"conn":1}')
+    '{"isolation":{"conn":1},"type": "hi"}'
+    """
+    return f'{text[: start + 1]}"{MEMBER}":{envelope}{"" if is_empty else ","}{text[start + 1 :]}'
+
+
+class WrappedText(str):
+    """A text frame that shall be counted though it is no JSON object; to everybody who did not ask it is that text."""
+
+    __slots__ = ()
+
+
+class WrappedBytes(bytes):
+    """A binary frame that shall be counted; to everybody who did not ask it is those bytes."""
+
+
+def wrapped(frame: str | bytes) -> tuple[str, str]:
+    """Return a frame as a JSON object, and how its client gets it back out of the member `data`: `text` or `base64`."""
+    if isinstance(frame, str):
+        return json.dumps({"data": frame}, ensure_ascii=False, separators=(",", ":")), "text"
+    return f'{{"data":"{base64.b64encode(frame).decode()}"}}', "base64"
+
+
+def own_frame(**members: Any) -> str:
+    """Return a frame of the monitor itself, which has `isolation` as its only member."""
+    return json.dumps({MEMBER: members}, separators=(",", ":"))
+
+
+def own_content(text: object) -> dict[str, Any] | None:
+    """Return what a frame of the monitor's client says; None when the frame is the application's."""
+    if not isinstance(text, str) or len(text) > LONGEST_OWN_FRAME or MEMBER not in text[:32]:
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or len(content) != 1:
+        return None
+    said = content.get(MEMBER)
+    return said if isinstance(said, dict) else None
+
+
+def whole_number(value: object) -> int | None:
+    """Return a count that a client sent; None for everything that is none: negative, fractional, a boolean, or absurd."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+class RunNumbers:
+    """Numbers a run's events from 1, in the order in which they were emitted; a frame takes the oldest of its event's name.
+
+    So a number that a client never sees is an event that the application emitted and did not send.
+    """
+
+    __slots__ = ("_last", "_waiting")
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._waiting: dict[str, deque[int]] = {}
+
+    def emitted(self, event: str) -> None:
+        self._last += 1
+        waiting = self._waiting.get(event)
+        if waiting is None:
+            waiting = self._waiting[event] = deque(maxlen=NUMBERS_WAITING)
+        waiting.append(self._last)
+
+    def of_frame(self, event: str) -> int | None:
+        """Return the number of the event that this frame carries; None for a frame whose event was not emitted."""
+        waiting = self._waiting.get(event)
+        return waiting.popleft() if waiting else None

@@ -1,0 +1,242 @@
+"""A connection whose client asked for the envelope: what stands between its application and the server.
+
+Frames of the application that are JSON objects leave in an envelope and wait for their acknowledgement; frames of the
+monitor's client never reach the application. Servers hand over the next message only when the application asks for it,
+so a task of ours asks instead: acknowledgements arrive also while the application is busy sending. All other messages
+wait for the application, at most `WAITING` of them; then the client is slowed down as it would be without us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final
+
+from isolation_monitor.telemetry.delivery.envelope import (
+    WrappedBytes,
+    WrappedText,
+    object_of,
+    own_content,
+    own_frame,
+    whole_number,
+    wrapped,
+)
+from isolation_monitor.telemetry.delivery.stream import Entry
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.context import Connection
+    from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgements, Acks
+    from isolation_monitor.telemetry.delivery.retention import Retention
+    from isolation_monitor.telemetry.delivery.run import Runs
+    from isolation_monitor.telemetry.delivery.stream import Stream
+    from isolation_monitor.telemetry.principals import Principal
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Any], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+
+WAITING: Final = 64
+REPORTED_AT_ONCE: Final = 1_000_000
+"""A client's totals are believed up to this growth per message."""
+
+
+class Delivery:
+    """Makes the connections of one monitor's clients deliver measurably."""
+
+    def __init__(
+        self,
+        retention: Retention,
+        acknowledgements: Acknowledgements,
+        runs: Runs,
+        fields: tuple[str, str],
+        limit: int,
+        ack_ms: int,
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self.retention = retention
+        self.acknowledgements = acknowledgements
+        self.runs = runs
+        self.run_id_field, self.event_field = fields
+        self.limit = limit
+        self.ack_ms = ack_ms
+        self.on_error = on_error
+
+    def negotiated(self, connection: Connection, receive: Receive, send: Send, acks: Acks | None) -> Negotiated:
+        """Return what the application of a connection that asked shall use in place of the server's `receive` and `send`."""
+        return Negotiated(self, connection, receive, send, acks)
+
+    def event_of(self, frame: object) -> Callable[[Stream], Entry] | None:
+        """Return what makes a frame an event of a stream; None for a frame that gets no envelope."""
+        form = None
+        number = None
+        if isinstance(frame, (WrappedText, WrappedBytes)):
+            text, form = wrapped(frame)
+            start, is_empty = 0, False
+        elif isinstance(frame, str) and len(frame) <= self.limit:
+            found = object_of(frame)
+            if found is None:
+                return None
+            text, start, is_empty = frame, found[1], not found[0]
+            number = self._run_number(found[0])
+        else:
+            return None
+
+        def make(stream: Stream) -> Entry:
+            stream.events += 1
+            return Entry(f"{stream.name}-{stream.events}", text, start, is_empty, number, time.monotonic(), form)
+
+        return make
+
+    async def deliver(self, principal: Principal, frame: str | bytes) -> bool:
+        """Send a frame to a user wherever he listens in this process; it waits for him where he does not.
+
+        Raises:
+            ValueError: the frame can have no envelope: it is neither a JSON object nor wrapped.
+        """
+        make = self.event_of(frame)
+        if make is None:
+            raise ValueError("deliver() takes a JSON object as text, or what monitor.envelope(...) returns: other frames have no number")
+        return await self.retention.deliver(principal, make)
+
+    def _run_number(self, fields: dict[str, Any]) -> int | None:
+        run_id = fields.get(self.run_id_field)
+        run = self.runs.known.get(run_id) if isinstance(run_id, str) else None
+        if run is None:
+            return None
+        event = fields.get(self.event_field)
+        return run.numbers.of_frame(event) if isinstance(event, str) else None
+
+    def forked(self) -> None:
+        """Forget everything in a child process: the connections are the parent's."""
+        self.retention.forked()
+        self.acknowledgements.forked()
+
+    def close(self) -> None:
+        """The process ends: what is not acknowledged by now is unknown."""
+        self.retention.close()
+        self.acknowledgements.close()
+
+
+class _Inbox(asyncio.Queue[Any]):
+    """A queue that the detectors of foreign tasks do not look at: it is ours."""
+
+
+class Negotiated:
+    """One such connection."""
+
+    def __init__(self, delivery: Delivery, connection: Connection, receive: Receive, send: Send, acks: Acks | None) -> None:
+        self._delivery = delivery
+        self._connection = connection
+        self._receive = receive
+        self._send = send
+        self._acks = acks
+        self._inbox: _Inbox | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self.stream: Stream | None = None
+
+    async def receive(self) -> Any:
+        """As the server's, without the frames of the monitor's client."""
+        if self._inbox is None:
+            return await self._receive()
+        message = await self._inbox.get()
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    async def send(self, message: Message) -> None:
+        """As the server's; frames that are JSON objects get their envelope and are kept."""
+        kind = message["type"]
+        if kind == "websocket.send":
+            entry = self._entry(message)
+            if entry is None or self.stream is None:
+                # On the lower rungs.
+                await (self._send if self._acks is None else self._acks.send)(message)
+            else:
+                await self.stream.emit(entry)
+        elif kind == "websocket.accept":
+            await self._send(message)
+            await self._accepted()
+        else:
+            await self._send(message)
+
+    def close(self) -> None:
+        """The application is done with the connection."""
+        if self._pump is not None:
+            self._pump.cancel()
+        if self.stream is not None:
+            self._delivery.retention.closed(self.stream)
+
+    async def _accepted(self) -> None:
+        delivery = self._delivery
+        try:
+            sent = self._acks.sent_enveloped if self._acks is not None else None
+            stream = delivery.retention.open(self._connection.principal, self._send, sent)
+            welcome = own_frame(welcome={"stream": stream.name, "epoch": delivery.retention.epoch, "ack_ms": delivery.ack_ms})
+            async with stream.lock:
+                await stream.tell(welcome)
+            self._inbox = _Inbox(WAITING)
+            # An empty context: the task belongs to no request.
+            self._pump = asyncio.get_running_loop().create_task(self._read(self._inbox, stream), context=Context())
+            self.stream = stream
+            await delivery.retention.welcome(stream)
+        except Exception as error:
+            delivery.on_error(error)
+
+    def _entry(self, message: Message) -> Entry | None:
+        """Return the event that a frame is; None for a frame that gets no envelope."""
+        try:
+            stream = self.stream
+            if stream is None:
+                return None
+            text, body = message.get("text"), message.get("bytes")
+            found = self._delivery.event_of(text if body is None else body)
+            if found is None:
+                return None
+            principal = self._connection.principal
+            if stream.queue.principal is None and principal is not None:
+                self._delivery.retention.named(stream, principal)
+            return found(stream)
+        except Exception as error:
+            self._delivery.on_error(error)
+            return None
+
+    async def _read(self, inbox: _Inbox, stream: Stream) -> None:
+        """Read the connection to its end; acknowledgements are taken, everything else waits for the application."""
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "websocket.receive":
+                    said = own_content(message.get("text"))
+                    if said is not None:
+                        await self._heard(said, stream)
+                        continue
+                elif message["type"] == "websocket.disconnect":
+                    self._delivery.retention.closed(stream)
+                    await inbox.put(message)
+                    return
+                await inbox.put(message)
+        except Exception as error:
+            # The server's own error is the application's to see.
+            await inbox.put(error)
+
+    async def _heard(self, said: dict[str, Any], stream: Stream) -> None:
+        """Take a frame of the monitor's client. What cannot be understood is ignored: it may come from a later version."""
+        try:
+            number = whole_number(said.get("ack"))
+            if number is not None:
+                stream.acknowledge(number)
+                for what, before in stream.reports.items():
+                    total = whole_number(said.get(what))
+                    if total is not None and before < total <= before + REPORTED_AT_ONCE:
+                        stream.reports[what] = total
+                        self._delivery.retention.ladder.reported(what, total - before)
+            hello = said.get("hello")
+            if isinstance(hello, dict) and isinstance(hello.get("stream"), str):
+                principal = self._connection.principal
+                if stream.queue.principal is None and principal is not None:
+                    self._delivery.retention.named(stream, principal)
+                await self._delivery.retention.resume(hello["stream"], whole_number(hello.get("conn")) or 0, stream)
+        except Exception as error:
+            self._delivery.on_error(error)

@@ -1,0 +1,76 @@
+"""The envelope as text: what gets one, where it goes, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isolation_monitor.telemetry.delivery.envelope import RunNumbers, is_asked, object_of, own_content, own_frame, spliced
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(
+    st.dictionaries(st.text().filter(lambda key: key != "isolation"), JSON_VALUES, max_size=5),
+    st.sampled_from(["", " ", "\n\t"]),
+    st.booleans(),
+)
+def test_an_object_gets_one_more_member_and_nothing_else_changes(fields: dict[str, Any], around: str, ascii: bool) -> None:
+    text = around + json.dumps(fields, ensure_ascii=ascii) + around
+
+    found, start = object_of(text) or pytest.fail("this is an object")
+    framed = spliced(text, start, not found, '{"conn":1}')
+
+    assert json.loads(framed) == {"isolation": {"conn": 1}, **fields}
+    assert next(iter(json.loads(framed))) == "isolation"
+    assert framed.replace('"isolation":{"conn":1}' + ("," if fields else ""), "", 1) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "7", "hello", "[]", '[{"a": 1}]', '"{}"', "{", "{not json}", '{"a": 1} {"b": 2}', '{"a": 1}x', '{"isolation": {}}'),
+        *("[" * 100_000, '{"a":' * 100_000),
+    ],
+)
+def test_every_other_frame_is_left_alone(text: str) -> None:
+    assert object_of(text) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        *((b"isolation=1", True), (b"token=x&isolation=1", True), (b"isolation=1&a=b", True)),
+        *((b"isolation=10", False), (b"xisolation=1", False), (b"isolation=0", False), (b"", False)),
+    ],
+)
+def test_only_a_whole_parameter_asks(query: bytes, asked: bool) -> None:
+    assert is_asked({"query_string": query}) is asked
+    assert is_asked({}) is False
+
+
+def test_only_a_frame_with_one_member_is_the_monitors_own() -> None:
+    assert own_content(own_frame(ack=3)) == {"ack": 3}
+    assert own_content('{"isolation": {"ack": 3}, "type": "message"}') is None, "the application's"
+    assert own_content('{"isolation": 3}') is None
+    assert own_content('{"type": "isolation"}') is None
+    assert own_content('{"isolation": ') is None
+    assert own_content(None) is None
+
+
+def test_numbers_of_a_run_show_what_the_application_never_sent() -> None:
+    """Two events are emitted, one is sent: the client sees number 2 and knows that 1 is the application's loss."""
+    numbers = RunNumbers()
+    numbers.emitted("agent_started")
+    numbers.emitted("agent_completed")
+
+    assert numbers.of_frame("agent_completed") == 2
+    assert numbers.of_frame("agent_completed") is None, "a frame whose event was not emitted has no number"
