@@ -9,7 +9,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from isolation_monitor.alerts import alertmanager_config, blindness_alerts, delivery_alerts, isolation_alerts, prometheus_config, recording
+from isolation_monitor.alerts import (
+    alertmanager_config,
+    blindness_alerts,
+    delivery_alerts,
+    isolation_alerts,
+    prometheus_config,
+    recording,
+    run_alerts,
+)
 from isolation_monitor.alerts.model import Alert, Group, Links, Recording, render
 from isolation_monitor.alerts.thresholds import Thresholds, load
 
@@ -23,6 +31,7 @@ _FILES: dict[str, str] = {
     "recording.yml": "Recorded series: the public names, the score's state, and what blindness alerts share.",
     "isolation.yml": "Alerts on isolation, instances and database sessions.",
     "delivery.yml": "Alerts on event delivery.",
+    "runs.yml": "Alerts on runs and connections.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
 }
 
@@ -30,7 +39,7 @@ _FILES: dict[str, str] = {
 def rule_groups(thresholds: Thresholds | None = None) -> dict[str, list[Group]]:
     """Return every group of rules, by rule file."""
     t = thresholds or load()
-    parts = (recording.groups(t), isolation_alerts.groups(t), delivery_alerts.groups(t), blindness_alerts.groups(t))
+    parts = (recording.groups(t), isolation_alerts.groups(t), delivery_alerts.groups(t), run_alerts.groups(t), blindness_alerts.groups(t))
     return dict(zip(_FILES, parts, strict=True))
 
 

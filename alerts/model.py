@@ -17,7 +17,7 @@ PERCENT = '{{ $value | printf "%.2f" }}'
 
 Severity = Literal["critical", "error", "warning"]
 Action = Literal["page", "ticket"]
-Dashboard = Literal["isolation-overview", "event-delivery", "containment", "sessions", "factories", "process"]
+Dashboard = Literal["isolation-overview", "event-delivery", "containment", "sessions", "factories", "process", "runs", "connections"]
 
 
 @dataclass(frozen=True, slots=True)

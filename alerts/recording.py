@@ -21,6 +21,8 @@ DETECTORS_GREY = "service:isolation_detectors_grey:count"
 """Detectors whose planted fault goes unseen: what they would have found is missing in the score. 0 where all are proven."""
 CHECKS_SILENT = "service:isolation_unchecked_requests:increase"
 ACTIVITY = "service_detector:isolation_activity:increase"
+RUNS_IN_ORDER = "service:isolation_runs_in_order:ratio_increase1m"
+"""Share of the runs of the last minute whose user saw everything once and in order, 0-1; runs whose user had gone are left out."""
 _FIRST_ISOLATED = "service:isolation_exposed_first_isolated:increase"
 _ISOLATED = "service:isolation_exposed_isolated:increase"
 _VIOLATED = "service:isolation_exposed_violated:increase"
@@ -35,6 +37,9 @@ DETECTOR_ACTIVITY: dict[str, str] = {
     names.SESSION_LEAK: selector(names.DB_CONNECTION_USE, "_count"),
     names.SLOW_CREATION: selector(names.INSTANCE_CREATE, "_count"),
     names.INCOMPLETE_RUN: selector(names.RUNS),
+    names.STUCK_RUN: selector(names.RUNS),
+    names.UNROUTED_EVENT: selector(names.RUNS),
+    names.BAD_HANDSHAKE: selector(names.WEBSOCKET_CONNECTIONS, outcome="accepted"),
 }
 """What each detector looks at. Silence is blindness only while this grows: no socket open means no socket to check."""
 
@@ -112,12 +117,15 @@ def _public(t: Thresholds) -> list[Recording]:
     failures = summed(f"increase({selector(names.FAILURES)}[{t.containment.window}])")
     lost = summed(f"increase({selector(names.EVENT_DELIVERIES, result='lost')}[{t.delivery.window}])")
     owed = summed(f"increase({selector(names.EVENT_DELIVERIES)}[{t.delivery.window}])")
+    in_order = summed(f"increase({selector(names.RUN_VERDICTS_TOTAL, verdict='complete_in_order')}[{t.delivery.window}])")
+    judged = summed(f"increase({selector(names.RUN_VERDICTS_TOTAL, verdict='!=undeliverable')}[{t.delivery.window}])")
     leaks, retracted = summed(selector(names.SESSION_LEAKS)), summed(selector(names.SESSION_LEAKS_RETRACTED))
     return [
         Recording(names.FAILURE_CONTAINMENT_RATE, f"100 - 100 * {escaped} / ({failures} > 0)"),
         # `>= 0` drops NaN: no sample while nothing was created.
         Recording(names.INSTANCE_CREATION_TIME_MS, f"1000 * {p95(names.INSTANCE_CREATE, t.score.window)} >= 0"),
         Recording(names.EVENT_DELIVERY_RATE, f"100 - 100 * {lost} / ({owed} > 0)"),
+        Recording(RUNS_IN_ORDER, f"{in_order} / ({judged} > 0)"),
         Recording(names.WEBSOCKET_ISOLATION_VIOLATIONS, summed(selector(names.VIOLATIONS, kind=names.WRONG_SOCKET, synthetic="false"))),
         Recording(names.SESSION_LEAK_COUNT, f"{leaks} - {retracted} or {leaks}"),
     ]

@@ -62,6 +62,13 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Connections:
+    window: Duration
+    min_handshakes: int
+    max_failed_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class Containment:
     window: Duration
 
@@ -104,6 +111,7 @@ class Thresholds:
     score: Score
     creation: Creation
     delivery: Delivery
+    connections: Connections
     containment: Containment
     sessions: Sessions
     blindness: Blindness
@@ -126,6 +134,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         score=_section(Score, tree, "score"),
         creation=_section(Creation, tree, "creation"),
         delivery=_section(Delivery, tree, "delivery"),
+        connections=_section(Connections, tree, "connections"),
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),

@@ -27,9 +27,13 @@ CONTAINMENT_UID: Final = "containment"
 SESSIONS_UID: Final = "sessions"
 FACTORIES_UID: Final = "factories"
 PROCESS_UID: Final = "process"
+RUNS_UID: Final = "runs"
+CONNECTIONS_UID: Final = "connections"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
+    RUNS_UID: "Runs",
+    CONNECTIONS_UID: "Connections",
     CONTAINMENT_UID: "Containment",
     SESSIONS_UID: "Database sessions",
     FACTORIES_UID: "Instances",
@@ -176,6 +180,7 @@ def _runbook(alert: str, links: Links) -> builders.DashboardLink:
 
 __all__ = [
     "COLUMNS",
+    "CONNECTIONS_UID",
     "CONTAINMENT_UID",
     "DATASOURCE_NAME",
     "DATASOURCE_UID",
@@ -183,6 +188,7 @@ __all__ = [
     "FACTORIES_UID",
     "OVERVIEW_UID",
     "PROCESS_UID",
+    "RUNS_UID",
     "SCHEMA_VERSION",
     "SESSIONS_UID",
     "TITLES",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, DRILL_SERVICES, ISOLATION_JOB, MAIN_JOB
-from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY
+from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY, RUNS_IN_ORDER
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.names import Metric
 
@@ -319,6 +319,30 @@ def error_share_by_route() -> str:
     failed = rate(names.HTTP_DURATION, "http_route", suffix="_count", http_response_status_code="=~5..")
     # A route without any error has no 5xx series at all; its share is 0, not unknown.
     return f"({failed} or 0 * {every}) / ({every} > 0)"
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def runs_stuck(*by: str) -> str:
+    """Runs that stand still now."""
+    return f"sum{_by(by)} ({scraped(names.RUN_STUCK)})"
+
+
+def lowest_in_order() -> str:
+    """The lowest share of runs whose user saw everything once and in order, 0-1, rounded down to hundredths of a percent."""
+    return f"floor(10000 * min({recorded(RUNS_IN_ORDER)})) / 10000"
+
+
+def verdicts_not_in_order(window: str, *by: str) -> str:
+    """Runs that ended otherwise than complete and in order, those whose user had gone left out."""
+    return grown(names.RUN_VERDICTS_TOTAL, window, *by, verdict="!~complete_in_order|undeliverable")
+
+
+def handshakes_failed(window: str, *by: str) -> str:
+    """Share of handshakes that were refused, not answered in time, or failed, 0-1; no sample without handshakes."""
+    failed = grown(names.WEBSOCKET_CONNECTIONS, window, *by, outcome="=~refused|timed_out|error")
+    return f"{failed} / ({grown(names.WEBSOCKET_CONNECTIONS, window, *by)} > 0)"
 
 
 # --- event delivery ---------------------------------------------------------------------------------------------------

@@ -145,7 +145,12 @@ def detectors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-DETECTOR_MODULES = {names.INCOMPLETE_RUN: "delivery.run"}
+DETECTOR_MODULES = {
+    names.INCOMPLETE_RUN: "delivery.run",
+    names.STUCK_RUN: "delivery.stuck_run",
+    names.BAD_HANDSHAKE: "delivery.handshakes",
+    names.UNROUTED_EVENT: "delivery.routes",
+}
 """Detectors whose page is not the module of their own name."""
 _HEADS = ("Sees:", "Cannot see:", "Cost:", "Precision:", "Grades:", "Why it happens:", "Legitimate and silent:", "Legit and silent:")
 

@@ -44,6 +44,15 @@ FIRST_STEPS: Final[dict[str, str]] = {
     names.SESSION_LEAK: "Close the session on every path at the offender's line: `async with`, or `finally`.",
     names.SLOW_CREATION: "Move what is slow (files, network, imports) out of the factory, to the start of the service.",
     names.INCOMPLETE_RUN: "Look for an exception or a return on the way to the missing event; send an error event when a run fails.",
+    names.STUCK_RUN: (
+        "Give what the run awaits at the victim's innermost line a time limit (`asyncio.timeout`), and end the run with an error event."
+    ),
+    names.BAD_HANDSHAKE: (
+        "Take the user from the handshake's own credential at the offender's line, refuse who has none, and make connection ids yourself."
+    ),
+    names.UNROUTED_EVENT: (
+        "Ask at the victim's line whether the user is still there before a run is started or goes on, or keep its events for his return."
+    ),
     names.LOOP_STALL: (
         "Take the blocking call at the offender's line off the event loop: `await asyncio.to_thread(...)`, or an async client."
     ),
@@ -58,13 +67,21 @@ _RUNBOOKS: Final[dict[str, str]] = {
     names.WRONG_SOCKET: "WebSocketIsolationViolation",
     names.SESSION_LEAK: "SessionLeak",
     names.INCOMPLETE_RUN: "RunIncomplete",
+    names.STUCK_RUN: "RunStuck",
+    names.UNROUTED_EVENT: "EventsUnrouted",
+    names.BAD_HANDSHAKE: "WebSocketUserContextBad",
     names.LOOP_STALL: "LoopStall",
     names.STARVATION: "ContainmentBelow100",
     names.TASK_LEAK: "ResourceTrend",
     names.RESOURCE_TREND: "ResourceTrend",
     names.SLOW_CREATION: "InstanceCreationSlow",
 }
-_MODULES: Final = {names.INCOMPLETE_RUN: "isolation_monitor.telemetry.delivery.run"}
+_MODULES: Final = {
+    names.INCOMPLETE_RUN: "isolation_monitor.telemetry.delivery.run",
+    names.STUCK_RUN: "isolation_monitor.telemetry.delivery.stuck_run",
+    names.UNROUTED_EVENT: "isolation_monitor.telemetry.delivery.routes",
+    names.BAD_HANDSHAKE: "isolation_monitor.telemetry.delivery.handshakes",
+}
 
 
 def meaning(kind: str) -> str:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SCOPE_KEY: Final = "isolation_monitor.request"
 
+IDLE_AFTER_S: Final = 60.0
+"""A connection is idle when nothing went either way for so long."""
+DEAD_AFTER_S: Final = 60.0
+
 next_serial: Callable[[], int] = itertools.count(1).__next__
 clock = time.perf_counter
 
@@ -29,7 +33,10 @@ clock = time.perf_counter
 class Connection:
     """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
 
-    __slots__ = ("closed", "is_measured", "principal", "said", "scope", "serial", "served", "task")
+    __slots__ = (
+        "answers", "closed", "closed_by", "heard_at", "is_accepted", "is_measured", "opened_at", "outcome", "principal", "said", "scope",
+        "sent_at", "serial", "served", "task",
+    )  # fmt: skip
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
         self.serial = next_serial()
@@ -43,6 +50,28 @@ class Connection:
         """Whether the ladder of delivery counts its events; else they are delivered when the server took them."""
         self.task: Callable[[], object] | None = None
         """Weak reference to the task that handles it."""
+        self.opened_at = clock()
+        self.is_accepted = False
+        self.outcome: str | None = None
+        """What became of its handshake, one of `names.HANDSHAKE_OUTCOMES`; None until it is known."""
+        self.closed_by: str | None = None
+        self.heard_at = 0.0
+        """When something came from its client last: a message, a pong, an acknowledgement; 0 before the first. As `opened_at`."""
+        self.sent_at = 0.0
+        """When the application sent something last."""
+        self.answers = False
+        """Its client's pongs or acknowledgements are seen here, so that their absence says something."""
+
+    def heard(self, *, answers: bool = False) -> None:
+        """Note that something came from the client; `answers`: a pong or an acknowledgement, which it sends by itself."""
+        self.heard_at = clock()
+        self.answers = self.answers or answers
+
+    def state(self, now: float) -> str:
+        """Return `busy`, `idle`, or `dead`: it was sent something a minute ago or more and has not answered since, though it does so."""
+        if self.answers and self.sent_at > self.heard_at and now - self.heard_at >= DEAD_AFTER_S:
+            return "dead"
+        return "idle" if now - max(self.opened_at, self.heard_at, self.sent_at) >= IDLE_AFTER_S else "busy"
 
 
 class Served:

@@ -87,8 +87,11 @@ def current_task() -> str | None:
         task = asyncio.current_task()
     except RuntimeError:
         return None
-    if task is None:
-        return None
+    return None if task is None else task_name(task)
+
+
+def task_name(task: asyncio.Task[Any]) -> str:
+    """Return a task as `current_task` does; from any thread."""
     name = task.get_name() if type(task) is asyncio.Task else ""
     code = getattr(task.get_coro(), "cr_code", None) if type(task) is asyncio.Task else None
     parts = (name if _OWN_TASK_NAME.fullmatch(name) else "", getattr(code, "co_qualname", ""), f"#{id(task):x}")

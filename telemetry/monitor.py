@@ -20,6 +20,7 @@ from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgemen
 from isolation_monitor.telemetry.delivery.automaton import EventNames
 from isolation_monitor.telemetry.delivery.envelope import WrappedBytes, WrappedText
 from isolation_monitor.telemetry.delivery.frames import Frames
+from isolation_monitor.telemetry.delivery.handshakes import Handshakes
 from isolation_monitor.telemetry.delivery.ladder import Ladder
 from isolation_monitor.telemetry.delivery.negotiated import Delivery
 from isolation_monitor.telemetry.delivery.queues import QueueGauges
@@ -82,12 +83,24 @@ class IsolationMonitor:
         self.detection = Detection(self.ledger, self.housekeeper, self.principals, settings)
         self.integrations = Integrations(self.detection)
         self.mode = settings.mode
-        self.runs = Runs(self.ledger, self.housekeeper, EventNames(), settings.settle_s)
+        self.handshakes = Handshakes(self.ledger, self.principal_of, settings.connection_id_field)
+        self.runs = Runs(
+            self.ledger,
+            self.housekeeper,
+            EventNames.parse(settings.run_events),
+            self.handshakes.has_open,
+            settings.settle_s,
+            settings.stuck_after_s,
+        )
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
         self.delivery = self._make_delivery()
         self.registry.on_fork(self.delivery.forked)
+        self.connections: set[Connection] = self.handshakes.connections
+        self.handshakes.identity = lambda: self.identity
+        self.handshakes.is_public = self.detection.is_for_all
+        self.housekeeper.every_second(self.handshakes.tick)
         self.leaks = self.detection.leaks
         if settings.body_limit_bytes and self.detection.switches[names.FOREIGN_CONTENT].mode != "off":
             self.frames.content = self.detection
@@ -97,7 +110,6 @@ class IsolationMonitor:
         self.endpoint = MetricsEndpoint(
             self.registry, isolation_path=settings.isolation_path, metrics_path=settings.metrics_path, token=settings.metrics_token
         )
-        self.connections: set[Connection] = set()
         self.identity: IdentityFields | None = None
         self.extractor: PrincipalExtractor | None = None
         self.host_owns_metrics_path = False
@@ -126,6 +138,9 @@ class IsolationMonitor:
                 names.FOREIGN_IDENTITY: foreign_identity.Proof(self.ledger, self.principals, lambda: self.identity),
                 names.SLOW_CREATION: slow,
                 names.INCOMPLETE_RUN: self.runs,
+                names.STUCK_RUN: self.runs.stuck,
+                names.BAD_HANDSHAKE: self.handshakes,
+                names.UNROUTED_EVENT: self.runs.routes,
             },
             settings.self_test_interval_s,
         )

@@ -47,6 +47,9 @@ TASK_LEAK: Final = "task_leak"
 SESSION_LEAK: Final = "session_leak"
 SLOW_CREATION: Final = "slow_creation"
 INCOMPLETE_RUN: Final = "incomplete_run"
+STUCK_RUN: Final = "stuck_run"
+BAD_HANDSHAKE: Final = "bad_handshake"
+UNROUTED_EVENT: Final = "unrouted_event"
 LOOP_STALL: Final = "loop_stall"
 STARVATION: Final = "starvation"
 RESOURCE_TREND: Final = "resource_trend"
@@ -88,6 +91,12 @@ KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
     SLOW_CREATION: ("hygiene",),
     # A run ended, or its task died, without the events it owed.
     INCOMPLETE_RUN: ("hygiene",),
+    # A run that has not ended, and has neither emitted nor sent anything for too long.
+    STUCK_RUN: ("hygiene",),
+    # A WebSocket was let in for nobody, or for somebody else than it says.
+    BAD_HANDSHAKE: ("hygiene",),
+    # An event was emitted for a user without a connection, or sent of a run that nobody knows.
+    UNROUTED_EVENT: ("hygiene",),
     # The event loop stood still, blamed on the request whose code held it.
     LOOP_STALL: ("hygiene",),
     # Requests waited for a lock, queue or pool that a request of another principal held, or failed because that one failed.
@@ -108,6 +117,7 @@ ALWAYS_AT_WORK: Final = (
     SESSION_LEAK,
     SLOW_CREATION,
     INCOMPLETE_RUN,
+    STUCK_RUN,
 )
 """Detectors that the reference service gives work to in every minute: the story fails when one of them checked nothing."""
 """Kinds of violation and the grades each can have. A violation whose grade rises counts once in each grade it reached."""
@@ -129,6 +139,15 @@ EVENT_ANOMALIES: Final = ("missing", "out_of_order", "duplicate", "wrong_owner",
 FAILURE_OUTCOMES: Final = ("contained", "escaped", "common_cause")
 PROCESS_RESOURCE_NAMES: Final = ("memory", "fds", "threads", "children", "tasks")
 RUN_OUTCOMES: Final = ("complete", "incomplete", "failed", "cancelled", "abandoned")
+HANDSHAKE_OUTCOMES: Final = ("accepted", "refused", "timed_out", "no_principal", "principal_disagrees", "error")
+CLOSED_BY: Final = ("client", "server", "nobody")
+CLOSE_REASONS: Final = (
+    "normal", "going_away", "no_status", "abnormal", "protocol", "policy", "error", "restart", "application", OTHER,
+)  # fmt: skip
+CONNECTION_STATES: Final = ("busy", "idle", "dead")
+RUN_ROUTES: Final = ("connection", "answer", "none")
+UNROUTED_REASONS: Final = ("no_connection", "unknown_run")
+RUN_VERDICTS: Final = ("complete_in_order", "no_end", "gap", "disorder", "duplicate", "wrong_owner", "undeliverable")
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
 
 RUNGS: Final = ("emitted", "enqueued", "sent", "kernel_acked", "pong_acked", "client_acked")
@@ -332,7 +351,40 @@ RUNS = Metric(
     "isolation",
     unit="{run}",
 )
+RUNS_STARTED = Metric(
+    "isolation_runs_started_total",
+    "counter",
+    "Runs started, by how their events can reach their user then: over a connection, within the answer of a request, or not at all.",
+    {"route": RUN_ROUTES},
+    "isolation",
+    unit="{run}",
+)
+EVENTS_UNROUTED = Metric(
+    "isolation_events_unrouted_total",
+    "counter",
+    "Events with nowhere to go: emitted for a user who has no connection, or sent of a run that was never started here.",
+    {"reason": UNROUTED_REASONS},
+    "isolation",
+    unit="{event}",
+)
+RUN_VERDICTS_TOTAL = Metric(
+    "isolation_run_verdicts_total",
+    "counter",
+    "Runs that ended, by what their user saw: all events once and in order (an honest error or cancellation included), or the worst that "
+    "was wrong with them. undeliverable: the user had gone.",
+    {"verdict": RUN_VERDICTS, "arm": ARMS},
+    "isolation",
+    unit="{run}",
+)
 RUN_ACTIVE = Metric("isolation_run_active", "gauge", "Runs started and not ended.", {}, "isolation", unit="{run}")
+RUN_STUCK = Metric(
+    "isolation_run_stuck",
+    "gauge",
+    "Runs that have not ended and made no progress for `stuck_after_s`, now.",
+    {},
+    "isolation",
+    unit="{run}",
+)
 INSTANCE_CREATE = Metric(
     "isolation_instance_create_duration_seconds",
     "histogram",
@@ -403,8 +455,30 @@ WEBSOCKET_ACTIVE = Metric("isolation_websocket_connection_active", "gauge", "Web
 WEBSOCKET_CONNECTIONS = Metric(
     "isolation_websocket_connections_total",
     "counter",
-    "WebSocket handshakes, by outcome.",
-    {"outcome": ("accepted", "refused", "error")},
+    "WebSocket handshakes, by outcome. no_principal: let in for nobody where others are somebody; principal_disagrees: let in for "
+    "somebody else than it says; error: the application failed, or never answered.",
+    {"outcome": HANDSHAKE_OUTCOMES},
+    unit="{connection}",
+)
+WEBSOCKET_CLOSES = Metric(
+    "isolation_websocket_closes_total",
+    "counter",
+    "WebSocket connections that closed, by who closed (nobody: the handler ended without) and by the class of the close code.",
+    {"by": CLOSED_BY, "reason": CLOSE_REASONS},
+    unit="{connection}",
+)
+WEBSOCKET_STATE = Metric(
+    "isolation_websocket_connection_state",
+    "gauge",
+    "WebSocket connections open now. idle: nothing either way for a minute; dead: sent to, and silent for a minute though it answers.",
+    {"state": CONNECTION_STATES},
+    unit="{connection}",
+)
+WEBSOCKET_ID_REUSE = Metric(
+    "isolation_websocket_id_reuse_total",
+    "counter",
+    "Connection ids that came again: of the same user while his first connection was open, or of another user.",
+    {"by": ("same_user", "another_user")},
     unit="{connection}",
 )
 WEBSOCKET_MESSAGES = Metric(
@@ -561,7 +635,11 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     LOOP_STALL_DURATION,
     EVENT_DELIVERIES,
     RUNS,
+    RUNS_STARTED,
+    EVENTS_UNROUTED,
+    RUN_VERDICTS_TOTAL,
     RUN_ACTIVE,
+    RUN_STUCK,
     INSTANCE_CREATE,
     INSTANCE_RESET,
     INSTANCE_SHARED,
@@ -572,6 +650,9 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     HTTP_DURATION,
     WEBSOCKET_ACTIVE,
     WEBSOCKET_CONNECTIONS,
+    WEBSOCKET_CLOSES,
+    WEBSOCKET_STATE,
+    WEBSOCKET_ID_REUSE,
     WEBSOCKET_MESSAGES,
     EVENTS,
     EVENT_RUNGS,

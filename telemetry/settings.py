@@ -56,7 +56,15 @@ class Settings:
         "and as many messages of connections; the others count as skipped there.",
     )
     run_id_field: str = _setting("run_id", "JSON field of a frame that names its run.")
+    connection_id_field: str = _setting(
+        "", "Path or query parameter in which a client says its connection's id, where connections have ids of their own. Empty: none."
+    )
     event_field: str = _setting("type", "JSON field of a frame that names its event.")
+    run_events: tuple[str, ...] = _setting(
+        (),
+        "Names of a run's events that differ from the shipped ones, comma-separated: `started=RUN_STARTED`, `completed=RUN_FINISHED`, "
+        "`failed=RUN_ERROR`, `cancelled=`, `tool_started=`, `tool_ended=`, `others=STEP|TEXT`.",
+    )
     leak_grace_s: float = _setting(
         0.4, "How long after its request a database connection may stay out before it counts as leaked, seconds."
     )
@@ -64,6 +72,11 @@ class Settings:
         5.0, "How long after its request a task, thread or async generator may live on before it counts as leaked, seconds."
     )
     settle_s: float = _setting(0.3, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
+    stuck_after_s: float = _setting(
+        20.0,
+        "A run is stuck when it neither emits nor sends an event for so long, seconds; `run.progress()` says that it goes on without. "
+        "0: never. Above 25 its page may come later than 30 s after its last event.",
+    )
     creation_budget_ms: float = _setting(10.0, "Creation of an instance above this is slow, milliseconds (requirement R3).")
     stall_threshold_ms: float = _setting(100.0, "The event loop stalls when it stands still for longer than this, milliseconds.")
     starvation_threshold_ms: float = _setting(

@@ -56,12 +56,13 @@ def render(stack: RawStack) -> list[str]:
     Frames of the standard library, of installed packages and of the monitor are left out as long as one frame of the
     application remains: the reader looks for the application's own line. Paths below the working directory are relative.
     """
-    lines = [(code, _line(code, lasti)) for code, lasti in stack]
-    own = [(code, line) for code, line in lines if not _is_library(code.co_filename)]
+    lines = [(code, line_of(code, lasti)) for code, lasti in stack]
+    own = [(code, line) for code, line in lines if not is_library(code.co_filename)]
     return [f"{_path(code.co_filename)}:{line} {code.co_qualname}" for code, line in reversed((own or lines)[:DEPTH])]
 
 
-def _line(code: CodeType, lasti: int) -> int:
+def line_of(code: CodeType, lasti: int) -> int:
+    """Return the line of an instruction; the function's first where it is not known."""
     if lasti >= 0:
         for start, end, line in code.co_lines():
             if start <= lasti < end and line is not None:
@@ -69,7 +70,8 @@ def _line(code: CodeType, lasti: int) -> int:
     return code.co_firstlineno
 
 
-def _is_library(filename: str) -> bool:
+def is_library(filename: str) -> bool:
+    """Return whether a file is of the standard library, an installed package or the monitor."""
     real = os.path.realpath(filename)
     return filename.startswith("<") or real.startswith((_OWN_ROOT, *_LIBRARY_FOLDERS)) or f"{os.sep}site-packages{os.sep}" in real
 

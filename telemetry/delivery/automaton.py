@@ -7,9 +7,14 @@ interleave; they are matched by call id where given, else counted. A run without
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.errors import SettingsError
+
+EVENTS_LIMIT = 12
+"""Names of events that metrics tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,32 @@ class EventNames:
     failed: str = "agent_error"
     cancelled: str = "agent_cancelled"
     others: tuple[str, ...] = ("agent_thinking",)
+
+    def __post_init__(self) -> None:
+        """Raises `SettingsError` where a part has no name, two parts have one, or there are more names than metrics can tell apart."""
+        if not all(self.all) or len(set(self.all)) < len(self.all):
+            raise SettingsError(f"the run events {', '.join(self.all)} are empty or twice: give each part a name of its own")
+        if len(self.all) > EVENTS_LIMIT:
+            raise SettingsError(f"{len(self.all)} run events are more than {EVENTS_LIMIT}: leave out those that a run need not have")
+
+    @classmethod
+    def parse(cls, parts: Iterable[str]) -> EventNames:
+        """Return the names of `part=name` texts, `others=a|b`; a part that is not named keeps its default.
+
+        >>> EventNames.parse(["started=RUN_STARTED", "completed=RUN_FINISHED", "others=STEP|TEXT"]).completed
+        'RUN_FINISHED'
+
+        Raises:
+            SettingsError: a text is no `part=name`, or names no part.
+        """
+        known = [field.name for field in fields(cls)]
+        named: dict[str, str | tuple[str, ...]] = {}
+        for text in parts:
+            part, equals, name = text.partition("=")
+            if not equals or part.strip() not in known:
+                raise SettingsError(f"run_events has {text!r}: write part=name, where part is one of {', '.join(known)}")
+            named[part.strip()] = tuple(one.strip() for one in name.split("|") if one.strip()) if part.strip() == "others" else name.strip()
+        return cls(**named)  # type: ignore[arg-type]  # `others` alone is a tuple
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -76,11 +107,26 @@ class RunOrder:
         if not self._started and self.ended is None:
             missing.append(self._events.started)
         if self.ended in (None, self._events.completed):
-            missing += [self._events.tool_ended] * sum(n for n in self._open_tools.values() if n > 0)
+            missing += [self._events.tool_ended] * self.tools_open
         if self.ended is None:
             missing.append(self._events.completed)
         self.anomalies["missing"] += len(missing)
         return missing
+
+    @property
+    def is_disordered(self) -> bool:
+        """Whether an event came before one that had to come first, or after the end."""
+        return self.anomalies["out_of_order"] + self.anomalies["after_end"] > 0
+
+    @property
+    def is_doubled(self) -> bool:
+        """Whether a start or an end came twice."""
+        return self.anomalies["duplicate"] > 0
+
+    @property
+    def tools_open(self) -> int:
+        """How many tools have started and not ended."""
+        return sum(n for n in self._open_tools.values() if n > 0)
 
     @property
     def outcome(self) -> str:

@@ -66,7 +66,7 @@ class Frames:
             return send(message)
         if run is None:
             return send(message)
-        return self._send_event(message, send, run, event)
+        return self._send_event(message, send, run, event, connection)
 
     def plant(self, lab: Lab) -> None:
         """Send an event of the victim's run on a connection of the offender: the fault that `wrong_socket` sees."""
@@ -83,11 +83,11 @@ class Frames:
         finally:
             self._runs.known.pop(run.id, None)
 
-    async def _send_event(self, message: Message, send: Send, run: Run, event: str) -> None:
+    async def _send_event(self, message: Message, send: Send, run: Run, event: str, connection: Connection) -> None:
         await send(message)
         # Only here is it sent: an exception of the server's send means that the event did not leave.
         try:
-            self._runs.sent(run, event)
+            self._runs.sent(run, event, connection)
         except Exception as error:
             self._ledger.internal_error("run", error)
 
@@ -106,10 +106,12 @@ class Frames:
             run = self._runs.known.get(match[1])
             if found := self._event.search(text):
                 event = found[1]
+            if run is None and event in self._runs.events.all:
+                self._runs.routes.unknown(event, connection, request)
         if run is not None:
             if wrong_socket.belongs_elsewhere(run, connection):
                 if run.owner is None or not run.owner.is_synthetic:
-                    self._runs.strayed()
+                    self._runs.strayed(run)
                 if request is not None:
                     wrong_socket.report(ledger, run, event, connection, request)
                 # An event on a stranger's socket is no delivery.

@@ -8,9 +8,10 @@ so that a writer task may still send what was emitted last.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,8 @@ from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames, RunOrder
 from isolation_monitor.telemetry.delivery.envelope import RunNumbers
+from isolation_monitor.telemetry.delivery.routes import Routes
+from isolation_monitor.telemetry.delivery.stuck_run import StuckRuns
 from isolation_monitor.telemetry.violations import Resource, Violation, iso_time, side_of, uuid7
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 REMEMBERED_RUNS: Final = 10_000
 """Ended runs are remembered, so that a late event on somebody else's socket is still recognised."""
+COURSE_LIMIT: Final = 16
+"""Events of a run that evidence can tell, the latest ones."""
 
 
 class Run:
@@ -43,13 +48,34 @@ class Run:
         self.stack = stacks.capture(4)
         self.order = RunOrder(runs.events)
         self.numbers = RunNumbers()
+        """The events in the order in which the application emits them."""
+        self.seen = RunOrder(runs.events)
+        """The events in the order in which they were sent on the connection that carries the run."""
+        self.carrier: Connection | None = None
+        self.strayed = 0
+        """Events that went to another principal's connection."""
+        self.unrouted = 0
+        """Events that were emitted while their user had no connection."""
         self.emitted: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
+        self.by_answer: Counter[str] = Counter()
+        """Events that were counted as sent when they were emitted, because no connection carried the run then."""
         self.started = time.perf_counter()
         self.started_at = time.time()
         self.ended = False
         self.error: str | None = None
         self.task = _task_reference()
+        self.actor = self.task
+        """The task that emitted last: what it does now is what the run does."""
+        self.thread_id = threading.get_ident()
+        """The thread that runs the block, and with it the event loop of its tasks."""
+        self.moved = self.started
+        """When it last moved: started, emitted, sent or said that it goes on; `time.perf_counter()`."""
+        self.patience_s: float | None = None
+        """How long its present step may take, where the application has said so."""
+        self.course: deque[tuple[float, str]] = deque(maxlen=COURSE_LIMIT)
+        """Its latest events, with Unix times."""
+        self.stuck: Violation | None = None
 
     @property
     def is_planted(self) -> bool:
@@ -64,6 +90,16 @@ class Run:
             call_id: for tool events, the id that pairs start and end.
         """
         self._runs.emitted(self, event, call_id)
+
+    def progress(self, patience_s: float | None = None) -> None:
+        """Say that the run goes on without an event: it is not stuck.
+
+        Args:
+            patience_s: how long until the next event may be due, seconds; for a step that waits for a person, for example.
+                Until then the setting `stuck_after_s` does not count for this run.
+        """
+        self.moved = time.perf_counter()
+        self.patience_s = patience_s
 
     def __enter__(self) -> Run:
         return self
@@ -91,13 +127,24 @@ def _task_reference() -> Callable[[], Any]:
 class Runs:
     """The runs of this process: open ones, and the last ended ones."""
 
-    def __init__(self, ledger: Ledger, housekeeper: Housekeeper, events: EventNames, settle_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        housekeeper: Housekeeper,
+        events: EventNames,
+        has_open: Callable[[Principal], bool],
+        settle_s: float,
+        stuck_after_s: float,
+    ) -> None:
+        """`has_open(principal)` tells whether a user has an open connection."""
         self.events = events
         self.known: OrderedDict[str, Run] = OrderedDict()
         self.open: dict[str, Run] = {}
         self._ledger = ledger
         self._housekeeper = housekeeper
         self._settle_s = settle_s
+        self.stuck = StuckRuns(ledger, stuck_after_s, lambda id, owner: Run(self, id, owner, None))
+        self.routes = Routes(ledger, has_open, lambda id, owner: Run(self, id, owner, None))
         self._registry = ledger.registry
         self.configure(events)
         housekeeper.every_second(self._sweep)
@@ -105,6 +152,7 @@ class Runs:
     def configure(self, events: EventNames) -> None:
         """Set the event names and make their series exist at 0."""
         self.events = events
+        self._judged = frozenset(events.all)
         self._cells = {
             (event, stage): self._registry.counter(names.EVENTS, event=event, stage=stage)
             for event in (*events.all, names.OTHER)
@@ -121,6 +169,10 @@ class Runs:
             self.known.popitem(last=False)
         if request is not None:
             request.open_runs += 1
+        try:
+            self.routes.started(run)
+        except Exception as error:
+            self._ledger.internal_error("run", error)
         return run
 
     def emitted(self, run: Run, event: str, call_id: str) -> None:
@@ -130,24 +182,41 @@ class Runs:
                 self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly=anomaly).inc()
             run.emitted[event] += 1
             run.numbers.emitted(event)
+            run.moved, run.patience_s = time.perf_counter(), None
+            run.course.append((time.time(), event))
+            run.actor = _task_reference()
             self._count(event, "emitted")
-            if run.connection is None:
+            if run.connection is None and not self.routes.lacks(run, event):
                 # No socket carries this run's events: the answer itself does, and handing over is all there is.
+                run.by_answer[event] += 1
                 self.sent(run, event)
         except Exception as error:
             self._ledger.internal_error("run", error)
 
-    def sent(self, run: Run, event: str) -> None:
-        """Note that the server's send took a frame of this run without an error."""
+    def sent(self, run: Run, event: str, connection: Connection | None = None) -> None:
+        """Note that the server's send took a frame of this run without an error, on `connection`."""
+        if connection is not None and event in self._judged:
+            # A second tab of the user sees the same events once more: the order is judged on the first connection that is open.
+            if run.carrier is None or run.carrier.closed:
+                run.carrier = connection
+                self.routes.carries_runs = True
+            if run.carrier is connection:
+                run.seen.feed(event)
+        if connection is not None and run.by_answer[event]:
+            # Emitted before anybody knew that a socket would carry it, and counted as sent then.
+            run.by_answer[event] -= 1
+            return
         run.sent[event] += 1
+        run.moved, run.patience_s = time.perf_counter(), None
         self._count(event, "sent")
 
     def plant(self, lab: Lab) -> None:
         """Let a run of the victim end without the events that it owes."""
         self.ended(Run(self, f"planted-{lab.name}", lab.victim, None))
 
-    def strayed(self) -> None:
+    def strayed(self, run: Run) -> None:
         """Count an event that went to another principal's connection."""
+        run.strayed += 1
         self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly="wrong_owner").inc()
 
     def ended(self, run: Run) -> None:
@@ -157,10 +226,13 @@ class Runs:
                 return
             run.ended = True
             self.open.pop(run.id, None)
+            self.stuck.ended(run)
+            if not run.emitted and run.sent:
+                self._take_as_emitted(run)
             missing = run.order.close()
             duration_s = time.perf_counter() - run.started
             unsent = [event for event, n in run.emitted.items() if run.sent[event] < n]
-            if (unsent if not missing else run.error is not None) and not _is_gone(run):
+            if (unsent if not missing else run.error is not None) and not (_is_gone(run) or run.unrouted):
                 # A writer task may still send what is queued; a cancelled run may be one whose user just left.
                 self._housekeeper.after(self._settle_s, lambda: self._judge(run, missing, duration_s))
             else:
@@ -171,6 +243,15 @@ class Runs:
             if run.request is not None:
                 run.request.open_runs -= 1
 
+    def _take_as_emitted(self, run: Run) -> None:
+        """The application never says what it emits: its frames say it for it."""
+        run.order = run.seen
+        run.emitted = Counter(run.sent)
+        for event, n in run.emitted.items():
+            self._count(event, "emitted", n)
+        for anomaly, n in run.order.anomalies.items():
+            self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly=anomaly).inc(float(n))
+
     def _judge(self, run: Run, missing: list[str], duration_s: float) -> None:
         arm = run.request.arm if run.request else "none"
         lost = Counter(missing)
@@ -178,24 +259,28 @@ class Runs:
             if run.sent[event] < n:
                 lost[event] += n - run.sent[event]
         outcome = run.order.outcome
-        if _is_gone(run) and lost:
+        if (_is_gone(run) or run.unrouted) and lost:
             # Nobody was there to receive: reported as its own outcome, and no event of it was owed any more.
             outcome, lost = "abandoned", Counter()
         elif lost and outcome == "complete":
             outcome = "incomplete"
+        verdict = _verdict(run, lost, outcome)
         if not run.is_planted:
-            self._measure(run, lost, outcome, arm, duration_s)
+            self._measure(run, lost, outcome, verdict, arm, duration_s)
         if outcome == "failed" and run.request is not None:
             run.request.failed = True
         if lost:
             self._report(run, lost, outcome, arm)
-            if not run.is_planted:
-                self._record(run, outcome, duration_s)
         else:
             self._ledger.checked(names.INCOMPLETE_RUN)
+        if not run.unrouted and not run.is_planted:
+            self._ledger.checked(names.UNROUTED_EVENT)
+        if verdict not in ("complete_in_order", "undeliverable") and not run.is_planted:
+            self._record(run, outcome, verdict, duration_s)
 
-    def _measure(self, run: Run, lost: Counter[str], outcome: str, arm: str, duration_s: float) -> None:
+    def _measure(self, run: Run, lost: Counter[str], outcome: str, verdict: str, arm: str, duration_s: float) -> None:
         registry = self._registry
+        registry.counter(names.RUN_VERDICTS_TOTAL, verdict=verdict, arm=arm).inc()
         registry.counter(names.RUNS, outcome=outcome, arm=arm).inc()
         registry.histogram(names.RUN_DURATION).observe(duration_s)
         if run.connection is None or not run.connection.is_measured:
@@ -227,7 +312,7 @@ class Runs:
             )
         )
 
-    def _record(self, run: Run, outcome: str, duration_s: float) -> None:
+    def _record(self, run: Run, outcome: str, verdict: str, duration_s: float) -> None:
         self._ledger.outbox.put(
             {
                 "type": "run",
@@ -241,21 +326,39 @@ class Runs:
                     {"event": e, "emitted": run.emitted[e], "sent": run.sent[e]} for e in self.events.all if run.emitted[e] or run.sent[e]
                 ],
                 "anomalies": {k: v for k, v in run.order.anomalies.items() if v},
-                "detail": {"error": run.error},
+                "detail": {"error": run.error, "verdict": verdict},
             }
         )
 
     def _sweep(self, _: float) -> None:
         """End the runs whose task is over though their block never said so; called each second."""
         for run in list(self.open.values()):
-            task = run.task()
-            if task is not None and task.done():
+            task, actor = run.task(), run.actor()
+            if task is not None and task.done() and (actor is None or actor.done()):
                 run.error = run.error or "task ended"
                 self.ended(run)
         self._registry.gauge(names.RUN_ACTIVE).set(float(len(self.open)))
+        self.stuck.look(list(self.open.values()))
 
-    def _count(self, event: str, stage: str) -> None:
-        (self._cells.get((event, stage)) or self._cells[names.OTHER, stage]).inc()
+    def _count(self, event: str, stage: str, n: int = 1) -> None:
+        (self._cells.get((event, stage)) or self._cells[names.OTHER, stage]).inc(float(n))
+
+
+def _verdict(run: Run, lost: Counter[str], outcome: str) -> str:
+    """Return the worst that can be said of a run that has ended: one of `names.RUN_VERDICTS`."""
+    if run.strayed:
+        return "wrong_owner"
+    if outcome == "abandoned":
+        return "undeliverable"
+    if run.order.ended is None:
+        return "no_end"
+    if lost:
+        return "gap"
+    if run.order.is_disordered or run.seen.is_disordered:
+        return "disorder"
+    if run.order.is_doubled or run.seen.is_doubled:
+        return "duplicate"
+    return "complete_in_order"
 
 
 def _is_gone(run: Run) -> bool:

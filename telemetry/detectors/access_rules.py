@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -68,7 +68,7 @@ class AccessRules:
 
     def came_in(self, request: RequestContext, scope: Scope, text: str, *, is_form: bool) -> None:
         """Note what a request names in its body, before the application acts upon it."""
-        named = {pair for pair in (*_in_scope(scope, self.rules), *_in_body(text, self.rules, is_form)) if not self._may(request, *pair)}
+        named = {pair for pair in (*in_scope(scope, self.rules), *_in_body(text, self.rules, is_form)) if not self._may(request, *pair)}
         if named:
             self._refused[request.serial] = named
             if len(self._refused) > REFUSED_LIMIT:
@@ -84,7 +84,7 @@ class AccessRules:
             self._reporter.skipped(names.UNSCOPED_ACCESS)
             return False
         is_read = scope.get("method", "GET") in READS
-        candidates = set(_in_scope(scope, self.rules)) if is_read else before or set()
+        candidates = set(in_scope(scope, self.rules)) if is_read else before or set()
         for parameter, value in candidates:
             if not self._may(request, parameter, value):
                 self._report(request, parameter)
@@ -119,8 +119,8 @@ class AccessRules:
         )
 
 
-def _in_scope(scope: Scope, rules: dict[str, Rule]) -> Iterator[tuple[str, str]]:
-    """Yield what the path and the query name, of the parameters that have a rule."""
+def in_scope(scope: Scope, rules: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield what the path and the query name, of the parameters that are keys of `rules`."""
     parameters = scope.get("path_params") or {}
     for name in rules.keys() & parameters.keys():
         if type(parameters[name]) in (str, int, uuid.UUID):
@@ -139,7 +139,7 @@ def _in_body(text: str, rules: dict[str, Rule], is_form: bool) -> Iterator[tuple
     yield from _chosen(pairs, rules)
 
 
-def _chosen(pairs: list[tuple[Any, Any]], rules: dict[str, Rule]) -> Iterator[tuple[str, str]]:
+def _chosen(pairs: list[tuple[Any, Any]], rules: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for name, value in [pair for pair in pairs if pair[0] in rules][:VALUES_LIMIT]:
         if type(value) in (str, int):
             yield name, str(value)

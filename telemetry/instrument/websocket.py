@@ -9,7 +9,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served
+from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served, clock
 from isolation_monitor.telemetry.delivery.envelope import is_asked
 from isolation_monitor.telemetry.detectors import inherited_context
 
@@ -35,9 +35,7 @@ class Sockets:
         self._limit = monitor.settings.body_limit_bytes
         self._looks = monitor.detection.message_looks
         registry = monitor.registry
-        self._accepted = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="accepted")
-        self._refused = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="refused")
-        self._broken = registry.counter(names.WEBSOCKET_CONNECTIONS, outcome="error")
+        self._handshakes = monitor.handshakes
         self._received = registry.counter(names.WEBSOCKET_MESSAGES, direction="received")
         self._sent = registry.counter(names.WEBSOCKET_MESSAGES, direction="sent")
 
@@ -53,7 +51,7 @@ class Sockets:
         elif acks is not None:
             send = acks.send
         connection.is_measured = acks is not None or negotiated is not None
-        handshake = "refused"
+        handshakes, failure = self._handshakes, None
 
         async def watching_receive() -> Message:
             nonlocal unit
@@ -64,6 +62,7 @@ class Sockets:
             message = await receive()
             if message["type"] == "websocket.receive":
                 received.values[received.index] += 1.0
+                connection.heard_at = clock()
                 if unit is not None and not unit.finished:
                     self._leave_message(unit, connection)
                 unit = self._enter_message(scope, connection, unit)
@@ -71,40 +70,41 @@ class Sockets:
                     self._take(unit, message)
             elif message["type"] == "websocket.disconnect":
                 connection.closed = True
+                handshakes.closed(connection, "client", message.get("code"))
             return message
 
         def watching_send(message: Message) -> Awaitable[None]:
-            nonlocal handshake
             kind = message["type"]
             if kind == "websocket.send":
                 sent.values[sent.index] += 1.0
+                connection.sent_at = clock()
                 if frames.reads:
                     return frames.send(message, send, connection, unit)
             elif kind == "websocket.accept":
-                handshake = "accepted"
-                self._accepted.inc()
+                handshakes.accepted(connection, scope, unit)
                 if unit is not None and self._access.rules:
                     self._judge_access(unit, scope)
             elif kind == "websocket.close":
                 connection.closed = True
+                handshakes.closed(connection, "server", message.get("code", 1000))
+            elif kind == "websocket.http.response.start":
+                handshakes.closed(connection, "server", 1008)
             return send(message)
 
         try:
             await app(scope, watching_receive, watching_send)
         except BaseException as error:
+            failure = error
             if unit is not None:
                 unit.failed = isinstance(error, Exception)
                 self._monitor.detection.containment.raised(unit, error)
-            handshake = "error" if handshake == "refused" else handshake
             raise
         finally:
             if negotiated is not None:
                 negotiated.close()
             if acks is not None:
                 acks.ended()
-            self._close(connection)
-            if handshake != "accepted":
-                (self._refused if handshake == "refused" else self._broken).inc()
+            self._close(connection, failure)
             if unit is not None and not unit.finished:
                 self._leave_message(unit, connection)
 
@@ -126,9 +126,10 @@ class Sockets:
             self._ledger.internal_error("middleware", error)
         return connection
 
-    def _close(self, connection: Connection) -> None:
+    def _close(self, connection: Connection, failure: BaseException | None) -> None:
         connection.closed = True
         try:
+            self._handshakes.ended(connection, failure)
             self._monitor.connections.discard(connection)
             self._exposure.leave(connection.principal, connection.serial)
         except Exception as error:
@@ -193,6 +194,7 @@ class Sockets:
             exposure.leave(None, connection.serial)
             exposure.enter(principal, connection.serial)
             connection.principal = principal
+            self._handshakes.named(connection)
         return principal
 
     def _leave_message(self, request: RequestContext, connection: Connection) -> None:

@@ -104,6 +104,9 @@ def _detector_silent() -> Scenario:
         "session_leak": ("db_client_connection_use_time_seconds_count", {"db_client_connection_pool_name": "main"}),
         "slow_creation": ("isolation_instance_create_duration_seconds_count", {"component": "agent"}),
         "incomplete_run": ("isolation_runs_total", {"outcome": "complete"}),
+        "bad_handshake": ("isolation_websocket_connections_total", {"outcome": "accepted"}),
+        "unrouted_event": ("isolation_runs_total", {"outcome": "complete"}),
+        "stuck_run": ("isolation_runs_total", {"outcome": "failed"}),
     }
     inputs: dict[str, str] = {}
     for detector, (metric, labels) in detectors.items():

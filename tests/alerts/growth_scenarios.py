@@ -222,6 +222,42 @@ GROWTH_CASES = [
         keep_s=300,
     ),
     GrowthCase(
+        "RunsOutOfOrder",
+        "isolation_run_verdicts_total",
+        {"verdict": "disorder", "arm": "none"},
+        {"severity": "warning", "action": "ticket"},
+        "runs tell their story in the wrong order, or twice",
+        lambda n, service: (
+            f"About {n} runs of the last 10s in {service} sent all of their events, but not in order, or an end or start twice. "
+            "Their users saw a tool end before it began, or an answer go on after its end."
+        ),
+        silent=[{"verdict": "complete_in_order"}, {"verdict": "no_end"}, {"verdict": "undeliverable"}],
+    ),
+    GrowthCase(
+        "WebSocketUserContextBad",
+        _VIOLATIONS,
+        {"kind": "bad_handshake", "grade": "hygiene", "synthetic": "false"},
+        {"synthetic": "false", "severity": "error", **_PAGE},
+        "WebSockets are let in for nobody, or for somebody else than they say",
+        lambda n, service: (
+            f"About {n} connections of the last 10s in {service} have no user where others have one, another user than their handshake "
+            "carried, or another user's connection id. What is sent on them may reach a stranger, or nobody."
+        ),
+        silent=[{"kind": "wrong_socket", "grade": "crossed", "synthetic": "false"}],
+    ),
+    GrowthCase(
+        "EventsUnrouted",
+        "isolation_events_unrouted_total",
+        {"reason": "no_connection"},
+        {"severity": "warning", "action": "ticket"},
+        "runs emit events for users who have no connection",
+        lambda n, service: (
+            f"About {n} events of the last 10s in {service} had nowhere to go: their run was started for a user without a connection, "
+            "and no answer carries it. The work is done and nobody sees it."
+        ),
+        silent=[{"reason": "unknown_run"}],
+    ),
+    GrowthCase(
         "IsolationMonitorErrors",
         "isolation_monitor_errors_total",
         {"hook": "sqlalchemy"},

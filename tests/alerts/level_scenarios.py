@@ -222,3 +222,73 @@ def _acquisition() -> Scenario:
 
 
 LEVEL_SCENARIOS.append(_acquisition())
+
+
+def _stuck() -> Scenario:
+    """A level of whole runs: one is one too many, and all workers' together are told."""
+
+    def one(service: str, values: str, instance: str = "a:1") -> dict[str, str]:
+        return {series("isolation_run_stuck", {"service": service, "instance": instance}): values}
+
+    inputs = {
+        **one("healthy", "0x400"),
+        **one("stuck", "0x99 1x100 0x200"),
+        **one("workers", "0x99 2x100 0x200"),
+        **one("workers", "0x99 1x100 0x200", "a:2"),
+        **one("fresh", "_x99 1x300"),
+        # Its worker was killed: the runs are gone with it.
+        **one("killed", "0x99 1x100 stale"),
+    }
+
+    def firing(service: str, number: int) -> Firing:
+        return Firing(
+            {"service": service, "severity": "error", "action": "page"},
+            f"{service}: runs stand still",
+            f"{number} runs of {service} have neither ended nor made any progress for longer than `stuck_after_s`. Each is a user who "
+            "watches an agent that does nothing. The evidence has the line at which each run stands, and what it awaits.",
+        )
+
+    every = [firing("stuck", 1), firing("workers", 3), firing("fresh", 1), firing("killed", 1)]
+    return Scenario("RunStuck level", inputs, "RunStuck", {98: [], 102: every, 240: every, 270: [firing("fresh", 1)]}, every_s=2)
+
+
+LEVEL_SCENARIOS.append(_stuck())
+
+
+def _handshakes() -> Scenario:
+    def one(service: str, accepted: str, **others: str) -> dict[str, str]:
+        found = {"accepted": accepted, **others}
+        return {
+            series("isolation_websocket_connections_total", {"service": service, "outcome": outcome}): v for outcome, v in found.items()
+        }
+
+    inputs = {
+        **one("at", ramp((1800, 5)), refused=ramp((1800, 5))),
+        **one(
+            "over",
+            ramp((900, 49), (900, 1)),
+            refused=ramp((900, 20), (900, 0)),
+            timed_out=ramp((900, 16), (900, 0)),
+            error=ramp((900, 15), (900, 0)),
+        ),
+        **one("few", "0x1800", refused=steps(every_s=16, until_s=1800)),
+        **one("many", "0x1800", refused=steps(every_s=15, until_s=1800)),
+        # Let in, though wrongly: another alert's business.
+        **one("unnamed", "0x1800", no_principal=ramp((1800, 9)), principal_disagrees=ramp((1800, 9))),
+        **one("restarted", ramp((600, 6)) + " " + ramp((1200, 6)), refused=ramp((600, 4)) + " " + ramp((1200, 4))),
+    }
+
+    def firing(service: str, share: str) -> Firing:
+        return Firing(
+            {"service": service, "severity": "error", "action": "page"},
+            f"{service}: users cannot open their WebSocket",
+            f"{share} of the handshakes of {service} in the last 5m were refused, not answered in time, or failed; 50 % is allowed. "
+            "These users see no events at all.",
+        )
+
+    over, many = firing("over", "51%"), firing("many", "100%")
+    moments = {0: [], 600: [over, many], 890: [over, many], 1500: [many]}
+    return Scenario("WebSocketHandshakesFailing level", inputs, "WebSocketHandshakesFailing", moments, every_s=15)
+
+
+LEVEL_SCENARIOS.append(_handshakes())

@@ -12,6 +12,8 @@ SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_S
 
 DASHBOARDS = {
     "event-delivery": {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"},
+    "runs": {"RunStuck", "RunsOutOfOrder"},
+    "connections": {"WebSocketUserContextBad", "WebSocketHandshakesFailing", "EventsUnrouted"},
     "containment": {"ContainmentBelow100", "Cascade", "LoopStall"},
     "sessions": {"SessionLeak", "SessionAcquisitionSlow"},
     "factories": {"SingletonReuse", "InstanceCreationSlow", "InstanceResetSlow"},

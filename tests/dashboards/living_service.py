@@ -107,7 +107,10 @@ class LivingService:
         self.count(names.WEBSOCKET_MESSAGES, 2, direction="received")
         self.count(names.WEBSOCKET_MESSAGES, 10, direction="sent")
         self.count(names.WEBSOCKET_CONNECTIONS, 1, outcome="accepted")
+        self.count(names.WEBSOCKET_CLOSES, 1, by="client", reason="normal")
         self.registry.gauge(names.WEBSOCKET_ACTIVE).set(30)
+        for state, number in {"busy": 20, "idle": 10, "dead": 5 if "nobody-connects" in self._faults else 0}.items():
+            self.registry.gauge(names.WEBSOCKET_STATE, state=state).set(number)
         self.registry.histogram(names.INSTANCE_CREATE, component=COMPONENT).observe(0.0015)
         self.registry.histogram(names.INSTANCE_RESET, component=COMPONENT).observe(0.0004)
         self.count(names.INSTANCE_SHARED, 0, component=COMPONENT)
@@ -122,6 +125,8 @@ class LivingService:
     def _runs(self) -> None:
         self.count(names.RUNS, 2, outcome="complete", arm="none")
         self.count(names.RUNS, 0.1, outcome="failed", arm="none")
+        self.count(names.RUNS_STARTED, 2.1, route="connection")
+        self.count(names.RUN_VERDICTS_TOTAL, 2.1, verdict="complete_in_order", arm="none")
         self.count(names.FAILURES, 0.1, outcome="contained", arm="none")
         self.count(names.EVENT_DELIVERIES, 10, result="delivered", arm="none")
         for event in _FIVE:
@@ -129,6 +134,7 @@ class LivingService:
                 self.count(names.EVENTS, 2, event=event, stage=stage)
         self.registry.histogram(names.RUN_DURATION).observe(0.6)
         self.registry.gauge(names.RUN_ACTIVE).set(3)
+        self.registry.gauge(names.RUN_STUCK).set(2 if "stuck-run" in self._faults else 0)
 
     def _process(self) -> None:
         self.registry.histogram(names.FAILURE_PRINCIPALS).observe(1)
@@ -192,6 +198,31 @@ def _lost_event(service: LivingService) -> None:
     service.count(names.EVENT_ANOMALIES_TOTAL, 1, anomaly="missing")
 
 
+def _disordered_run(service: LivingService) -> None:
+    service.count(names.RUN_VERDICTS_TOTAL, 1, verdict="disorder", arm="none")
+
+
+def _strangers(service: LivingService) -> None:
+    service.violate(names.BAD_HANDSHAKE, "hygiene")
+    service.count(names.WEBSOCKET_CONNECTIONS, 1, outcome="principal_disagrees")
+    service.count(names.WEBSOCKET_ID_REUSE, 1, by="another_user")
+
+
+def _nobody_connects(service: LivingService) -> None:
+    service.count(names.WEBSOCKET_CONNECTIONS, 3, outcome="timed_out")
+    service.count(names.WEBSOCKET_CLOSES, 1, by="nobody", reason="abnormal")
+
+
+def _lonely_runs(service: LivingService) -> None:
+    service.violate(names.UNROUTED_EVENT, "hygiene")
+    service.count(names.RUNS_STARTED, 1, route="none")
+    service.count(names.EVENTS_UNROUTED, 5, reason="no_connection")
+
+
+def _stuck_run(service: LivingService) -> None:
+    service.violate(names.STUCK_RUN, "hygiene")
+
+
 def _cascade(service: LivingService) -> None:
     service.count(names.FAILURES, 1, outcome="escaped", arm="none")
     service.count(names.CASCADES)
@@ -252,6 +283,11 @@ FAULTS = {
     "session-leak": _session_leak,
     "slow-factory": _slow_factory,
     "lost-event": _lost_event,
+    "disordered-run": _disordered_run,
+    "strangers-let-in": _strangers,
+    "nobody-connects": _nobody_connects,
+    "lonely-runs": _lonely_runs,
+    "stuck-run": _stuck_run,
     "cascade": _cascade,
     "stalled-loop": _stalled_loop,
     "dead-worker": _dead_worker,

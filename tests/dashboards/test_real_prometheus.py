@@ -22,7 +22,7 @@ from tests.real_parts.prometheus import Prometheus
 pytestmark = pytest.mark.xdist_group("dashboards")
 
 Numbers = dict[str, list[tuple[str, float]]]
-OVERVIEW, DELIVERY, CONTAINMENT, SESSIONS, FACTORIES, PROCESS = (f"{uid} / " for uid in UIDS)
+OVERVIEW, DELIVERY, RUNS, CONNECTIONS, CONTAINMENT, SESSIONS, FACTORIES, PROCESS = (f"{uid} / " for uid in UIDS)
 EMPTY_WHEN_WELL = {OVERVIEW + "Detectors that miss planted faults / B", OVERVIEW + "Detectors that miss planted faults / C"}
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
@@ -103,6 +103,46 @@ CHANGES = {
             "Stalls and starvation found / B",
         )
     },
+    "strangers-let-in": {
+        CONNECTIONS + title
+        for title in (
+            "Let in as nobody or another / A",
+            "Let in as nobody or another, by outcome / A",
+            "Connection ids of another user / A",
+            "Connection ids that came again / A",
+            "Handshakes by outcome / A",
+        )
+    },
+    "nobody-connects": {
+        CONNECTIONS + title
+        for title in (
+            "Handshakes that failed / A",
+            "Share of handshakes that failed / A",
+            "Connections dead / A",
+            "Connections by state / A",
+            "Closes, by reason / A",
+            "Closes, by who closed / A",
+        )
+    },
+    "lonely-runs": {
+        CONNECTIONS + title
+        for title in (
+            "Events with nowhere to go / A",
+            "Events that find nobody, by reason / A",
+            "Runs started, by their way to the user / A",
+        )
+    },
+    "disordered-run": {
+        RUNS + title
+        for title in (
+            "Runs not in order / A",
+            "Complete and in order / A",
+            "Complete and in order, by service / A",
+            "Runs by verdict / A",
+            "Runs not in order, by verdict / A",
+        )
+    },
+    "stuck-run": {RUNS + "Runs stuck / A", RUNS + "Runs stuck, by service / A", RUNS + "Runs found stuck / A"},
     "stalled-loop": {
         CONTAINMENT + "Requests that stopped the loop / A",
         CONTAINMENT + "The event loop stood still for / B",
