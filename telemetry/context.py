@@ -119,6 +119,7 @@ class RequestContext:
         "served",
         "started",
         "status",
+        "stream",
         "unverifiable",
         "violated",
         "violations",
@@ -133,6 +134,8 @@ class RequestContext:
         self.baseline = baseline
         """Context at entry, or the one of the request it was inherited from: what was there before anybody's request."""
         self.status = 0
+        self.stream: Any = None
+        """The streaming answer that carries events of runs (`delivery/streamed.py`), once it has begun."""
         self.arm = "none"
         self.exposed = False
         self.violated = False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT, Connection
 from isolation_monitor.telemetry.delivery.run import Run
+from isolation_monitor.telemetry.delivery.streamed import Streamed
 from isolation_monitor.telemetry.detectors import foreign_identity, wrong_socket
 
 if TYPE_CHECKING:
@@ -67,6 +68,15 @@ class Frames:
         if run is None:
             return send(message)
         return self._send_event(message, send, run, event, connection)
+
+    def streamed(self, content_type: bytes) -> Streamed:
+        """Return what watches a streaming answer for events of runs."""
+        return Streamed(self._runs, self.names_in, content_type)
+
+    def names_in(self, text: str) -> tuple[str, str]:
+        """Return the run id and the event that a text names; each empty where it names none."""
+        run_id, event = self._run_id.search(text), self._event.search(text)
+        return run_id[1] if run_id else "", event[1] if event else ""
 
     def plant(self, lab: Lab) -> None:
         """Send an event of the victim's run on a connection of the offender: the fault that `wrong_socket` sees."""

@@ -25,6 +25,7 @@ from isolation_monitor.telemetry.delivery.stuck_run import StuckRuns
 from isolation_monitor.telemetry.violations import Resource, Violation, iso_time, side_of, uuid7
 
 if TYPE_CHECKING:
+    from isolation_monitor.telemetry.delivery.streamed import Streamed
     from isolation_monitor.telemetry.housekeeper import Housekeeper
     from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.ledger import Ledger
@@ -47,8 +48,8 @@ class Run:
         self.connection: Connection | None = request.connection if request else None
         self.stack = stacks.capture(4)
         self.order = RunOrder(runs.events)
-        self.numbers = RunNumbers()
         """The events in the order in which the application emits them."""
+        self.numbers = RunNumbers()
         self.seen = RunOrder(runs.events)
         """The events in the order in which they were sent on the connection that carries the run."""
         self.carrier: Connection | None = None
@@ -76,6 +77,8 @@ class Run:
         self.course: deque[tuple[float, str]] = deque(maxlen=COURSE_LIMIT)
         """Its latest events, with Unix times."""
         self.stuck: Violation | None = None
+        self.stream: Streamed | None = None
+        """The streaming answer that carries its events, where one does."""
 
     @property
     def is_planted(self) -> bool:
@@ -186,7 +189,11 @@ class Runs:
             run.course.append((time.time(), event))
             run.actor = _task_reference()
             self._count(event, "emitted")
-            if run.connection is None and not self.routes.lacks(run, event):
+            stream = run.request.stream if run.request is not None else None
+            if run.connection is None and stream is not None and not stream.is_over:
+                # Counted when its message leaves.
+                stream.emitted(run, event)
+            elif run.connection is None and not self.routes.lacks(run, event):
                 # No socket carries this run's events: the answer itself does, and handing over is all there is.
                 run.by_answer[event] += 1
                 self.sent(run, event)
@@ -227,6 +234,8 @@ class Runs:
             run.ended = True
             self.open.pop(run.id, None)
             self.stuck.ended(run)
+            if run.stream is not None:
+                run.stream.run_ended(run)
             if not run.emitted and run.sent:
                 self._take_as_emitted(run)
             missing = run.order.close()
@@ -362,4 +371,4 @@ def _verdict(run: Run, lost: Counter[str], outcome: str) -> str:
 
 
 def _is_gone(run: Run) -> bool:
-    return run.connection is not None and run.connection.closed
+    return (run.connection is not None and run.connection.closed) or (run.stream is not None and run.stream.is_gone)

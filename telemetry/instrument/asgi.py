@@ -254,7 +254,7 @@ class IsolationMiddleware:
             request.unverifiable = True
             self._ledger.check_failed(names.FOREIGN_CONTENT, "middleware", error)
             return receive, _counting_send(request, send)
-        return (reading.receive if _has_body(scope) else receive), reading.send
+        return (reading.receive if _is_listened_to(scope) else receive), reading.send
 
     def _watching_send(self, request: RequestContext, send: Send) -> Send:
         """As `_counting_send`, for a request that detectors look at closely when its answer starts."""
@@ -319,9 +319,13 @@ def _counting_send(request: RequestContext, send: Send) -> Send:
     return counting_send
 
 
-def _has_body(scope: Scope) -> bool:
+def _is_listened_to(scope: Scope) -> bool:
+    """Return whether what the client sends is read: a body, or that it leaves a stream of events."""
     return any(
-        (name == b"content-length" and value != b"0") or name == b"transfer-encoding" for name, value in scope["headers"]
+        (name == b"content-length" and value != b"0")
+        or name == b"transfer-encoding"
+        or (name == b"accept" and value.startswith(b"text/event-stream"))
+        for name, value in scope["headers"]
     ) or scope.get("http_version") in ("2", "3")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
@@ -15,6 +16,7 @@ from isolation_monitor.telemetry.detectors import foreign_identity, inherited_co
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.delivery.streamed import Sent, Streamed
     from isolation_monitor.telemetry.monitor import IsolationMonitor
 
 Scope = MutableMapping[str, Any]
@@ -51,8 +53,8 @@ class Reading:
     """Reads one HTTP exchange. `receive` and `send` take the place of the server's own."""
 
     __slots__ = (
-        "_body", "_content", "_encoding", "_held", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
-        "_scope", "_send", "_size", "_tail", "_taken",
+        "_body", "_content", "_encoding", "_held", "_is_gone", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
+        "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
     )  # fmt: skip
 
     def __init__(self, monitor: IsolationMonitor, request: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +68,9 @@ class Reading:
         self._body: list[bytes] = []
         self._is_read = False
         self._is_stream = False
+        self._streamed: Streamed | None = None
+        """Told which events of runs leave, where the answer is a stream."""
+        self._is_gone = False
         self._encoding = b""
         self._parts: list[bytes] = []
         self._size = 0
@@ -80,6 +85,8 @@ class Reading:
         try:
             if message["type"] == "http.request":
                 self._take(message)
+            elif message["type"] == "http.disconnect":
+                self._left()
         except Exception as error:
             self._monitor.ledger.check_failed(names.FOREIGN_CONTENT, "middleware", error)
         return message
@@ -101,6 +108,12 @@ class Reading:
                 access.came_in(self._request, self._scope, text, is_form=is_form)
         self._body.clear()
 
+    def _left(self) -> None:
+        """The client has left, or has the whole answer."""
+        self._is_gone = True
+        if self._streamed is not None and not self._request.responded:
+            self._streamed.is_gone = True
+
     # --- going out ----------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -110,9 +123,26 @@ class Reading:
         except Exception as error:
             self._request.unverifiable = True
             self._monitor.ledger.check_failed(names.FOREIGN_CONTENT, "middleware", error)
-        if self._held is None:
-            return self._send(message)
-        return self._send_judged(message, is_foreign)
+        if self._held is not None:
+            return self._send_judged(message, is_foreign)
+        if self._streamed is not None and message["type"] == "http.response.body":
+            return self._send_streamed(message, self._streamed)
+        return self._send(message)
+
+    async def _send_streamed(self, message: Message, streamed: Streamed) -> None:
+        """Send a part of a stream, and count the events in it once the server took it from a client that is still there."""
+        events: Sent = []
+        is_last = not message.get("more_body", False)
+        try:
+            events = streamed.look(message.get("body", b""))
+        except Exception as error:
+            self._monitor.ledger.internal_error("run", error)
+        await self._send(message)
+        try:
+            streamed.is_gone = streamed.is_gone or is_disconnected(self._send)
+            streamed.sent(events, is_last=is_last)
+        except Exception as error:
+            self._monitor.ledger.internal_error("run", error)
 
     def _look(self, message: Message) -> bool:
         """Judge one message of the answer; return True when it carries what is another's."""
@@ -161,6 +191,8 @@ class Reading:
         for name, value in message.get("headers", ()):
             if name == b"content-type":
                 self._is_stream = value.startswith(_STREAMS)
+                if self._is_stream and self._held is None and self._monitor.frames.reads:
+                    self._request.stream = self._streamed = self._monitor.frames.streamed(value)
                 self._is_read = any(kind in value for kind in _TEXTUAL)
             elif name == b"content-encoding":
                 self._encoding = value
@@ -244,6 +276,12 @@ class Reading:
             self._held = [] if self._is_stream and not is_last else None
             for one in held:
                 await self._send(one)
+
+
+def is_disconnected(send: object) -> bool:
+    """Return whether a server's `send` belongs to a connection that is gone, where it says so: uvicorn swallows what is sent then."""
+    owner = send.__self__ if type(send) is MethodType else None
+    return owner is not None and type(owner).__module__.startswith("uvicorn.") and vars(owner).get("disconnected") is True
 
 
 async def _swallow(_message: Message) -> None:
