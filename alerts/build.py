@@ -16,6 +16,7 @@ from isolation_monitor.alerts import (
     isolation_alerts,
     prometheus_config,
     recording,
+    resolution_alerts,
     run_alerts,
 )
 from isolation_monitor.alerts.model import Alert, Group, Links, Recording, render
@@ -32,6 +33,7 @@ _FILES: dict[str, str] = {
     "isolation.yml": "Alerts on isolation, instances and database sessions.",
     "delivery.yml": "Alerts on event delivery.",
     "runs.yml": "Alerts on runs and connections.",
+    "resolution.yml": "Alerts on the resolution of run ids to threads.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
 }
 
@@ -39,7 +41,14 @@ _FILES: dict[str, str] = {
 def rule_groups(thresholds: Thresholds | None = None) -> dict[str, list[Group]]:
     """Return every group of rules, by rule file."""
     t = thresholds or load()
-    parts = (recording.groups(t), isolation_alerts.groups(t), delivery_alerts.groups(t), run_alerts.groups(t), blindness_alerts.groups(t))
+    parts = (
+        recording.groups(t),
+        isolation_alerts.groups(t),
+        delivery_alerts.groups(t),
+        run_alerts.groups(t),
+        resolution_alerts.groups(t),
+        blindness_alerts.groups(t),
+    )
     return dict(zip(_FILES, parts, strict=True))
 
 

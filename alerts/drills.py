@@ -136,6 +136,13 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "SessionAcquisitionSlow": _slow(names.DB_CONNECTION_WAIT),
     "EventDeliveryBelow99": _delivered(97.0),
     "EventDeliveryBelow95": _delivered(50.0),
+    "ResolutionBelow99": Recipe(
+        (
+            _sample(names.ID_RESOLUTIONS, labels={"source": "registry"}, rate=50.0),
+            _sample(names.ID_RESOLUTIONS, labels={"source": "error"}, rate=50.0),
+        )
+    ),
+    "ResolutionConflict": _violation(names.ID_RESOLUTION),
     # Only who was seen once can be missed.
     "IsolationTargetDown": Recipe((_sample(names.MONITOR_INFO, labels={"version": "drill", "mode": "monitor"}, before=1),), dies=True),
     "IsolationChecksSilent": _requests(checked=False, verdict="isolated"),

@@ -28,7 +28,7 @@ def _grown_violations(t: Thresholds, **matchers: str) -> str:
 def _violation(t: Thresholds) -> Alert:
     return Alert(
         "IsolationViolation",
-        _grown_violations(t, kind=f"!={names.WRONG_SOCKET}", grade="=~crossed|reachable"),
+        _grown_violations(t, kind=f"!~{names.WRONG_SOCKET}|{names.ID_RESOLUTION}", grade="=~crossed|reachable"),
         "critical",
         "page",
         summary="{{ $labels.service }}: isolation broken ({{ $labels.kind }})",

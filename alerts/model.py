@@ -17,7 +17,9 @@ PERCENT = '{{ $value | printf "%.2f" }}'
 
 Severity = Literal["critical", "error", "warning"]
 Action = Literal["page", "ticket"]
-Dashboard = Literal["isolation-overview", "event-delivery", "containment", "sessions", "factories", "process", "runs", "connections"]
+Dashboard = Literal[
+    "isolation-overview", "event-delivery", "containment", "sessions", "factories", "process", "runs", "connections", "resolution"
+]
 
 
 @dataclass(frozen=True, slots=True)

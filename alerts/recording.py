@@ -23,6 +23,8 @@ CHECKS_SILENT = "service:isolation_unchecked_requests:increase"
 ACTIVITY = "service_detector:isolation_activity:increase"
 RUNS_IN_ORDER = "service:isolation_runs_in_order:ratio_increase1m"
 """Share of the runs of the last minute whose user saw everything once and in order, 0-1; runs whose user had gone are left out."""
+IDS_RESOLVED = "service:isolation_ids_resolved:percent"
+"""Share of the ids of runs that some source resolved to their thread, 0-100; no sample while none was asked for."""
 _FIRST_ISOLATED = "service:isolation_exposed_first_isolated:increase"
 _ISOLATED = "service:isolation_exposed_isolated:increase"
 _VIOLATED = "service:isolation_exposed_violated:increase"
@@ -40,6 +42,7 @@ DETECTOR_ACTIVITY: dict[str, str] = {
     names.STUCK_RUN: selector(names.RUNS),
     names.UNROUTED_EVENT: selector(names.RUNS),
     names.BAD_HANDSHAKE: selector(names.WEBSOCKET_CONNECTIONS, outcome="accepted"),
+    names.ID_RESOLUTION: selector(names.ID_RESOLUTIONS),
 }
 """What each detector looks at. Silence is blindness only while this grows: no socket open means no socket to check."""
 
@@ -64,6 +67,7 @@ def groups(t: Thresholds) -> list[Group]:
     """Return the groups of recorded series, in the order of their dependence."""
     return [
         Group("isolation-score", "1s", [*_blindness(t), *_score(t), *_public(t)]),
+        Group("isolation-resolution", "1s", [_resolved(t)]),
         Group("isolation-activity", "15s", _activity(t)),
     ]
 
@@ -129,6 +133,13 @@ def _public(t: Thresholds) -> list[Recording]:
         Recording(names.WEBSOCKET_ISOLATION_VIOLATIONS, summed(selector(names.VIOLATIONS, kind=names.WRONG_SOCKET, synthetic="false"))),
         Recording(names.SESSION_LEAK_COUNT, f"{leaks} - {retracted} or {leaks}"),
     ]
+
+
+def _resolved(t: Thresholds) -> Recording:
+    window = t.resolution.window
+    failed = summed(f"increase({selector(names.ID_RESOLUTIONS, source='error')}[{window}])")
+    asked = summed(f"increase({selector(names.ID_RESOLUTIONS)}[{window}])")
+    return Recording(IDS_RESOLVED, f"100 - 100 * {failed} / ({asked} > 0)")
 
 
 def _activity(t: Thresholds) -> list[Recording]:

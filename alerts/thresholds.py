@@ -69,6 +69,13 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    window: Duration
+    page_below_percent: int
+    min_resolutions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Containment:
     window: Duration
 
@@ -112,6 +119,7 @@ class Thresholds:
     creation: Creation
     delivery: Delivery
     connections: Connections
+    resolution: Resolution
     containment: Containment
     sessions: Sessions
     blindness: Blindness
@@ -135,6 +143,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         creation=_section(Creation, tree, "creation"),
         delivery=_section(Delivery, tree, "delivery"),
         connections=_section(Connections, tree, "connections"),
+        resolution=_section(Resolution, tree, "resolution"),
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),

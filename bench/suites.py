@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from bench import all_detectors, collector_away, http_core, memory, own_stretch, sqlalchemy_session, websocket
+from bench import all_detectors, collector_away, http_core, memory, own_stretch, run_ids, sqlalchemy_session, websocket
 from bench.rows import Row
 
 Suite = Callable[[bool], Coroutine[Any, Any, list[Row]]]
@@ -33,6 +33,7 @@ SUITES: dict[str, Suite] = {
     "websocket-frame-all-detectors": all_detectors.websocket_frame,
     "memory": memory.memory,
     "own-stretch": own_stretch.stretch,
+    "run-ids": run_ids.resolution,
     "sqlalchemy-session": sqlalchemy_session.session,
     "scrape": scrape,
     "collector-away": collector_away.away,

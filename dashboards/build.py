@@ -18,7 +18,17 @@ from isolation_monitor.alerts import thresholds
 from isolation_monitor.alerts.build import DEFAULT_BASE_URL
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
-from isolation_monitor.dashboards import connections, containment, event_delivery, factories, isolation_overview, process, runs, sessions
+from isolation_monitor.dashboards import (
+    connections,
+    containment,
+    event_delivery,
+    factories,
+    isolation_overview,
+    process,
+    resolution,
+    runs,
+    sessions,
+)
 
 GENERATED = Path(__file__).parent / "generated"
 
@@ -26,7 +36,7 @@ GENERATED = Path(__file__).parent / "generated"
 def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) -> dict[str, dict[str, Any]]:
     """Return every dashboard as Grafana's classic JSON, by uid. Runbooks open under `base_url`."""
     limits, links = t or thresholds.load(), Links(base_url.rstrip("/"), None)
-    parts = (isolation_overview, event_delivery, runs, connections, containment, sessions, factories, process)
+    parts = (isolation_overview, event_delivery, runs, connections, resolution, containment, sessions, factories, process)
     built = [part.build(limits, links) for part in parts]
     return {str(board.uid): _plain(json.loads(JSONEncoder().encode(board))) for board in built}
 

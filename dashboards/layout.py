@@ -29,6 +29,7 @@ FACTORIES_UID: Final = "factories"
 PROCESS_UID: Final = "process"
 RUNS_UID: Final = "runs"
 CONNECTIONS_UID: Final = "connections"
+RESOLUTION_UID: Final = "resolution"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -38,6 +39,7 @@ TITLES: Final[dict[str, str]] = {
     SESSIONS_UID: "Database sessions",
     FACTORIES_UID: "Instances",
     PROCESS_UID: "Process",
+    RESOLUTION_UID: "Run ids",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 

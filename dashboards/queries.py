@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, DRILL_SERVICES, ISOLATION_JOB, MAIN_JOB
-from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY, RUNS_IN_ORDER
+from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY, IDS_RESOLVED, RUNS_IN_ORDER
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.names import Metric
 
@@ -244,6 +244,24 @@ def fullest_pool() -> str:
 def pool_connections() -> str:
     """Connections of all pools, by state."""
     return f"sum by (db_client_connection_state) ({scraped(names.DB_CONNECTION_COUNT)})"
+
+
+# --- run ids ----------------------------------------------------------------------------------------------------------
+
+
+def lowest_resolved() -> str:
+    """The lowest share of run ids resolved of the chosen services, 0-100, rounded down to hundredths."""
+    return f"floor(100 * min({recorded(IDS_RESOLVED)})) / 100"
+
+
+def resolved() -> str:
+    """Share of run ids resolved, 0-100, by service."""
+    return f"min by (service) ({recorded(IDS_RESOLVED)})"
+
+
+def circuits_open() -> str:
+    """Workers that leave a source alone for now, by source."""
+    return f"sum by (source) ({scraped(names.ID_CIRCUIT_OPEN)})"
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

@@ -62,6 +62,9 @@ FIRST_STEPS: Final[dict[str, str]] = {
     names.RESOURCE_TREND: (
         "Compare what is alive now with an hour ago; look for a table without a limit, or for things that are never closed."
     ),
+    names.ID_RESOLUTION: (
+        "Ask each source of the detail for the run: which of them is wrong, and who wrote it there? The registry keeps who told it first."
+    ),
 }
 _RUNBOOKS: Final[dict[str, str]] = {
     names.WRONG_SOCKET: "WebSocketIsolationViolation",
@@ -101,4 +104,6 @@ def runbook(kind: str, grade: str) -> str:
     """Return the name of the runbook; the collector serves it at `/runbooks/NAME`."""
     if kind == names.INSTANCE_REUSE and grade == "hygiene":
         return "SingletonReuse"
+    if kind == names.ID_RESOLUTION:
+        return "ResolutionBelow99" if grade == "hygiene" else "ResolutionConflict"
     return _RUNBOOKS.get(kind, "IsolationViolation")

@@ -14,6 +14,7 @@ from isolation_monitor.telemetry.detectors.foreign_content import ForeignContent
 from isolation_monitor.telemetry.detectors.foreign_context import ForeignContext
 from isolation_monitor.telemetry.detectors.foreign_credential import ForeignCredential
 from isolation_monitor.telemetry.detectors.foreign_task import ForeignTask
+from isolation_monitor.telemetry.detectors.id_resolution import IdResolution
 from isolation_monitor.telemetry.detectors.kit import Kit
 from isolation_monitor.telemetry.detectors.loop_stall import LoopStall
 from isolation_monitor.telemetry.detectors.resource_trend import ResourceTrend
@@ -98,6 +99,7 @@ class Detection:
         self.loop_stall = LoopStall(self.kit)
         self.starvation = Starvation(self.kit)
         self.resource_trend = ResourceTrend(self.kit)
+        self.id_resolution = IdResolution(self.kit)
         self.containment = Containment(self.kit, self.leaks, self.starvation, self.loop_stall)
         self.stepped: dict[int, Steps] = {}
         """By serial number of the request: the steps of it that are being watched, in the task that came last."""
@@ -133,6 +135,7 @@ class Detection:
             names.LOOP_STALL: self.loop_stall,
             names.STARVATION: self.starvation,
             names.RESOURCE_TREND: self.resource_trend,
+            names.ID_RESOLUTION: self.id_resolution,
         }
 
     def made(self, value: object, by: RequestContext) -> None:

@@ -48,6 +48,7 @@ from isolation_monitor.telemetry.metrics.worker_deaths import WorkerDeaths
 from isolation_monitor.telemetry.power import Power
 from isolation_monitor.telemetry.principals import Principal, PrincipalExtractor, PrincipalHasher, Principals, Scope
 from isolation_monitor.telemetry.records.outbox import Outbox
+from isolation_monitor.telemetry.resolution.setup import declare_resolution
 from isolation_monitor.telemetry.settings import Mode, Settings, load_settings
 from isolation_monitor.telemetry.suppressions import load as load_suppressions
 
@@ -120,6 +121,7 @@ class IsolationMonitor:
         self._undo: list[Callable[[], None]] = []
         self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
         self._judged = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.served = False
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
@@ -354,6 +356,8 @@ class IsolationMonitor:
         """
         return await self.delivery.deliver(self.principals.named(user_id), frame)
 
+    resolution = declare_resolution
+
     def violations(self, *, synthetic: bool = False) -> list[Violation]:
         """Return the latest violations of this process, oldest first; at most 256.
 
@@ -407,7 +411,8 @@ class IsolationMonitor:
         self.registry.own_thread()
         self.integrations.serving()
         self.housekeeper.start()
-        self.power.serving(asyncio._get_running_loop())
+        self.loop = asyncio._get_running_loop()
+        self.power.serving(self.loop)
         self.served = True
         if self.settings.metrics_port and self._port is None:
             self._port = serve_on_port(self.registry, "0.0.0.0", self.settings.metrics_port, self.settings.metrics_token)

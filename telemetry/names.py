@@ -53,6 +53,7 @@ UNROUTED_EVENT: Final = "unrouted_event"
 LOOP_STALL: Final = "loop_stall"
 STARVATION: Final = "starvation"
 RESOURCE_TREND: Final = "resource_trend"
+ID_RESOLUTION: Final = "id_resolution"
 
 KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
     # Context of an earlier request of another principal was there at entry.
@@ -103,6 +104,8 @@ KIND_GRADES: Final[dict[str, tuple[str, ...]]] = {
     STARVATION: ("hygiene",),
     # Memory, file handles, threads, children or tasks grew steadily.
     RESOURCE_TREND: ("hygiene",),
+    # A run's id led to two threads (reachable), to another user's thread that was served (crossed), or to none (hygiene).
+    ID_RESOLUTION: ("hygiene", "reachable", "crossed"),
 }
 DETECTORS: Final = tuple(KIND_GRADES)
 GRADED_KINDS: Final = tuple((kind, grade) for kind, grades in KIND_GRADES.items() for grade in grades)
@@ -118,6 +121,7 @@ ALWAYS_AT_WORK: Final = (
     SLOW_CREATION,
     INCOMPLETE_RUN,
     STUCK_RUN,
+    ID_RESOLUTION,
 )
 """Detectors that the reference service gives work to in every minute: the story fails when one of them checked nothing."""
 """Kinds of violation and the grades each can have. A violation whose grade rises counts once in each grade it reached."""
@@ -148,6 +152,21 @@ CONNECTION_STATES: Final = ("busy", "idle", "dead")
 RUN_ROUTES: Final = ("connection", "answer", "none")
 UNROUTED_REASONS: Final = ("no_connection", "unknown_run")
 RUN_VERDICTS: Final = ("complete_in_order", "no_end", "gap", "disorder", "duplicate", "wrong_owner", "undeliverable")
+ID_SOURCES: Final = ("registry", "orchestrator", "connection", "pattern")
+"""Who is asked which thread a run belongs to, in this order."""
+ID_RESULTS: Final = (*ID_SOURCES, "error")
+ID_ASKED: Final = (*ID_SOURCES, "owner")
+"""Who is asked at all: `owner` is the application's function that tells whose a thread is."""
+ID_ANSWERS: Final = ("hit", "miss", "invalid", "timeout", "failed", "skipped")
+"""invalid: an answer that is no thread; skipped: not asked, because it failed again and again or cannot be asked from here."""
+ID_PATTERNS: Final = ("own", "declared", "embedded", "numbered", "separated", "uuid", "unconfirmed", "ambiguous", "damaged", "none")
+ID_OUTCOMES: Final = (
+    "own", "shared", "created", "unowned", "foreign_denied", "foreign_served", "run_thread_mismatch", "defaulted", "conflict", "unknown",
+    "invalid",
+)  # fmt: skip
+"""What became of a resolution. unowned: whose the thread is, or who asks, is not known."""
+ID_REGISTRATIONS: Final = ("created", "orchestrator", "connection", "pattern")
+ID_STORED: Final = ("stored", "known", "conflict", "failed")
 HTTP_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "_OTHER")
 
 RUNGS: Final = ("emitted", "enqueued", "sent", "kernel_acked", "pong_acked", "client_acked")
@@ -162,7 +181,7 @@ CLIENT_REPORT_KINDS: Final = ("gaps", "duplicates", "disorder")
 DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
-    "housekeeper", "delivery", "exporter", "render", "principal",
+    "housekeeper", "delivery", "exporter", "render", "principal", "resolution",
 )  # fmt: skip
 """Where in the monitor an error of its own happened."""
 RECORD_STATES: Final = ("queued", "sent", "failed")
@@ -170,6 +189,8 @@ RECORD_STATES: Final = ("queued", "sent", "failed")
 # --- bucket ladders (upper bounds, seconds) ---------------------------------------------------------------------------
 
 FAST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+RESOLUTION_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""A registry in memory answers in microseconds, a database in milliseconds, a source that hangs at its timeout."""
 HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """The buckets that OpenTelemetry's semantic conventions advise for `http.server.request.duration`."""
 POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
@@ -385,6 +406,14 @@ RUN_STUCK = Metric(
     "isolation",
     unit="{run}",
 )
+ID_RESOLUTIONS = Metric(
+    "isolation_id_resolutions_total",
+    "counter",
+    "Ids of runs that were to be resolved to their thread, by the source that did; error: none did, or two disagreed.",
+    {"source": ID_RESULTS},
+    "isolation",
+    unit="{resolution}",
+)
 INSTANCE_CREATE = Metric(
     "isolation_instance_create_duration_seconds",
     "histogram",
@@ -571,6 +600,50 @@ EVENT_ANOMALIES_TOTAL = Metric(
 RUN_DURATION = Metric(
     "isolation_run_duration_seconds", "histogram", "Time from a run's start to its end.", {}, "main", RUN_BUCKETS, unit="s"
 )
+ID_RESOLUTION_DURATION = Metric(
+    "isolation_id_resolution_duration_seconds",
+    "histogram",
+    "Time to resolve the id of a run, all sources together, by the source that did.",
+    {"source": ID_RESULTS},
+    "main",
+    RESOLUTION_BUCKETS,
+    unit="s",
+)
+ID_SOURCE_ANSWERS = Metric(
+    "isolation_id_source_answers_total",
+    "counter",
+    "What each source answered when it was asked for the thread of a run; owner: for the owner of a thread.",
+    {"source": ID_ASKED, "answer": ID_ANSWERS},
+    unit="{answer}",
+)
+ID_PATTERN_READS = Metric(
+    "isolation_id_pattern_reads_total",
+    "counter",
+    "Ids whose text was read for their thread, by the algorithm that found it, or why none did.",
+    {"algorithm": ID_PATTERNS},
+    unit="{id}",
+)
+ID_OUTCOMES_TOTAL = Metric(
+    "isolation_id_outcomes_total",
+    "counter",
+    "What became of resolutions: whose thread it was beside who asked. foreign_served: another user's thread was shown.",
+    {"outcome": ID_OUTCOMES},
+    unit="{resolution}",
+)
+ID_REGISTRATIONS_TOTAL = Metric(
+    "isolation_id_registrations_total",
+    "counter",
+    "Runs put into the registry: created by the application, or filled in from a later source. known: it had them already.",
+    {"source": ID_REGISTRATIONS, "result": ID_STORED},
+    unit="{run}",
+)
+ID_CIRCUIT_OPEN = Metric(
+    "isolation_id_circuit_open",
+    "gauge",
+    "Workers that leave a source alone for now because it failed again and again.",
+    {"source": ID_ASKED},
+    unit="{process}",
+)
 DB_CONNECTION_COUNT = Metric(
     "db_client_connection_count",
     "gauge",
@@ -640,6 +713,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     RUN_VERDICTS_TOTAL,
     RUN_ACTIVE,
     RUN_STUCK,
+    ID_RESOLUTIONS,
     INSTANCE_CREATE,
     INSTANCE_RESET,
     INSTANCE_SHARED,
@@ -668,6 +742,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     QUEUE_AGE_MAX,
     EVENT_ANOMALIES_TOTAL,
     RUN_DURATION,
+    ID_RESOLUTION_DURATION,
+    ID_SOURCE_ANSWERS,
+    ID_PATTERN_READS,
+    ID_OUTCOMES_TOTAL,
+    ID_REGISTRATIONS_TOTAL,
+    ID_CIRCUIT_OPEN,
     DB_CONNECTION_COUNT,
     DB_CONNECTION_MAX,
     DB_CONNECTION_WAIT,

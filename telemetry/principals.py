@@ -80,6 +80,10 @@ class Principals:
             forget_oldest(self.by_id, INTERNED_LIMIT, 0.1)
         return found
 
+    def hash(self, text: str) -> str:
+        """Return the keyed hash of any text that must not leave the process, an id of a thread for one."""
+        return self._hasher.hash(text)
+
     def known(self, id: str) -> Principal | None:
         """Return the principal of this id if it was seen lately; makes none."""
         return self.by_id.get(id)

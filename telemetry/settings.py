@@ -92,6 +92,12 @@ class Settings:
     suppressions_file: str | None = _setting(
         None, "File of the violations that are accepted for now. Unset: `isolation-suppressions.toml` in the working directory, if there."
     )
+    resolution_timeout_s: float = _setting(
+        0.5, "How long each source is waited for that is asked which thread a run belongs to, seconds (docs/ids.md)."
+    )
+    resolution_verify_every: int = _setting(
+        100, "One in so many runs that the registry knows is held against the orchestrator and the connection manager as well. 0: none."
+    )
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
     delivery_events: int = _setting(
         1_000, "Events kept per user until they are acknowledged, on connections that ask for the envelope; beyond it the oldest goes."

@@ -48,7 +48,7 @@ class MessageRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     thread_id: Mapped[str] = mapped_column(ForeignKey("chat_thread.id", ondelete="CASCADE"))
-    run_id: Mapped[str] = mapped_column(String(40))
+    run_id: Mapped[str] = mapped_column(String(99), index=True)
     author: Mapped[str] = mapped_column(String(8))
     """`user` or `agent`."""
     text: Mapped[str] = mapped_column(Text)

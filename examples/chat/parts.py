@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from chat import run_ids
 from chat.agents import AgentFactory
 from chat.auth import Tokens, load_secret
 from chat.connections import Connections
@@ -17,6 +18,7 @@ from chat.rooms import Rooms
 from chat.runs import Runner
 from chat.settings import Settings
 from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.resolution import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,22 @@ class Parts:
     connections: Connections
     rooms: Rooms
     runner: Runner
+    ids: Resolver
 
 
 def build_parts(settings: Settings, monitor: IsolationMonitor, kinds: Kinds) -> Parts:
     database = kinds.database(settings.database_url, pool_size=settings.pool_size, max_overflow=settings.max_overflow)
     connections = kinds.connections()
     agents = kinds.agents(settings.word_pause_s)
+    ids = run_ids.build(monitor, database)
     return Parts(
         settings=settings,
         tokens=kinds.tokens(load_secret(settings.secret, settings.secret_file), settings.token_lifetime_s),
         database=database,
         connections=connections,
         rooms=Rooms(),
-        runner=Runner(monitor, database, connections, agents.create),
+        runner=Runner(monitor, database, connections, agents.create, ids),
+        ids=ids,
     )
 
 

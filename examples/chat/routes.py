@@ -18,6 +18,7 @@ from chat import store
 from chat.auth import NotSignedInError
 from chat.parts import PartsDependency
 from chat.store import ThreadNotFoundError, User
+from isolation_monitor.telemetry import ForeignIdError, InvalidIdError, UnresolvedIdError
 
 router = APIRouter()
 
@@ -108,6 +109,17 @@ async def read_messages(thread_id: str, user: SignedIn, parts: PartsDependency) 
 async def send_message(thread_id: str, body: MessageBody, user: SignedIn, parts: PartsDependency) -> dict[str, Any]:
     """Ask the agent and wait for its answer. `main` names the user's first thread."""
     return await parts.runner.run_once(user, body.text, thread_id)
+
+
+@router.get("/api/runs/{run_id}")
+async def find_run(run_id: str, user: SignedIn, parts: PartsDependency) -> dict[str, str]:
+    """Return the thread of one of the user's runs, from whichever worker is asked."""
+    try:
+        run = await parts.ids.resolve(run_id, asker=user.id)
+    except (InvalidIdError, UnresolvedIdError, ForeignIdError):
+        # One answer for all three: whether a run of somebody else exists is nobody's business.
+        raise HTTPException(404, "no such run of yours") from None
+    return {"user_id": user.id, "run_id": run.run_id, "thread_id": run.thread_id}
 
 
 @router.get("/", include_in_schema=False)

@@ -17,6 +17,7 @@ from chat.connections import Connection, ConnectionGoneError, Connections, Frame
 from chat.database import Database
 from chat.store import Line, User
 from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.resolution import Resolver
 
 logger = logging.getLogger("chat")
 
@@ -37,8 +38,11 @@ class Context:
 class Runner:
     """Performs runs, over a WebSocket or within an HTTP request."""
 
-    def __init__(self, monitor: IsolationMonitor, database: Database, connections: Connections, create_agent: CreateAgent) -> None:
+    def __init__(
+        self, monitor: IsolationMonitor, database: Database, connections: Connections, create_agent: CreateAgent, ids: Resolver
+    ) -> None:
         self._monitor = monitor
+        self._ids = ids
         self._database = database
         self._connections = connections
         self.create_agent = create_agent
@@ -51,7 +55,7 @@ class Runner:
             ConnectionGoneError: the client left during the run.
         """
         context = await self._read(connection.user, thread_id)
-        run_id = new_run_id()
+        run_id = await self._ids.create(context.thread_id, owner=connection.user.id)
         with self._monitor.run(run_id, owner=connection.user.id) as run:
 
             async def tell(event: str, **fields: Any) -> None:
@@ -74,7 +78,7 @@ class Runner:
             ThreadNotFoundError: the thread is not the user's; no run was started.
         """
         context = await self._read(user, thread_id)
-        run_id = new_run_id()
+        run_id = await self._ids.create(context.thread_id, owner=user.id)
         events: list[Frame] = []
         with self._monitor.run(run_id, owner=user.id) as run:
 
@@ -100,11 +104,9 @@ class Runner:
         result = agent.use(step)
         await tell("tool_completed", **call, result=result)
         answer = await agent.answer(step, result)
+        # Where the exchange belongs is what the run says, not what was true when it began: a run may be long.
+        run = await self._ids.resolve(run_id, thread_id=context.thread_id, asker=context.user.id)
         async with self._database.session() as session:
-            await store.add_exchange(session, context.thread_id, run_id, text, answer.text)
+            await store.add_exchange(session, run.thread_id, run_id, text, answer.text)
         await tell("agent_completed", thread_id=context.thread_id, **asdict(answer))
         return answer
-
-
-def new_run_id() -> str:
-    return "run_" + uuid.uuid4().hex

@@ -81,6 +81,15 @@ async def thread_of(session: AsyncSession, user_id: str, thread_id: str) -> str:
     return found
 
 
+async def thread_of_run(session: AsyncSession, run_id: str) -> tuple[str, str] | None:
+    """Return the thread of a stored run and that thread's owner; None when there is no such run. Whoever asks compares the owner."""
+    query = (
+        select(ThreadRow.id, ThreadRow.user_id).join(MessageRow, MessageRow.thread_id == ThreadRow.id).where(MessageRow.run_id == run_id)
+    )
+    row = (await session.execute(query.limit(1))).first()
+    return None if row is None else (row.id, row.user_id)
+
+
 async def threads_of(session: AsyncSession, user_id: str) -> list[dict[str, str | int]]:
     """Return the user's threads, oldest first, each as `{"id", "title", "messages"}`."""
     count = func.count(MessageRow.id)

@@ -84,6 +84,7 @@ GROWTH_CASES = [
         silent=[
             {"kind": "instance_reuse", "grade": "hygiene", "synthetic": "false"},
             {"kind": "wrong_socket", "grade": "crossed", "synthetic": "false"},
+            {"kind": "id_resolution", "grade": "crossed", "synthetic": "false"},
         ],
     ),
     GrowthCase(

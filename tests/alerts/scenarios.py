@@ -6,9 +6,10 @@ from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
+from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
 from tests.alerts.score_scenarios import SCORE_SCENARIOS
 
-SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS]
+SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *RESOLUTION_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS]
 
 DASHBOARDS = {
     "event-delivery": {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"},
@@ -18,6 +19,7 @@ DASHBOARDS = {
     "sessions": {"SessionLeak", "SessionAcquisitionSlow"},
     "factories": {"SingletonReuse", "InstanceCreationSlow", "InstanceResetSlow"},
     "process": {"ResourceTrend"},
+    "resolution": {"ResolutionBelow99", "ResolutionConflict"},
 }
 _NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}
 

@@ -89,11 +89,12 @@ def test_without_grafana_no_alert_links_a_dashboard():
     assert not any("dashboard_url" in text for text in build.rules("http://127.0.0.1:1", None).values())
 
 
-def test_the_rollback_triggers_are_the_five_that_gates_know():
+def test_the_rollback_triggers_are_those_that_gates_know():
     assert {alert.name for alert in build.alerts() if alert.rollback} == {
         "IsolationViolation",
         "WebSocketIsolationViolation",
         "IsolationScoreBelow100",
         "SessionLeak",
         "EventDeliveryBelow95",
+        "ResolutionConflict",
     }

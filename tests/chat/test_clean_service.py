@@ -103,6 +103,22 @@ async def test_another_users_thread_is_not_found_however_it_is_asked_for(people:
     assert (read.status_code, asked.status_code, frame["type"]) == (404, 404, "error")
 
 
+async def test_a_run_is_found_by_its_own_user_from_every_worker_and_by_nobody_else(people: People) -> None:
+    """Of the workers that answer, one made the run and knows it; the others ask the database."""
+    ann, bob = await people.new("ann"), await people.new("bob")
+    answer = (await ann.ask_by_http("what time is it?")).json()
+    run_id = answer["run_id"]
+
+    found = [(await ann.get(f"/api/runs/{run_id}")) for _ in range(12)]
+    foreign = [(await bob.get(f"/api/runs/{run_id}")).status_code for _ in range(12)]
+    no_id = (await ann.get("/api/runs/a%0Ab")).status_code
+
+    assert [(one.status_code, one.json()["thread_id"]) for one in found] == [(200, answer["thread_id"])] * 12
+    assert run_id.endswith(answer["thread_id"])
+    assert foreign == [404] * 12
+    assert no_id == 404
+
+
 async def test_a_room_carries_words_to_its_members_and_to_nobody_else(people: People) -> None:
     """Sharing on purpose: no violation, though the text is another user's."""
     ann = await people.new("ann")

@@ -45,3 +45,18 @@ async def test_users_side_by_side_see_nothing_of_each_other(isolation_app: Any, 
         await asyncio.gather(*(visit(f"user-{n}") for n in range(6)))
 
     assert isolation.monitor.app is isolation_app
+
+
+async def test_a_run_that_nobody_knows_is_not_found_and_counted_as_a_failure(isolation_app: Any) -> None:
+    async with (
+        isolation_app.router.lifespan_context(isolation_app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(isolation_app), base_url="http://test") as client,
+    ):
+        signed_in = (await client.post("/api/login", json={"name": "ann"})).json()
+        headers = {"authorization": f"Bearer {signed_in['token']}"}
+        answers = [await client.get(f"/api/runs/{run}", headers=headers) for run in ("nobodys", "run_1")]
+        page = (await client.get("/metrics/isolation")).text
+
+    assert [answer.status_code for answer in answers] == [404, 404]
+    [failed] = [line for line in page.splitlines() if line.startswith("isolation_id_resolutions_total{") and 'source="error"' in line]
+    assert float(failed.split()[-1]) == 2

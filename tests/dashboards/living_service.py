@@ -86,6 +86,7 @@ class LivingService:
     def _tick(self) -> None:
         self._requests()
         self._runs()
+        self._resolutions()
         self._process()
         self._health()
         for fault in tuple(self._faults):
@@ -135,6 +136,20 @@ class LivingService:
         self.registry.histogram(names.RUN_DURATION).observe(0.6)
         self.registry.gauge(names.RUN_ACTIVE).set(3)
         self.registry.gauge(names.RUN_STUCK).set(2 if "stuck-run" in self._faults else 0)
+
+    def _resolutions(self) -> None:
+        self.count(names.ID_RESOLUTIONS, 20, source="registry")
+        self.count(names.ID_RESOLUTIONS, 1, source="orchestrator")
+        self.registry.histogram(names.ID_RESOLUTION_DURATION, source="registry").observe(0.00002)
+        self.registry.histogram(names.ID_RESOLUTION_DURATION, source="orchestrator").observe(0.004)
+        self.count(names.ID_SOURCE_ANSWERS, 20, source="registry", answer="hit")
+        self.count(names.ID_SOURCE_ANSWERS, 1, source="registry", answer="miss")
+        self.count(names.ID_SOURCE_ANSWERS, 1, source="orchestrator", answer="hit")
+        self.count(names.ID_PATTERN_READS, 20, algorithm="own")
+        self.count(names.ID_OUTCOMES_TOTAL, 21, outcome="own")
+        self.count(names.ID_REGISTRATIONS_TOTAL, 2, source="created", result="stored")
+        self.count(names.ID_REGISTRATIONS_TOTAL, 1, source="orchestrator", result="stored")
+        self.registry.gauge(names.ID_CIRCUIT_OPEN, source="orchestrator").set("orchestrator-down" in self._faults)
 
     def _process(self) -> None:
         self.registry.histogram(names.FAILURE_PRINCIPALS).observe(1)
@@ -271,6 +286,19 @@ def _blind_detector(service: LivingService) -> None:
     service.registry.gauge(names.DETECTOR_POWER, detector=names.WRONG_SOCKET).set(0.5)
 
 
+def _orchestrator_down(service: LivingService) -> None:
+    service.count(names.ID_RESOLUTIONS, 5, source="error")
+    service.count(names.ID_SOURCE_ANSWERS, 5, source="orchestrator", answer="timeout")
+    service.count(names.ID_OUTCOMES_TOTAL, 5, outcome="unknown")
+    service.violate(names.ID_RESOLUTION, "hygiene")
+
+
+def _ids_in_conflict(service: LivingService) -> None:
+    service.violate(names.ID_RESOLUTION, "reachable")
+    service.violate(names.ID_RESOLUTION, "crossed")
+    service.count(names.ID_OUTCOMES_TOTAL, 1, outcome="foreign_denied")
+
+
 def _every_kind(service: LivingService) -> None:
     for kind, grades in names.KIND_GRADES.items():
         service.violate(kind, grades[-1])
@@ -297,6 +325,8 @@ FAULTS = {
     "slow-reset": _slow_reset,
     "shared-state": _shared_state,
     "blind-detector": _blind_detector,
+    "orchestrator-down": _orchestrator_down,
+    "ids-in-conflict": _ids_in_conflict,
     "every-kind": _every_kind,
 }
 """What each fault, of the demonstration and beyond it, does to the numbers, as telemetry counts it."""

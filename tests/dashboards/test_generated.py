@@ -102,7 +102,11 @@ def test_another_collector_address_changes_the_links_and_nothing_else():
 def test_the_file_with_the_alerts_numbers_is_where_the_dashboards_take_theirs_from():
     """One number changed there changes the alert and the dashboards together."""
     known = thresholds.load()
-    changed = dataclasses.replace(known, delivery=dataclasses.replace(known.delivery, page_below_percent=97))
+    changed = dataclasses.replace(
+        known,
+        delivery=dataclasses.replace(known.delivery, page_below_percent=97),
+        resolution=dataclasses.replace(known.resolution, page_below_percent=97),
+    )
 
     before, after = (_values(build.dashboards(t=t)) for t in (known, changed))
 

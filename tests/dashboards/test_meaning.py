@@ -73,6 +73,13 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Tasks": (),
     "Child processes": (),
     "Growing without a pause": ZERO,
+    "Run ids resolved": (T.resolution.page_below_percent,),
+    "Share of run ids resolved": (T.resolution.page_below_percent,),
+    "Led nowhere": ZERO,
+    "Sources disagreed": ZERO,
+    "Foreign threads served": ZERO,
+    "Foreign threads denied": (),
+    "Resolution, slowest 5 %": (),
 }
 
 
