@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from bench import all_detectors, collector_away, http_core, memory, own_stretch, run_ids, sqlalchemy_session, websocket
+from bench import all_detectors, collector_away, delivery_message, http_core, memory, own_stretch, run_ids, sqlalchemy_session, websocket
 from bench.rows import Row
 
 Suite = Callable[[bool], Coroutine[Any, Any, list[Row]]]
@@ -28,6 +28,8 @@ SUITES: dict[str, Suite] = {
     "http-body": http_core.body,
     "websocket-message": websocket.message,
     "websocket-frame": websocket.frame,
+    "delivery-message": delivery_message.message,
+    "delivery-memory": delivery_message.memory,
     "http-all-detectors": all_detectors.http_core,
     "http-all-detectors-json": all_detectors.http_json,
     "websocket-frame-all-detectors": all_detectors.websocket_frame,

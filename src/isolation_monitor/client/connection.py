@@ -107,8 +107,9 @@ class DeliveryClient:
             async for event in self._events_of(socket):
                 yield event
             self.close_code = socket.close_code
-            if not self._reconnects or self.close_code in FINAL_CODES:
+            if not self._reconnects or self._is_closed or self.close_code in FINAL_CODES:
                 return
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
 
     async def _events_of(self, socket: ClientConnection) -> AsyncIterator[Event]:
         self.socket = socket
@@ -117,6 +118,9 @@ class DeliveryClient:
         try:
             with contextlib.suppress(ConnectionClosed):
                 async for frame in socket:
+                    if self._is_closed:
+                        # Would not be acknowledged any more: to be sent again to whoever comes next.
+                        break
                     event, answer = self._receiver.heard(frame)
                     if answer is not None:
                         await socket.send(answer)

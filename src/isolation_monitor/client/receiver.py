@@ -28,6 +28,8 @@ class Event:
     conn: int | None = None
     run: int | None = None
     owner: str | None = None
+    epoch: str | None = None
+    """Names the process that sent it."""
 
 
 @dataclass(slots=True)
@@ -133,8 +135,8 @@ class Receiver:
         if len(self._ids) > REMEMBERED_IDS:
             self._ids.popitem(last=False)
         self.report.events += 1
-        run, owner = envelope.get("run"), envelope.get("owner")
-        return Event(_unwrapped(frame, fields, envelope.get("as")), id, conn, run if isinstance(run, int) else None, owner)
+        run, data = envelope.get("run"), _unwrapped(frame, fields, envelope.get("as"))
+        return Event(data, id, conn, run if isinstance(run, int) else None, envelope.get("owner"), envelope.get("epoch"))
 
     def _count(self, conn: int) -> None:
         if conn <= self._floor or conn in self._beyond:
