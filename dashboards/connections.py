@@ -22,6 +22,7 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
             Row("Can users connect, as themselves?", [failing(t), wrong_users(), taken_ids(), unrouted_now(), open_now(), dead_now()]),
             Row("Handshakes", [outcomes(), failed_share(t), contexts()]),
             Row("Connections", [states(), closes(), reasons(), reuse()]),
+            Row("Queues in front of them", [depths(), deepest()]),
             Row("Events that find nobody", [starts(), unrouted()]),
         ],
     )
@@ -176,7 +177,7 @@ def closes() -> Panel:
         stacked=True,
         width=6,
         alerts=["EventsUnrouted"],
-        description="client, a user who leaves, is good. server in a wave: a restart. nobody: the handler ended or failed without a close.",
+        description="client is good, a user who leaves. server in a wave: a restart. nobody: the handler ended without a close.",
     )
 
 
@@ -203,6 +204,37 @@ def reuse() -> Panel:
         description=(
             "None is good. same_user: a second tab, or a client that did not close its first connection. another_user: ids are guessed, "
             "copied or too short; zero is the only good number."
+        ),
+    )
+
+
+# --- queues -----------------------------------------------------------------------------------------------------------
+
+
+def depths() -> Panel:
+    return graph(
+        "Items that wait",
+        Query(queries.quantile(0.5, names.QUEUE_DEPTH, "queue"), "{{queue}}, half of all"),
+        Query(queries.quantile(0.95, names.QUEUE_DEPTH, "queue"), "{{queue}}, deepest 5 %"),
+        unit="none",
+        no_value="no queues",
+        width=12,
+        description=(
+            "Items in the queues that feed WebSockets, and in those that were declared. Near zero is good. Only the upper line rises: "
+            "single clients take no data. Both rise: the writers are too slow for all."
+        ),
+    )
+
+
+def deepest() -> Panel:
+    return counts(
+        "Deepest queue",
+        Query(f"max by (queue) ({queries.scraped(names.QUEUE_DEPTH_MAX)})", "{{queue}}"),
+        stacked=False,
+        width=12,
+        description=(
+            "The queue that holds most, by name. A line that falls back to zero is good. One that only rises: a client that takes nothing; "
+            "give its queue a limit and close it, before memory is used up."
         ),
     )
 

@@ -65,7 +65,7 @@ def metrics_page() -> str:
         "",
         "## Buckets",
         "",
-        *(f"- `{m.name}`: {', '.join(f'{b:g}' for b in m.buckets)} s" for m in names.CATALOGUE if m.buckets),
+        *(f"- `{m.name}`: {', '.join(f'{b:g}' for b in m.buckets)} {m.unit}" for m in names.CATALOGUE if m.buckets),
         "",
         "## Kinds and grades",
         "",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.containment import Containment
@@ -82,6 +83,8 @@ class Detection:
         self.sql_reads: Reads | None = None
         """Set where an engine is instrumented."""
         self._keeps_sql_reads = False
+        self.on_taken: Callable[[Any], None] = lambda queue: None
+        """Told of each item that is taken from an `asyncio.Queue`, with the queue."""
         # One line per detector, in the order of names.KIND_GRADES.
         self.foreign_context = ForeignContext(self.kit)
         self.shared_state = SharedState(self.kit)

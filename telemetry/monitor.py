@@ -23,9 +23,11 @@ from isolation_monitor.telemetry.delivery.frames import Frames
 from isolation_monitor.telemetry.delivery.handshakes import Handshakes
 from isolation_monitor.telemetry.delivery.ladder import Ladder
 from isolation_monitor.telemetry.delivery.negotiated import Delivery
+from isolation_monitor.telemetry.delivery.queue_depths import QueueDepths
 from isolation_monitor.telemetry.delivery.queues import QueueGauges
 from isolation_monitor.telemetry.delivery.retention import Limits, Retention
 from isolation_monitor.telemetry.delivery.run import Run, Runs
+from isolation_monitor.telemetry.delivery.spans import Spans
 from isolation_monitor.telemetry.detection import Detection
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
 from isolation_monitor.telemetry.detectors.foreign_identity import IdentityFields
@@ -92,6 +94,7 @@ class IsolationMonitor:
             self.handshakes.has_open,
             settings.settle_s,
             settings.stuck_after_s,
+            Spans(settings.run_spans),
         )
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
@@ -99,6 +102,9 @@ class IsolationMonitor:
         self.delivery = self._make_delivery()
         self.registry.on_fork(self.delivery.forked)
         self.connections: set[Connection] = self.handshakes.connections
+        self.queue_depths = QueueDepths(self.ledger, lambda: self.connections)
+        self.detection.on_taken = self.queue_depths.taken
+        self.housekeeper.every_second(self.queue_depths.tick)
         self.handshakes.identity = lambda: self.identity
         self.handshakes.is_public = self.detection.is_for_all
         self.housekeeper.every_second(self.handshakes.tick)
@@ -321,14 +327,33 @@ class IsolationMonitor:
         """Return what was sealed; reported when the current principal is another one, and `default` in `block` mode."""
         return self.detection.cache_owner.unseal(sealed, default)
 
+    def queue(self, name: str, queue: object) -> None:
+        """Watch how many items wait in a queue. One that a task empties into a WebSocket is found without this.
+
+        Args:
+            name: name in metrics; many queues, one of each user, may share it. At most 8 names are told apart.
+            queue: an `asyncio` or `queue` queue or a `deque`, held weakly; or a function without arguments that returns its
+                length, kept as long as the monitor and called once a second on a thread of the monitor's.
+
+        Raises:
+            SettingsError: it is none of these.
+        """
+        self.queue_depths.declare(name, queue)
+
     def events(self, events: EventNames) -> None:
         """Declare the names of the service's run events."""
         self.runs.configure(events)
 
-    def run(self, run_id: str, *, owner: str | None = None) -> Run:
-        """Begin one agent run, as a `with` or `async with` block; `owner` is the user's id, by default the request's principal."""
+    def run(self, run_id: str, *, owner: str | None = None, agent: str | None = None, conversation: str | None = None) -> Run:
+        """Begin one agent run, as a `with` or `async with` block.
+
+        Args:
+            run_id: the run's id, as its frames carry it.
+            owner: the user's id, by default the request's principal.
+            agent: the agent's name, and `conversation` the id of the thread, for the run's span in traces; leave the service with them.
+        """
         self.frames.reads = True
-        return self.runs.start(run_id, self.principals.named(owner) if owner is not None else None)
+        return self.runs.start(run_id, self.principals.named(owner) if owner is not None else None, agent, conversation)
 
     @overload
     def envelope(self, frame: str) -> str: ...

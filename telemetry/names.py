@@ -196,6 +196,8 @@ HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.
 POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """The semantic conventions' database ladder plus 2 ms, the acquisition budget of requirement R6."""
 HELD_BUCKETS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
+DEPTH_BUCKETS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1000.0, 10_000.0)
+"""Items that wait in a queue."""
 RUN_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_EVENTS_BUCKETS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
@@ -485,7 +487,7 @@ WEBSOCKET_CONNECTIONS = Metric(
     "isolation_websocket_connections_total",
     "counter",
     "WebSocket handshakes, by outcome. no_principal: let in for nobody where others are somebody; principal_disagrees: let in for "
-    "somebody else than it says; error: the application failed, or never answered.",
+    "somebody else than it says; error: the application failed: an exception, no answer, a close code 1011-1014 or a status of 5xx.",
     {"outcome": HANDSHAKE_OUTCOMES},
     unit="{connection}",
 )
@@ -509,6 +511,22 @@ WEBSOCKET_ID_REUSE = Metric(
     "Connection ids that came again: of the same user while his first connection was open, or of another user.",
     {"by": ("same_user", "another_user")},
     unit="{connection}",
+)
+QUEUE_DEPTH = Metric(
+    "isolation_queue_depth",
+    "histogram",
+    "Items that wait in a queue that feeds a WebSocket, or that was declared: each queue once a second.",
+    {"queue": 8},
+    "main",
+    DEPTH_BUCKETS,
+    unit="{item}",
+)
+QUEUE_DEPTH_MAX = Metric(
+    "isolation_queue_depth_max",
+    "gauge",
+    "Items in the deepest queue of a name, as of the last second.",
+    {"queue": 8},
+    unit="{item}",
 )
 WEBSOCKET_MESSAGES = Metric(
     "isolation_websocket_messages_total",
@@ -727,6 +745,8 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     WEBSOCKET_CLOSES,
     WEBSOCKET_STATE,
     WEBSOCKET_ID_REUSE,
+    QUEUE_DEPTH,
+    QUEUE_DEPTH_MAX,
     WEBSOCKET_MESSAGES,
     EVENTS,
     EVENT_RUNGS,

@@ -65,6 +65,11 @@ class Settings:
         "Names of a run's events that differ from the shipped ones, comma-separated: `started=RUN_STARTED`, `completed=RUN_FINISHED`, "
         "`failed=RUN_ERROR`, `cancelled=`, `tool_started=`, `tool_ended=`, `others=STEP|TEXT`.",
     )
+    run_spans: str = _setting(
+        "auto",
+        "`auto`: each run and each of its tools is a span (`invoke_agent`, `execute_tool`) where an OpenTelemetry tracer provider is set. "
+        "`off`: none, for services whose agent framework makes them already.",
+    )
     leak_grace_s: float = _setting(
         0.4, "How long after its request a database connection may stay out before it counts as leaked, seconds."
     )

@@ -9,7 +9,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from chat import store
 from chat.agents import Answer, CreateAgent
@@ -20,6 +20,9 @@ from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.resolution import Resolver
 
 logger = logging.getLogger("chat")
+
+AGENT: Final = "planner"
+"""Name of the agent in traces."""
 
 Tell = Callable[..., Awaitable[None]]
 """`await tell(event, **fields)` hands one event over."""
@@ -56,10 +59,10 @@ class Runner:
         """
         context = await self._read(connection.user, thread_id)
         run_id = await self._ids.create(context.thread_id, owner=connection.user.id)
-        with self._monitor.run(run_id, owner=connection.user.id) as run:
+        with self._monitor.run(run_id, owner=connection.user.id, agent=AGENT, conversation=context.thread_id) as run:
 
             async def tell(event: str, **fields: Any) -> None:
-                run.emit(event, fields.get("call_id", ""))
+                run.emit(event, fields.get("call_id", ""), tool=fields.get("tool", ""))
                 frame = {"type": event, "run_id": run_id, "user_id": connection.user.id, "seq": sum(run.emitted.values()), **fields}
                 await self._connections.send(connection.id, frame)
 
@@ -80,10 +83,10 @@ class Runner:
         context = await self._read(user, thread_id)
         run_id = await self._ids.create(context.thread_id, owner=user.id)
         events: list[Frame] = []
-        with self._monitor.run(run_id, owner=user.id) as run:
+        with self._monitor.run(run_id, owner=user.id, agent=AGENT, conversation=context.thread_id) as run:
 
             async def tell(event: str, **fields: Any) -> None:
-                run.emit(event, fields.get("call_id", ""))
+                run.emit(event, fields.get("call_id", ""), tool=fields.get("tool", ""))
                 events.append({"type": event, "seq": len(events) + 1, **fields})
 
             answer = await self._perform(run_id, context, text, tell)

@@ -33,6 +33,8 @@ ANSWER_AFTER_S: Final = 10.0
 """A handshake that the application has not answered by then has timed out: browsers and proxies give up about as soon."""
 NAMED_AFTER_S: Final = 10.0
 """By then a user who signs in by a message has done so."""
+SERVER_FAULT_CODES: Final = frozenset(range(1011, 1015))
+"""Close codes by which a server says that it is at fault: internal error, restart, overload, a bad gateway behind it."""
 ENDPOINTS_LIMIT: Final = 1_000
 IDS_LIMIT: Final = 10_000
 NAMED_AT_LEAST: Final = 3
@@ -104,7 +106,7 @@ class Handshakes:
             connection.closed_by = by
             number = code if type(code) is int else 1005
             if connection.outcome is None and not connection.is_accepted:
-                self._count(connection, "refused" if by == "server" else "timed_out")
+                self._count(connection, "timed_out" if by == "client" else "error" if number in SERVER_FAULT_CODES else "refused")
             if not connection.is_accepted:
                 return
             if connection.outcome is None and by == "server" and not connection.heard_at and _refuses(number):

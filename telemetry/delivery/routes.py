@@ -13,6 +13,7 @@ Precision: 0.8; an unknown run alone harms nobody and pages nobody. Grades: `hyg
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry import names, stacks
@@ -85,13 +86,14 @@ class Routes:
         return "connection" if run.owner is not None and run.owner.live and self._has_open(run.owner) else "none"
 
     def _report(self, run: Run, event: str) -> None:
+        side = side_of(run.request, stacks.capture(5), principal=run.owner, run_id=run.id)
         self._ledger.report(
             Violation(
                 kind=names.UNROUTED_EVENT,
                 grade="hygiene",
                 summary=f"{event} was emitted for a user who has no connection",
                 resource=Resource("run", f"without a connection, {event}", {"run_id": run.id, "event": event}),
-                victim=side_of(run.request, stacks.capture(5), principal=run.owner, run_id=run.id),
+                victim=replace(side, trace=run.trace or side.trace),
                 offender=None,
                 arm=run.request.arm if run.request else "none",
                 synthetic=run.is_planted,

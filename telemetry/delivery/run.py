@@ -13,14 +13,16 @@ import time
 import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from isolation_monitor.telemetry import names, stacks
+from isolation_monitor.telemetry import evidence, names, stacks
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames, RunOrder
 from isolation_monitor.telemetry.delivery.envelope import RunNumbers
 from isolation_monitor.telemetry.delivery.routes import Routes
+from isolation_monitor.telemetry.delivery.spans import RunSpan, Spans
 from isolation_monitor.telemetry.delivery.stuck_run import StuckRuns
 from isolation_monitor.telemetry.violations import Resource, Violation, iso_time, side_of, uuid7
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.ledger import Ledger
     from isolation_monitor.telemetry.principals import Principal
+
+T = TypeVar("T")
 
 REMEMBERED_RUNS: Final = 10_000
 """Ended runs are remembered, so that a late event on somebody else's socket is still recognised."""
@@ -79,20 +83,25 @@ class Run:
         self.stuck: Violation | None = None
         self.stream: Streamed | None = None
         """The streaming answer that carries its events, where one does."""
+        self.span: RunSpan | None = None
+        self.trace: tuple[str, str] | None = None
+        """Trace and span id: of its own span, else of the one that was current when it began."""
+        self._leave: Callable[[], None] | None = None
 
     @property
     def is_planted(self) -> bool:
         """True for the run of a planted fault, which is in nobody's numbers."""
         return self.owner is not None and self.owner.is_synthetic
 
-    def emit(self, event: str, call_id: str = "") -> None:
+    def emit(self, event: str, call_id: str = "", *, tool: str = "") -> None:
         """Say that `event` is being handed to the user's connection; call it just before sending.
 
         Args:
             event: name of the event, one of the configured run events; others count under `other`.
             call_id: for tool events, the id that pairs start and end.
+            tool: for the start of a tool, its name; for the tool's span.
         """
-        self._runs.emitted(self, event, call_id)
+        self._runs.emitted(self, event, call_id, tool)
 
     def progress(self, patience_s: float | None = None) -> None:
         """Say that the run goes on without an event: it is not stuck.
@@ -105,11 +114,17 @@ class Run:
         self.patience_s = patience_s
 
     def __enter__(self) -> Run:
+        if self.span is not None:
+            self._leave = self._runs.guarded(self.span.enter)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self.error = kind.__qualname__
+        leave, self._leave = self._leave, None
+        # Only the task that entered may leave: another one has a context of its own.
+        if leave is not None and _task_reference()() is self.task():
+            self._runs.guarded(leave)
         self._runs.ended(self)
 
     async def __aenter__(self) -> Run:
@@ -138,6 +153,7 @@ class Runs:
         has_open: Callable[[Principal], bool],
         settle_s: float,
         stuck_after_s: float,
+        spans: Spans,
     ) -> None:
         """`has_open(principal)` tells whether a user has an open connection."""
         self.events = events
@@ -148,6 +164,7 @@ class Runs:
         self._settle_s = settle_s
         self.stuck = StuckRuns(ledger, stuck_after_s, lambda id, owner: Run(self, id, owner, None))
         self.routes = Routes(ledger, has_open, lambda id, owner: Run(self, id, owner, None))
+        self._spans = spans
         self._registry = ledger.registry
         self.configure(events)
         housekeeper.every_second(self._sweep)
@@ -162,7 +179,15 @@ class Runs:
             for stage in ("emitted", "sent")
         }
 
-    def start(self, id: str, owner: Principal | None) -> Run:
+    def guarded(self, act: Callable[[], T]) -> T | None:
+        """Return what `act` returns; None, and the failure counted, where it fails."""
+        try:
+            return act()
+        except Exception as error:
+            self._ledger.internal_error("run", error)
+            return None
+
+    def start(self, id: str, owner: Principal | None, agent: str | None = None, conversation: str | None = None) -> Run:
         """Begin a run for `owner`, by default the principal of the current request."""
         request = CURRENT.get()
         run = Run(self, id, owner or (request.principal if request else None), request)
@@ -172,13 +197,13 @@ class Runs:
             self.known.popitem(last=False)
         if request is not None:
             request.open_runs += 1
-        try:
-            self.routes.started(run)
-        except Exception as error:
-            self._ledger.internal_error("run", error)
+        self.guarded(lambda: self.routes.started(run))
+        who = run.owner.hash if run.owner is not None else None
+        run.span = self.guarded(lambda: self._spans.start(id, who, agent, conversation, self.events))
+        run.trace = run.span.trace if run.span is not None else evidence.current_trace()
         return run
 
-    def emitted(self, run: Run, event: str, call_id: str) -> None:
+    def emitted(self, run: Run, event: str, call_id: str, tool: str = "") -> None:
         try:
             anomaly = run.order.feed(event, call_id)
             if anomaly is not None:
@@ -188,6 +213,8 @@ class Runs:
             run.moved, run.patience_s = time.perf_counter(), None
             run.course.append((time.time(), event))
             run.actor = _task_reference()
+            if run.span is not None:
+                run.span.emitted(event, call_id, tool)
             self._count(event, "emitted")
             stream = run.request.stream if run.request is not None else None
             if run.connection is None and stream is not None and not stream.is_over:
@@ -274,6 +301,8 @@ class Runs:
         elif lost and outcome == "complete":
             outcome = "incomplete"
         verdict = _verdict(run, lost, outcome)
+        if run.span is not None:
+            run.span.end(outcome, run.error)
         if not run.is_planted:
             self._measure(run, lost, outcome, verdict, arm, duration_s)
         if outcome == "failed" and run.request is not None:
@@ -307,6 +336,7 @@ class Runs:
         self._registry.counter(names.EVENT_DELIVERIES, result="delivered", arm=arm).inc(sent)
 
     def _report(self, run: Run, lost: Counter[str], outcome: str, arm: str) -> None:
+        side = side_of(run.request, run.stack, principal=run.owner, run_id=run.id, at=run.started_at)
         text = ", ".join(f"{event} x{n}" if n > 1 else event for event, n in sorted(lost.items()))
         self._ledger.report(
             Violation(
@@ -314,7 +344,7 @@ class Runs:
                 grade="hygiene",
                 summary=f"a run ended and its user never got: {text}",
                 resource=Resource("run", run.id, {"lost": dict(lost), "error": run.error, "outcome": outcome}),
-                victim=side_of(run.request, run.stack, principal=run.owner, run_id=run.id, at=run.started_at),
+                victim=replace(side, trace=run.trace or side.trace),
                 offender=None,
                 arm=arm,
                 synthetic=run.is_planted,
@@ -335,7 +365,7 @@ class Runs:
                     {"event": e, "emitted": run.emitted[e], "sent": run.sent[e]} for e in self.events.all if run.emitted[e] or run.sent[e]
                 ],
                 "anomalies": {k: v for k, v in run.order.anomalies.items() if v},
-                "detail": {"error": run.error, "verdict": verdict},
+                "detail": {"error": run.error, "verdict": verdict, "trace_id": run.trace[0] if run.trace else None},
             }
         )
 

@@ -109,7 +109,12 @@ class StuckRuns:
                     "user_is_connected": None if run.connection is None else not run.connection.closed,
                 },
             ),
-            victim=replace(side, task=evidence.task_name(task) if task is not None else None, events=[*side.events, *told]),
+            victim=replace(
+                side,
+                trace=run.trace or side.trace,
+                task=evidence.task_name(task) if task is not None else None,
+                events=[*side.events, *told],
+            ),
             offender=None,
             arm=run.request.arm if run.request else "none",
             synthetic=run.is_planted,

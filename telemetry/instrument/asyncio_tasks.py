@@ -143,6 +143,7 @@ class AsyncioTasks:
 
     def _make_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
         foreign, failed, content = self._foreign, self._detection.ledger.check_failed, self._detection.foreign_content
+        detection = self._detection
 
         def get_nowait(self: Any) -> Any:
             item = original(self)
@@ -152,6 +153,7 @@ class AsyncioTasks:
                     taker = CURRENT.get()
                     if owner is not None and taker is not None and taker.principal is not owner.principal:
                         content.made(item, owner)
+                    detection.on_taken(self)
                 except Exception as error:
                     failed(names.FOREIGN_TASK, "asyncio", error)
             return item

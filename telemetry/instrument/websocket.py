@@ -36,6 +36,7 @@ class Sockets:
         self._looks = monitor.detection.message_looks
         registry = monitor.registry
         self._handshakes = monitor.handshakes
+        self._queues = monitor.queue_depths
         self._received = registry.counter(names.WEBSOCKET_MESSAGES, direction="received")
         self._sent = registry.counter(names.WEBSOCKET_MESSAGES, direction="sent")
 
@@ -51,7 +52,7 @@ class Sockets:
         elif acks is not None:
             send = acks.send
         connection.is_measured = acks is not None or negotiated is not None
-        handshakes, failure = self._handshakes, None
+        handshakes, queues, failure = self._handshakes, self._queues, None
 
         async def watching_receive() -> Message:
             nonlocal unit
@@ -60,6 +61,8 @@ class Sockets:
             if unit is not None and not unit.finished and not unit.open_runs:
                 self._leave_message(unit, connection)
             message = await receive()
+            # What the server queues for the application feeds no socket.
+            queues.latest = None
             if message["type"] == "websocket.receive":
                 received.values[received.index] += 1.0
                 connection.heard_at = clock()
@@ -78,6 +81,8 @@ class Sockets:
             if kind == "websocket.send":
                 sent.values[sent.index] += 1.0
                 connection.sent_at = clock()
+                if queues.latest is not None:
+                    queues.sent()
                 if frames.reads:
                     return frames.send(message, send, connection, unit)
             elif kind == "websocket.accept":
@@ -88,7 +93,7 @@ class Sockets:
                 connection.closed = True
                 handshakes.closed(connection, "server", message.get("code", 1000))
             elif kind == "websocket.http.response.start":
-                handshakes.closed(connection, "server", 1008)
+                handshakes.closed(connection, "server", 1011 if message["status"] >= 500 else 1008)
             return send(message)
 
         try:

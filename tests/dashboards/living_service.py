@@ -108,6 +108,9 @@ class LivingService:
         self.count(names.WEBSOCKET_MESSAGES, 2, direction="received")
         self.count(names.WEBSOCKET_MESSAGES, 10, direction="sent")
         self.count(names.WEBSOCKET_CONNECTIONS, 1, outcome="accepted")
+        depth = 400 if "slow-readers" in self._faults else 1
+        self.registry.histogram(names.QUEUE_DEPTH, queue="socket").observe(depth)
+        self.registry.gauge(names.QUEUE_DEPTH_MAX, queue="socket").set(depth)
         self.count(names.WEBSOCKET_CLOSES, 1, by="client", reason="normal")
         self.registry.gauge(names.WEBSOCKET_ACTIVE).set(30)
         for state, number in {"busy": 20, "idle": 10, "dead": 5 if "nobody-connects" in self._faults else 0}.items():
@@ -234,6 +237,10 @@ def _lonely_runs(service: LivingService) -> None:
     service.count(names.EVENTS_UNROUTED, 5, reason="no_connection")
 
 
+def _slow_readers(service: LivingService) -> None:
+    """The numbers of the queues follow from the fault being on."""
+
+
 def _stuck_run(service: LivingService) -> None:
     service.violate(names.STUCK_RUN, "hygiene")
 
@@ -315,6 +322,7 @@ FAULTS = {
     "strangers-let-in": _strangers,
     "nobody-connects": _nobody_connects,
     "lonely-runs": _lonely_runs,
+    "slow-readers": _slow_readers,
     "stuck-run": _stuck_run,
     "cascade": _cascade,
     "stalled-loop": _stalled_loop,

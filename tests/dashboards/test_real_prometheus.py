@@ -124,6 +124,7 @@ CHANGES = {
             "Closes, by who closed / A",
         )
     },
+    "slow-readers": {CONNECTIONS + "Items that wait / B", CONNECTIONS + "Deepest queue / A"},
     "lonely-runs": {
         CONNECTIONS + title
         for title in (

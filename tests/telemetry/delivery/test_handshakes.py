@@ -93,6 +93,8 @@ class Service:
         ([ACCEPT, RuntimeError()], [], "accepted", {("nobody", "abnormal"): 1}),
         ([close(1008)], [], "refused", {}),
         ([{"type": "websocket.http.response.start", "status": 403}], [], "refused", {}),
+        ([close(1011)], [], "error", {}),
+        ([{"type": "websocket.http.response.start", "status": 503}], [], "error", {}),
         ([None], [LEFT], "timed_out", {}),
         ([asyncio.CancelledError()], [], "timed_out", {}),
         ([RuntimeError()], [], "error", {}),
