@@ -1,4 +1,4 @@
-"""Finds the programs that the stack and the tests run: Prometheus, Alertmanager and PostgreSQL.
+"""Finds the programs that the stack and the tests run: Prometheus, Alertmanager, PostgreSQL, Node.js and Chromium.
 
 Uses the standard library alone, because `scripts/ensure_parts.py` imports it before anything is installed.
 """
@@ -48,10 +48,15 @@ ALERTMANAGER = Part(
 )
 AMTOOL = Part("amtool", ("amtool",), (0, 25), ("prometheus-alertmanager",), "ISOMON_AMTOOL")
 POSTGRES = Part("PostgreSQL", ("postgres",), (13,), ("postgresql",), "ISOMON_POSTGRES", ("/usr/lib/postgresql/*/bin",))
+# Node before 22 has no WebSocket of its own: Debian's comes with the package node-ws.
+NODE = Part("Node.js", ("node", "nodejs"), (18,), ("nodejs", "node-ws"), "ISOMON_NODE")
+NPM = Part("npm", ("npm",), (9,), ("npm",), "ISOMON_NPM")
+CHROMIUM = Part("Chromium", ("chromium", "chromium-browser", "google-chrome"), (109,), ("chromium",), "ISOMON_CHROMIUM")
+CHROMEDRIVER = Part("ChromeDriver", ("chromedriver",), (109,), ("chromium-driver",), "ISOMON_CHROMEDRIVER")
 
 STACK_PARTS = (PROMETHEUS, ALERTMANAGER)
 """What the demonstration runs."""
-TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES)
+TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES, NODE, NPM, CHROMIUM, CHROMEDRIVER)
 """What the tests run; a test whose part is missing skips, and fails under `ISOMON_REQUIRE_REAL=1`."""
 
 
@@ -103,8 +108,10 @@ def parse_version(text: str) -> Version | None:
     (2, 42, 0)
     >>> parse_version("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)")
     (15, 14)
+    >>> parse_version("v20.20.2")
+    (20, 20, 2)
     """
-    match = re.search(r"\b(\d+(?:\.\d+)+)", text)
+    match = re.search(r"\bv?(\d+(?:\.\d+)+)", text)
     return tuple(int(number) for number in match.group(1).split(".")) if match else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from chat import routes, websocket
@@ -15,7 +16,7 @@ from chat.monitoring import watch
 from chat.parts import Kinds, Parts, build_parts
 from chat.settings import Settings
 from chat.store import ThreadNotFoundError
-from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry import IsolationMonitor, clients
 
 
 def create_app(settings: Settings, monitor: IsolationMonitor) -> ASGIApp:
@@ -43,6 +44,8 @@ def _assemble(parts: Parts, monitor: IsolationMonitor) -> FastAPI:
     app.state.parts = parts
     app.include_router(routes.router)
     app.include_router(websocket.router)
+    # The page's side of the WebSocket; it comes with the package, so page and service always fit together.
+    app.mount("/static/isolation", StaticFiles(directory=clients.JAVASCRIPT), name="isolation-client")
     app.add_exception_handler(ThreadNotFoundError, routes.thread_not_found)
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(HideTokens())

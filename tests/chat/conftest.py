@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,8 +39,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def chat_service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator[Service]:
-    """Run the service until the block ends. `settings` are further environment variables."""
+def chat_service(folder: Path, *, workers: int = 2, port: int = 0, **settings: str) -> Iterator[Service]:
+    """Run the service until the block ends, on a free port if none is named. `settings` are further environment variables."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CHAT_", "ISOLATION_", "OTEL_"))}
     environment |= {
@@ -51,7 +52,7 @@ def chat_service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator
         "ISOLATION_HASH_KEY": "only for tests",
         **settings,
     }
-    port = free_port()
+    port = port or free_port()
     base_url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "uvicorn", "chat.app:app", "--app-dir", str(EXAMPLES), "--port", str(port), "--workers", str(workers)]
     with running(command, folder / "chat.log", f"{base_url}/readyz", environment) as process:
@@ -59,6 +60,13 @@ def chat_service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator
             yield Service(base_url, folder, process)
         finally:
             process.send_signal(signal.SIGTERM)
+
+
+def acknowledged(base_url: str) -> float:
+    """Return how many events the clients of a service with one worker have acknowledged, as its metrics say."""
+    wanted = re.compile(r'isolation_events_settled_total\{.*outcome="(acknowledged|replayed)"')
+    lines = httpx2.get(f"{base_url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if wanted.match(line) and 'highest="client_acked"' in line)
 
 
 @pytest.fixture(scope="module")

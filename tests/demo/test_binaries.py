@@ -24,6 +24,8 @@ def program(folder: Path, name: str, version: str) -> Path:
         ("alertmanager, version 0.25.0 (branch: , revision: )", (0, 25, 0)),
         ("postgres (PostgreSQL) 16.4 (Ubuntu 16.4-0ubuntu0.24.04.2)", (16, 4)),
         ("prometheus, version 3.0.0-rc.1", (3, 0, 0)),
+        ("v20.20.2", (20, 20, 2)),
+        ("Chromium 156.0.8078.79 built on Debian GNU/Linux 12 (bookworm)", (156, 0, 8078, 79)),
         ("no number at all", None),
     ],
 )
