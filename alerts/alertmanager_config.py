@@ -16,7 +16,7 @@ from isolation_monitor.alerts.yaml_text import dump
 PAGE, TICKET, DRILL, DEAD_MAN = "page", "ticket", "drill", "dead-mans-switch"
 RECEIVERS = (PAGE, TICKET, DRILL, DEAD_MAN)
 
-GROUP_BY = ("alertname", "service", "kind", "component", "detector", "synthetic")
+GROUP_BY = ("alertname", "service", "kind", "component", "detector", "slo", "synthetic")
 GROUP_INTERVAL = "5s"
 REPEAT_INTERVAL = "4h"
 DEAD_MAN_REPEAT = "45s"
@@ -119,6 +119,11 @@ def _inhibitions() -> list[dict[str, Any]]:
             "source_matchers": ['alertname="EventDeliveryBelow95"'],
             "target_matchers": ['alertname="EventDeliveryBelow99"'],
             "equal": ["service"],
+        },
+        {
+            "source_matchers": ['alertname="SloBurnsFast"'],
+            "target_matchers": ['alertname="SloBurnsSlowly"'],
+            "equal": ["service", "slo"],
         },
     ]
 

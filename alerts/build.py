@@ -18,6 +18,8 @@ from isolation_monitor.alerts import (
     recording,
     resolution_alerts,
     run_alerts,
+    slo,
+    slo_rules,
 )
 from isolation_monitor.alerts.model import Alert, Group, Links, Recording, render
 from isolation_monitor.alerts.thresholds import Thresholds, load
@@ -35,10 +37,11 @@ _FILES: dict[str, str] = {
     "runs.yml": "Alerts on runs and connections.",
     "resolution.yml": "Alerts on the resolution of run ids to threads.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
+    "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
 }
 
 
-def rule_groups(thresholds: Thresholds | None = None) -> dict[str, list[Group]]:
+def rule_groups(thresholds: Thresholds | None = None, slos: slo.Slos | None = None) -> dict[str, list[Group]]:
     """Return every group of rules, by rule file."""
     t = thresholds or load()
     parts = (
@@ -48,6 +51,7 @@ def rule_groups(thresholds: Thresholds | None = None) -> dict[str, list[Group]]:
         run_alerts.groups(t),
         resolution_alerts.groups(t),
         blindness_alerts.groups(t),
+        slo_rules.groups(slos or slo.load()),
     )
     return dict(zip(_FILES, parts, strict=True))
 
@@ -57,10 +61,13 @@ def alerts() -> list[Alert]:
     return [rule for groups in rule_groups().values() for group in groups for rule in group.rules if isinstance(rule, Alert)]
 
 
-def rules(base_url: str = DEFAULT_BASE_URL, grafana_url: str | None = DEFAULT_GRAFANA_URL) -> dict[str, str]:
-    """Return the rule files, name to text. Runbooks open under `base_url`; no dashboard is linked when `grafana_url` is None."""
+def rules(base_url: str = DEFAULT_BASE_URL, grafana_url: str | None = DEFAULT_GRAFANA_URL, slos: slo.Slos | None = None) -> dict[str, str]:
+    """Return the rule files, name to text. Runbooks open under `base_url`; no dashboard is linked when `grafana_url` is None.
+
+    `slos` are other objectives than the product's own.
+    """
     links = Links(base_url.rstrip("/"), None if grafana_url is None else grafana_url.rstrip("/"))
-    return {name: render(groups, links, _FILES[name]) for name, groups in rule_groups().items()}
+    return {name: render(groups, links, _FILES[name]) for name, groups in rule_groups(slos=slos).items()}
 
 
 def series_used() -> set[tuple[str, frozenset[str]]]:
@@ -113,9 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--base-url", default=DEFAULT_BASE_URL, help="where the collector serves /runbooks (default: %(default)s)")
     parser.add_argument("--grafana-url", default=DEFAULT_GRAFANA_URL, help="where Grafana is; empty for none (default: %(default)s)")
+    parser.add_argument("--slo", type=Path, default=slo.SLO_FILE, help="what users are promised (default: the package's own file)")
     parser.add_argument("--out", type=Path, default=GENERATED, help="folder to write to (default: the package's own)")
     options = parser.parse_args(arguments)
-    written = rules(options.base_url, options.grafana_url or None) | configurations()
+    try:
+        slos = slo.load(options.slo)
+    except slo.SloError as error:
+        parser.error(str(error))
+    written = rules(options.base_url, options.grafana_url or None, slos) | configurations()
     options.out.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         (options.out / name).write_text(text, encoding="utf-8")

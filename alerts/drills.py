@@ -23,6 +23,8 @@ Endpoint = Literal["isolation", "main"]
 
 COMPONENT: Final = "drill"
 """Value of the labels whose values a service chooses itself: components, pools, routes."""
+QUICK: Final = Duration("15s")
+"""Rules evaluated at least so often fire within the time that a drill allows anyway."""
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
 
@@ -60,13 +62,17 @@ class Recipe:
 
 
 def own_wait_s(alert: Alert) -> float:
-    """Return how long the alert waits on purpose: its `for`, seen at two evaluations; the pause of the dead man's switch."""
+    """Return how long the alert waits on purpose: its `for`, seen at two evaluations; the pause of the dead man's switch.
+
+    Rules that are evaluated seldom wait without a `for`, too: one evaluation counts what happened, another one judges it.
+    """
     if RECIPES[alert.name].is_always_firing:
         return Duration(DEAD_MAN_REPEAT).seconds + Duration(GROUP_INTERVAL).seconds
-    if alert.for_ is None:
-        return 0.0
     interval = next(group.interval for groups in build.rule_groups().values() for group in groups if alert in group.rules)
-    return Duration(alert.for_).seconds + 2 * Duration(interval).seconds
+    evaluations_s = 2 * Duration(interval).seconds
+    if alert.for_ is None:
+        return evaluations_s if Duration(interval).seconds > QUICK.seconds else 0.0
+    return Duration(alert.for_).seconds + evaluations_s
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
@@ -109,6 +115,16 @@ def _delivered(percent: float) -> Recipe:
     )
 
 
+def _runs(*, failed: float) -> Recipe:
+    """Of ten thousand runs a second, so many fail: as a multiple of 1 the burn rate of an objective of 99.99 %."""
+    return Recipe(
+        (
+            _sample(names.RUNS, labels={"outcome": "complete"}, rate=10_000 - failed),
+            _sample(names.RUNS, labels={"outcome": "failed"}, rate=failed),
+        )
+    )
+
+
 def _requests(*, checked: bool = True, **labels: str) -> Recipe:
     """Requests of one verdict, checked or, which is a fault of its own, not."""
     checks = _sample(names.CHECKS, labels={"detector": names.INHERITED_CONTEXT, "result": "pass"}, rate=20.0 if checked else 0.0)
@@ -143,6 +159,10 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         )
     ),
     "ResolutionConflict": _violation(names.ID_RESOLUTION),
+    "SloBurnsFast": _runs(failed=1_000.0),
+    # Above 3 times the budget and below 6 times: nobody is woken.
+    "SloBurnsSlowly": _runs(failed=4.0),
+    "SloBudgetSpent": _runs(failed=2.0),
     # Only who was seen once can be missed.
     "IsolationTargetDown": Recipe((_sample(names.MONITOR_INFO, labels={"version": "drill", "mode": "monitor"}, before=1),), dies=True),
     "IsolationChecksSilent": _requests(checked=False, verdict="isolated"),

@@ -6,6 +6,8 @@ whose first act is a violation would stay silent: the other part compares a coun
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from isolation_monitor.alerts.thresholds import Duration
 from isolation_monitor.telemetry.names import Metric
 
@@ -17,11 +19,15 @@ def selector(metric: Metric, suffix: str = "", **matchers: str) -> str:
     >>> selector(names.VIOLATIONS, kind="wrong_socket", grade="=~crossed|reachable")
     'isolation_violations_total{kind="wrong_socket",grade=~"crossed|reachable"}'
     """
+    return matching(metric.name + suffix, matchers.items())
+
+
+def matching(name: str, matchers: Iterable[tuple[str, str]]) -> str:
+    """Return a selector by pairs of label and value, as `selector` takes them; one label may have several."""
     parts = []
-    for label, value in matchers.items():
+    for label, value in matchers:
         operator = value[:2] if value[:2] in ("=~", "!~", "!=") else "="
         parts.append(f'{label}{operator}"{value.removeprefix(operator) if operator != "=" else value}"')
-    name = metric.name + suffix
     return f"{name}{{{','.join(parts)}}}" if parts else name
 
 

@@ -12,13 +12,24 @@ SERVICE = "{{ $labels.service }}"
 COMPONENT = "{{ $labels.component }}"
 NUMBER = '{{ $value | printf "%.0f" }}'
 DURATION = "{{ $value | humanizeDuration }}"
+SLO = "{{ $labels.slo }}"
+TIMES = '{{ $value | printf "%.1f" }}'
 PERCENT = '{{ $value | printf "%.2f" }}'
 """Pieces of alert texts, so that they read as sentences in Python too."""
 
 Severity = Literal["critical", "error", "warning"]
 Action = Literal["page", "ticket"]
 Dashboard = Literal[
-    "isolation-overview", "event-delivery", "containment", "sessions", "factories", "process", "runs", "connections", "resolution"
+    "isolation-overview",
+    "event-delivery",
+    "containment",
+    "sessions",
+    "factories",
+    "process",
+    "runs",
+    "connections",
+    "resolution",
+    "experience",
 ]
 
 
@@ -84,7 +95,7 @@ class Recording:
 
     def as_rule(self, links: Links) -> dict[str, Any]:
         """Return the rule as Prometheus reads it; `links` is unused, a group treats all its rules alike."""
-        return {"record": self.name, "expr": _Block(self.expr), **({"labels": self.labels} if self.labels else {})}
+        return {"record": self.name, "expr": _Block(self.expr), **({"labels": dict(self.labels)} if self.labels else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +114,8 @@ def render(groups: Sequence[Group], links: Links, heading: str) -> str:
             {"name": group.name, "interval": group.interval, "rules": [rule.as_rule(links) for rule in group.rules]} for group in groups
         ]
     }
-    return f"# {heading}\n# Written by `python -m isolation_monitor.alerts.build` from alerts/thresholds.yml; do not edit.\n" + yaml.dump(
-        tree, Dumper=_RuleDumper, sort_keys=False, width=10_000, allow_unicode=True
-    )
+    origin = "Written by `python -m isolation_monitor.alerts.build` from alerts/thresholds.yml and alerts/slo.yml; do not edit."
+    return f"# {heading}\n# {origin}\n" + yaml.dump(tree, Dumper=_RuleDumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
 class _Block(str):

@@ -22,6 +22,7 @@ from isolation_monitor.dashboards import (
     connections,
     containment,
     event_delivery,
+    experience,
     factories,
     isolation_overview,
     process,
@@ -36,7 +37,7 @@ GENERATED = Path(__file__).parent / "generated"
 def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) -> dict[str, dict[str, Any]]:
     """Return every dashboard as Grafana's classic JSON, by uid. Runbooks open under `base_url`."""
     limits, links = t or thresholds.load(), Links(base_url.rstrip("/"), None)
-    parts = (isolation_overview, event_delivery, runs, connections, resolution, containment, sessions, factories, process)
+    parts = (isolation_overview, event_delivery, runs, connections, resolution, containment, sessions, factories, process, experience)
     built = [part.build(limits, links) for part in parts]
     return {str(board.uid): _plain(json.loads(JSONEncoder().encode(board))) for board in built}
 

@@ -30,6 +30,7 @@ PROCESS_UID: Final = "process"
 RUNS_UID: Final = "runs"
 CONNECTIONS_UID: Final = "connections"
 RESOLUTION_UID: Final = "resolution"
+EXPERIENCE_UID: Final = "experience"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -40,6 +41,7 @@ TITLES: Final[dict[str, str]] = {
     FACTORIES_UID: "Instances",
     PROCESS_UID: "Process",
     RESOLUTION_UID: "Run ids",
+    EXPERIENCE_UID: "Users' experience",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 
@@ -187,6 +189,7 @@ __all__ = [
     "DATASOURCE_NAME",
     "DATASOURCE_UID",
     "DELIVERY_UID",
+    "EXPERIENCE_UID",
     "FACTORIES_UID",
     "OVERVIEW_UID",
     "PROCESS_UID",

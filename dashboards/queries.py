@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from isolation_monitor.alerts import slo_rules
 from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, DRILL_SERVICES, ISOLATION_JOB, MAIN_JOB
 from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY, IDS_RESOLVED, RUNS_IN_ORDER
+from isolation_monitor.alerts.slo import Slos
+from isolation_monitor.alerts.slo_rules import BAD, burn_rate
+from isolation_monitor.alerts.thresholds import Duration
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.names import Metric
 
@@ -337,6 +341,40 @@ def error_share_by_route() -> str:
     failed = rate(names.HTTP_DURATION, "http_route", suffix="_count", http_response_status_code="=~5..")
     # A route without any error has no 5xx series at all; its share is 0, not unknown.
     return f"({failed} or 0 * {every}) / ({every} > 0)"
+
+
+def error_share(window: str) -> str:
+    """Share of all requests that were answered with a server error within the window, 0-1."""
+    every = grown(names.HTTP_DURATION, window, suffix="_count")
+    failed = grown(names.HTTP_DURATION, window, suffix="_count", http_response_status_code="=~5..")
+    return f"({failed} or 0 * {every}) / ({every} > 0)"
+
+
+# --- promises ---------------------------------------------------------------------------------------------------------
+
+
+def burn(window: Duration) -> str:
+    """How many times too fast budgets go, over the window, by service and promise."""
+    return f"max by (service, slo) ({recorded(burn_rate(window))})"
+
+
+def fastest_burn(window: Duration) -> str:
+    """The burn rate of the worst promise."""
+    return f"max({recorded(burn_rate(window))})"
+
+
+def budget_left(slos: Slos) -> str:
+    """Share of each budget that is left, 0-1, by service and promise; an overspent one is 0."""
+    return f"clamp_min(max by (service, slo) ({recorded(slo_rules.budget_left(slos))}), 0)"
+
+
+def least_budget_left(slos: Slos) -> str:
+    return f"clamp_min(min({recorded(slo_rules.budget_left(slos))}), 0)"
+
+
+def bad_events() -> str:
+    """Bad events since the tick before, by service, promise and source."""
+    return f"sum by (service, slo, source) ({recorded(BAD)})"
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

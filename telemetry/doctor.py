@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from isolation_monitor.telemetry.instrument import host_http_metrics
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
 
@@ -258,11 +259,25 @@ def _metrics(monitor: IsolationMonitor, app: Any) -> list[Finding]:
                 "set ISOLATION_ISOLATION_PATH to a free path",
             )
         )
+    findings += _http_metrics(monitor, app)
     if not settings.metrics_token:
         findings.append(
             Finding("note", "metrics page", "the metrics pages ask for no token", "set ISOLATION_METRICS_TOKEN where strangers reach them")
         )
     return findings
+
+
+def _http_metrics(monitor: IsolationMonitor, app: Any) -> list[Finding]:
+    """Who measures requests by route; SLOs, dashboards and the alert on silent checks read it."""
+    choice, host = monitor.settings.http_metrics, host_http_metrics.found(app)
+    if choice == "on" and host is not None:
+        text = f"requests are measured twice under one name: by the monitor and by {host}"
+        return [Finding("warning", "http metrics", text, "set ISOLATION_HTTP_METRICS=auto, or take the other one off")]
+    if choice == "off" or (choice == "auto" and host is not None):
+        text = f"the monitor does not measure requests by route; {host or 'as far as we see nothing'} does"
+        remedy = "give the series of that page a label service in its scrape job: SLOs, dashboards and alerts read them by service"
+        return [Finding("note" if host else "warning", "http metrics", text, remedy)]
+    return []
 
 
 def _route_paths(app: Any) -> set[str]:

@@ -198,6 +198,8 @@ POOL_WAIT_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1
 HELD_BUCKETS: Final = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 DEPTH_BUCKETS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1000.0, 10_000.0)
 """Items that wait in a queue."""
+FIRST_EVENT_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Each bound can be a promise of an SLO file: a share within a bound is counted, not estimated."""
 RUN_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_EVENTS_BUCKETS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
@@ -662,6 +664,15 @@ ID_CIRCUIT_OPEN = Metric(
     {"source": ID_ASKED},
     unit="{process}",
 )
+RUN_FIRST_EVENT = Metric(
+    "isolation_run_time_to_first_event_seconds",
+    "histogram",
+    "Time from a run's start until its first event was sent to its user.",
+    {},
+    "main",
+    FIRST_EVENT_BUCKETS,
+    unit="s",
+)
 DB_CONNECTION_COUNT = Metric(
     "db_client_connection_count",
     "gauge",
@@ -768,6 +779,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     ID_OUTCOMES_TOTAL,
     ID_REGISTRATIONS_TOTAL,
     ID_CIRCUIT_OPEN,
+    RUN_FIRST_EVENT,
     DB_CONNECTION_COUNT,
     DB_CONNECTION_MAX,
     DB_CONNECTION_WAIT,

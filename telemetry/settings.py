@@ -17,6 +17,7 @@ from isolation_monitor.telemetry.errors import SettingsError
 
 Mode = Literal["off", "monitor", "block"]
 
+HTTP_METRICS: Final = ("auto", "on", "off")
 DEFAULT_EXCLUDE: Final = ("/healthz", "/readyz", "/livez", "/health", "/favicon.ico", "/static/*")
 PREFIX: Final = "ISOLATION_"
 
@@ -126,6 +127,11 @@ class Settings:
     metrics_token: str | None = _setting(
         None, "Bearer token that both metrics pages ask for. `ISOLATION_METRICS_TOKEN_FILE` names a file instead."
     )
+    http_metrics: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        "Requests by route, method and status, `http_server_request_duration_seconds`: `on` always, `off` never, `auto` unless the "
+        "application puts a metric of that name on its own Prometheus page already (docs/slo.md).",
+    )
     metrics_port: int = _setting(
         0, "Serve the metrics on a port of their own as well; 0: no. Several workers may share it: one serves the numbers of all."
     )
@@ -205,6 +211,10 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     if name == "mode":
         if value not in get_args(Mode):
             raise SettingsError(f"{where} is not a mode: use one of {', '.join(get_args(Mode))}")
+        return value
+    if name == "http_metrics":
+        if value not in HTTP_METRICS:
+            raise SettingsError(f"{where} is no choice: use one of {', '.join(HTTP_METRICS)}")
         return value
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value

@@ -166,6 +166,7 @@ class Runs:
         self.routes = Routes(ledger, has_open, lambda id, owner: Run(self, id, owner, None))
         self._spans = spans
         self._registry = ledger.registry
+        self._first_event = ledger.registry.histogram(names.RUN_FIRST_EVENT)
         self.configure(events)
         housekeeper.every_second(self._sweep)
 
@@ -240,6 +241,8 @@ class Runs:
             # Emitted before anybody knew that a socket would carry it, and counted as sent then.
             run.by_answer[event] -= 1
             return
+        if not run.sent and not run.is_planted:
+            self._first_event.observe(time.perf_counter() - run.started)
         run.sent[event] += 1
         run.moved, run.patience_s = time.perf_counter(), None
         self._count(event, "sent")

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, RequestContext, Served, clock
 from isolation_monitor.telemetry.detectors import inherited_context
+from isolation_monitor.telemetry.instrument import host_http_metrics
 from isolation_monitor.telemetry.instrument.bodies import Reading
 from isolation_monitor.telemetry.instrument.steps import stepwise
 from isolation_monitor.telemetry.instrument.websocket import Sockets
+from isolation_monitor.telemetry.metrics.cells import unexposed_histogram
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.instrument.bodies import ASGIApp, Message, Receive, Scope, Send
@@ -44,6 +46,9 @@ class IsolationMiddleware:
         # Identities are not used again: each object is kept by what is found under its identity.
         self._served: dict[tuple[int, int, str, int], Served] = {}
         """By endpoint, route, method and status; the first two by identity."""
+        self._measures = False
+        self._unexposed: HistogramCell | None = None
+        """Takes the durations of all requests while they are measured by somebody else."""
         self._latest_served: dict[int, Served] = {}
         """By identity of the endpoint: the combination that it served last."""
         self._pages = frozenset(p for p in (monitor.settings.isolation_path, f"{monitor.settings.isolation_path}/all") if p)
@@ -232,18 +237,29 @@ class IsolationMiddleware:
         key = (id(served.endpoint), id(served.route), served.method, status)
         known = self._served.get(key)
         if known is None:
-            served.cell = self.monitor.registry.histogram(
-                names.HTTP_DURATION,
-                http_route=self.monitor.route_template(scope),
-                http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
-                http_response_status_code=str(status),
-            )
+            served.cell = self._durations(scope, served, status)
             if len(self._served) >= SERVED_LIMIT:
                 # An application that makes endpoints as it goes, or clients that invent methods: looked up each time.
                 return served
             known = self._served[key] = served
         self._latest_served[id(known.endpoint)] = known
         return known
+
+    def _durations(self, scope: Scope, served: Served, status: int) -> HistogramCell:
+        """Return where durations are counted; where the application's own page shows them already, into nothing."""
+        if self._unexposed is None and not self._measures:
+            choice = self.monitor.settings.http_metrics
+            self._measures = choice == "on" or (choice == "auto" and host_http_metrics.found(self.monitor.app) is None)
+            # Not found out before the first request: middleware is built until then.
+            self._unexposed = None if self._measures else unexposed_histogram(names.HTTP_BUCKETS)
+        if self._unexposed is not None:
+            return self._unexposed
+        return self.monitor.registry.histogram(
+            names.HTTP_DURATION,
+            http_route=self.monitor.route_template(scope),
+            http_request_method=served.method if served.method in names.HTTP_METHODS else "_OTHER",
+            http_response_status_code=str(status),
+        )
 
     def _reading(self, request: RequestContext, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
         """Return a receive and a send that read what passes; where that cannot be set up, the request is not evaluated."""

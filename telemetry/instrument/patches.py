@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Final
 
 
@@ -51,7 +55,7 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Callable[
         is_own = attribute in vars(owner)
         # Taken from `vars`, so that static and class methods stay what they are.
         original = vars(owner)[attribute] if is_own else getattr(owner, attribute)
-        layer = _Layer(owner, is_own, original, make(original))
+        layer = _Layer(owner, is_own, original, _as_async_as(original, make(original)))
         setattr(owner, attribute, layer.replacement)
         _layers.setdefault((id(owner), attribute), []).append(layer)
 
@@ -61,6 +65,22 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Callable[
             _take_off(owner, attribute)
 
     return undo
+
+
+def _as_async_as(original: Any, replacement: Any) -> Any:
+    """Mark a plain function that stands for a coroutine function as one: asgiref takes an application without that mark
+    for one of the old kind, and calls it with its scope alone."""
+    if isinstance(replacement, FunctionType) and _is_async(original) and not _is_async(replacement):
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(replacement)
+        else:
+            vars(replacement)["_is_coroutine"] = asyncio.coroutines.__dict__["_is_coroutine"]
+    return replacement
+
+
+def _is_async(function: Any) -> bool:
+    # Before 3.12 the mark is asyncio's; since 3.14 asyncio's question is deprecated.
+    return inspect.iscoroutinefunction(function) if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction(function)
 
 
 def _take_off(owner: Any, attribute: str) -> None:

@@ -8,8 +8,9 @@ from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
 from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
 from tests.alerts.score_scenarios import SCORE_SCENARIOS
+from tests.alerts.slo_scenarios import SLO_SCENARIOS
 
-SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *RESOLUTION_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS]
+SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *RESOLUTION_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS, *SLO_SCENARIOS]
 
 DASHBOARDS = {
     "event-delivery": {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"},
@@ -20,6 +21,7 @@ DASHBOARDS = {
     "factories": {"SingletonReuse", "InstanceCreationSlow", "InstanceResetSlow"},
     "process": {"ResourceTrend"},
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
+    "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
 _NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}
 

@@ -17,8 +17,13 @@ from tests.real_parts.promtool import Scenario, run_tests, write_test
 ALERTS = {alert.name: alert for alert in build.alerts()}
 RULE_FILES = [build.GENERATED / name for name in build.rules()]
 SERVICE = "drill:chat:test"
-INCLUDES = {"EventDeliveryBelow95": ["EventDeliveryBelow99"]}
-"""What is below 95 is below 99 as well; Alertmanager hides the second."""
+INCLUDES = {
+    "EventDeliveryBelow95": ["EventDeliveryBelow99"],
+    "SloBurnsFast": ["SloBurnsSlowly", "SloBudgetSpent"],
+    "SloBurnsSlowly": ["SloBudgetSpent"],
+    "SloBudgetSpent": ["SloBurnsSlowly"],
+}
+"""What is below 95 is below 99 as well; Alertmanager hides the second. A new service that burns its budget has spent it, too."""
 
 
 def test_every_alert_has_exactly_one_recipe():

@@ -28,6 +28,7 @@ _TOKEN = re.compile(r"[<>=!]=|[<>]|(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
 _FLIPS = {">": (">=", "<"), "<": ("<=", ">"), ">=": (">", "<"), "<=": ("<", ">"), "==": ("!=",), "!=": ("==",)}
 
 UNCHANGED = "unchanged"
+PROMISES = ("service_slo:", "slo:")
 EQUIVALENT = {
     "DeadMansSwitch: 1 becomes 2": "the value of a constant alert is compared with nothing",
     "DeadMansSwitch: 1 becomes 0": "as above",
@@ -104,7 +105,14 @@ def _scenarios_of(rules: list[dict[str, Any]]) -> Iterator[Scenario]:
 def _mutants(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """Write each mutant with its scenarios; yield its name and its promtool files."""
     rules = [rule for group in _groups() for rule in group["rules"]]
+    shapes: set[str] = set()
     for number, rule in enumerate(rules):
+        if rule.get("record", "").startswith(PROMISES):
+            # One template makes them for every objective, source and window: one of each shape is enough.
+            shape = _SKIPPED.sub("", rule["expr"])
+            if shape in shapes:
+                continue
+            shapes.add(shape)
         surroundings = _surroundings(rule, rules)
         # An alert is judged by its own scenarios, a recorded series by all that depend on it.
         judged = [rule] if "alert" in rule else surroundings

@@ -11,7 +11,18 @@ import promql_parser as promql
 from isolation_monitor.dashboards.build import GENERATED
 from isolation_monitor.dashboards.preview.prometheus import Window, fill
 
-UIDS = ("isolation-overview", "event-delivery", "runs", "connections", "resolution", "containment", "sessions", "factories", "process")
+UIDS = (
+    "isolation-overview",
+    "event-delivery",
+    "runs",
+    "connections",
+    "resolution",
+    "containment",
+    "sessions",
+    "factories",
+    "process",
+    "experience",
+)
 WINDOW = Window(0.0, 1800.0, 15.0)
 
 

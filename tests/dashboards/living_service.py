@@ -137,6 +137,7 @@ class LivingService:
             for stage in ("emitted", "sent"):
                 self.count(names.EVENTS, 2, event=event, stage=stage)
         self.registry.histogram(names.RUN_DURATION).observe(0.6)
+        self.registry.histogram(names.RUN_FIRST_EVENT).observe(0.06)
         self.registry.gauge(names.RUN_ACTIVE).set(3)
         self.registry.gauge(names.RUN_STUCK).set(2 if "stuck-run" in self._faults else 0)
 
@@ -288,6 +289,29 @@ def _shared_state(service: LivingService) -> None:
     service.violate(names.SHARED_STATE, "reachable")
 
 
+def _answers(service: LivingService, status: str, seconds: float) -> None:
+    labels = {"http_route": ROUTES[0], "http_request_method": "GET", "http_response_status_code": status}
+    for _ in range(5):
+        service.registry.histogram(names.HTTP_DURATION, **labels).observe(seconds)
+
+
+def _failing_endpoint(service: LivingService) -> None:
+    _answers(service, "500", 0.03)
+
+
+def _slow_endpoint(service: LivingService) -> None:
+    _answers(service, "200", 0.9)
+
+
+def _late_first_event(service: LivingService) -> None:
+    for _ in range(5):
+        service.registry.histogram(names.RUN_FIRST_EVENT).observe(4)
+
+
+def _refused_handshakes(service: LivingService) -> None:
+    service.count(names.WEBSOCKET_CONNECTIONS, 1, outcome="error")
+
+
 def _blind_detector(service: LivingService) -> None:
     service.count(names.PLANTED_FAULTS, 1, detector=names.WRONG_SOCKET, result="missed")
     service.registry.gauge(names.DETECTOR_POWER, detector=names.WRONG_SOCKET).set(0.5)
@@ -335,6 +359,10 @@ FAULTS = {
     "blind-detector": _blind_detector,
     "orchestrator-down": _orchestrator_down,
     "ids-in-conflict": _ids_in_conflict,
+    "failing-endpoint": _failing_endpoint,
+    "slow-endpoint": _slow_endpoint,
+    "late-first-event": _late_first_event,
+    "refused-handshakes": _refused_handshakes,
     "every-kind": _every_kind,
 }
 """What each fault, of the demonstration and beyond it, does to the numbers, as telemetry counts it."""

@@ -11,6 +11,7 @@ from isolation_monitor.alerts.build import RUNBOOKS, alerts, rule_groups
 from isolation_monitor.alerts.model import Recording
 from isolation_monitor.alerts.thresholds import load
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.dashboards import experience
 from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, boards, expressions, panels, selectors
 
@@ -80,6 +81,13 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Foreign threads served": ZERO,
     "Foreign threads denied": (),
     "Resolution, slowest 5 %": (),
+    # The second is no alert's: below a quarter, be careful.
+    "Error budget left": (experience.SPENT, experience.LOW_BUDGET),
+    "Fastest burn, 1h": (14.4,),
+    "Fastest burn, 6h": (6,),
+    "Requests that failed": (),
+    "Answers, slowest 5 %": (),
+    "First event, slowest 5 %": (),
 }
 
 

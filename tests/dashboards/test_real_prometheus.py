@@ -22,7 +22,7 @@ from tests.real_parts.prometheus import Prometheus
 pytestmark = pytest.mark.xdist_group("dashboards")
 
 Numbers = dict[str, list[tuple[str, float]]]
-OVERVIEW, DELIVERY, RUNS, CONNECTIONS, CONTAINMENT, SESSIONS, FACTORIES, PROCESS = (f"{uid} / " for uid in UIDS)
+OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE = (f"{uid} / " for uid in UIDS)
 EMPTY_WHEN_WELL = {OVERVIEW + "Detectors that miss planted faults / B", OVERVIEW + "Detectors that miss planted faults / C"}
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
@@ -184,6 +184,39 @@ CHANGES = {
     "slow-reset": {FACTORIES + "Reset, slowest 5 % / A", FACTORIES + "Instance reset, slowest 5 % / A"},
     "shared-state": {FACTORIES + "State shared by all / A", FACTORIES + "Reuse and shared state, by grade / B"},
     "blind-detector": {OVERVIEW + "Detectors that miss planted faults / C", OVERVIEW + "Proven power of each detector / A"},
+    "failing-endpoint": {
+        EXPERIENCE + title
+        for title in (
+            "Fastest burn, 1h / A",
+            "Fastest burn, 6h / A",
+            "Requests that failed / A",
+            "Promises, by service / B",
+            "Bad events, by promise and source / A",
+            "Burn rates / A",
+            "Error rate, by endpoint / A",
+            "Answers, by status / A",
+        )
+    },
+    "slow-endpoint": {
+        EXPERIENCE + title
+        for title in (
+            "Answers, slowest 5 % / A",
+            "Latency by endpoint, slowest 5 % / A",
+            "Latency by endpoint, slowest 1 % / A",
+            "Bad events, by promise and source / A",
+        )
+    },
+    "late-first-event": {
+        EXPERIENCE + title
+        for title in (
+            "First event, slowest 5 % / A",
+            "Time to first event / B",
+            "Time to first event / C",
+            "Bad events, by promise and source / A",
+            "Error budget left, over time / A",
+        )
+    },
+    "refused-handshakes": {EXPERIENCE + "Connections asked for, by outcome / A", EXPERIENCE + "Bad events, by promise and source / A"},
     "every-kind": {OVERVIEW + "Isolation broken, by kind / A", OVERVIEW + "Hygiene violations, by kind / A"},
 }
 

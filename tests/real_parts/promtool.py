@@ -23,7 +23,7 @@ class Firing:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Input series `inputs` (one sample a second, in promtool's notation) and what must hold at moments given in seconds.
+    """Input series `inputs` (one sample each `step_s` seconds, in promtool's notation) and what must hold at moments given in seconds.
 
     `firing` maps a moment to the alerts of `alert` that fire then, no more and no fewer; `samples` maps an expression
     and a moment to its samples (`{series text: value}`).
@@ -35,12 +35,13 @@ class Scenario:
     firing: dict[int, Sequence[Firing]] = field(default_factory=dict)
     samples: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
     every_s: int = 1
+    step_s: int = 1
 
     def as_test(self, links: dict[str, dict[str, str]]) -> dict[str, Any]:
         """Return the test group; `links` are the link annotations expected of each alert, templates and all."""
         return {
             "name": self.name,
-            "interval": "1s",
+            "interval": f"{self.step_s}s",
             "input_series": [{"series": name, "values": values} for name, values in self.inputs.items()],
             "alert_rule_test": [
                 {

@@ -174,3 +174,27 @@ async def test_messages_that_overlap_another_users_are_exposed(monitor, socket, 
 
     assert samples(monitor, "isolation_requests_total", transport="websocket", verdict="isolated") == 4
     assert samples(monitor, "isolation_requests_total", transport="websocket", exposed="true") >= 1
+
+
+async def test_the_first_event_is_timed_once_for_each_run(monitor, socket, samples) -> None:
+    """Until then the user looks at an empty screen; later events do not count again."""
+    service = Service(monitor)
+    ann = await socket(service.app, "ann")
+    name = "isolation_run_time_to_first_event_seconds"
+
+    for _ in range(2):
+        ann.say({"ask": "x"})
+        for _ in EVENTS:
+            await ann.hear()
+    await eventually(lambda: samples(monitor, "isolation_runs_total", outcome="complete") == 2, "two runs ended")
+
+    assert samples(monitor, f"{name}_count") == 2
+    assert samples(monitor, f"{name}_sum") <= samples(monitor, "isolation_run_duration_seconds_sum")
+
+
+async def test_a_run_whose_events_never_leave_has_no_first_event(monitor, samples) -> None:
+    """It is a failed run, which availability counts; as a duration it would be a guess."""
+    with monitor.run("run-1", owner="ann"):
+        pass
+
+    assert samples(monitor, "isolation_run_time_to_first_event_seconds_count") == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.compatibility import guarantee_single_callable
 
 from isolation_monitor.telemetry.instrument import patches
 
@@ -37,6 +38,23 @@ def test_in_any_order_the_last_undo_leaves_what_was_there(attribute: str, order:
 
     assert dict(vars(Library)) == before
     assert not patches.in_place()
+
+
+async def test_a_plain_function_for_a_coroutine_function_passes_for_one() -> None:
+    """OpenTelemetry's middleware asks asgiref, which asks so, and would break every request of the host."""
+
+    class Application:
+        async def __call__(self, scope: str, receive: str, send: str) -> list[str]:
+            return [scope, receive, send]
+
+    undo = []
+    for _ in range(2):  # two monitors
+        undo.append(patches.replace(Application, "__call__", lambda original: lambda self, *arguments: original(self, *arguments)))
+        wrapped = guarantee_single_callable(Application())
+        assert await wrapped("a", "b", "c") == ["a", "b", "c"]
+
+    for one in undo:
+        one()
 
 
 def test_what_somebody_else_wrapped_stays_below_theirs_and_goes_with_it() -> None:
