@@ -131,6 +131,12 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "SessionAcquisitionSlow": _slow(names.DB_CONNECTION_WAIT),
     "EventDeliveryBelow99": _delivered(97.0),
     "EventDeliveryBelow95": _delivered(50.0),
+    "EventDeliveryUnknown": Recipe(
+        (
+            _sample(names.EVENT_DELIVERIES, labels={"result": "delivered"}, rate=50.0),
+            _sample(names.EVENT_DELIVERIES, labels={"result": "unknown"}, rate=50.0),
+        )
+    ),
     # Only who was seen once can be missed.
     "IsolationTargetDown": Recipe((_sample(names.MONITOR_INFO, labels={"version": "drill", "mode": "monitor"}, before=1),), dies=True),
     "IsolationChecksSilent": _requests(checked=False, verdict="isolated"),

@@ -21,6 +21,10 @@ DETECTORS_GREY = "service:isolation_detectors_grey:count"
 """Detectors whose planted fault goes unseen: what they would have found is missing in the score. 0 where all are proven."""
 CHECKS_SILENT = "service:isolation_unchecked_requests:increase"
 ACTIVITY = "service_detector:isolation_activity:increase"
+DELIVERY_FLOOR = "service:isolation_event_delivery:floor"
+"""Delivery rate, 0-100, with every event that nobody knows the end of counted as lost."""
+DELIVERY_CEILING = "service:isolation_event_delivery:ceiling"
+"""The same with each of them counted as delivered."""
 _FIRST_ISOLATED = "service:isolation_exposed_first_isolated:increase"
 _ISOLATED = "service:isolation_exposed_isolated:increase"
 _VIOLATED = "service:isolation_exposed_violated:increase"
@@ -28,7 +32,7 @@ _VIOLATED = "service:isolation_exposed_violated:increase"
 DETECTOR_ACTIVITY: dict[str, str] = {
     names.INHERITED_CONTEXT: selector(names.REQUESTS),
     names.INSTANCE_REUSE: selector(names.INSTANCE_CREATE, "_count"),
-    names.WRONG_SOCKET: selector(names.EVENT_DELIVERIES),
+    names.WRONG_SOCKET: selector(names.EVENTS, stage="sent"),
     names.FOREIGN_IDENTITY: selector(names.REQUESTS, verdict="!=unverified"),
     names.FOREIGN_CONTEXT: selector(names.REQUESTS, transport="http"),
     names.FOREIGN_CONTENT: selector(names.REQUESTS, verdict="!=unverified"),
@@ -111,13 +115,18 @@ def _public(t: Thresholds) -> list[Recording]:
     escaped = summed(f"increase({selector(names.FAILURES, outcome='escaped')}[{t.containment.window}])")
     failures = summed(f"increase({selector(names.FAILURES)}[{t.containment.window}])")
     lost = summed(f"increase({selector(names.EVENT_DELIVERIES, result='lost')}[{t.delivery.window}])")
+    known = summed(f"increase({selector(names.EVENT_DELIVERIES, result='!=unknown')}[{t.delivery.window}])")
+    unknown = summed(f"increase({selector(names.EVENT_DELIVERIES, result='!=delivered')}[{t.delivery.window}])")
     owed = summed(f"increase({selector(names.EVENT_DELIVERIES)}[{t.delivery.window}])")
     leaks, retracted = summed(selector(names.SESSION_LEAKS)), summed(selector(names.SESSION_LEAKS_RETRACTED))
     return [
         Recording(names.FAILURE_CONTAINMENT_RATE, f"100 - 100 * {escaped} / ({failures} > 0)"),
         # `>= 0` drops NaN: no sample while nothing was created.
         Recording(names.INSTANCE_CREATION_TIME_MS, f"1000 * {p95(names.INSTANCE_CREATE, t.score.window)} >= 0"),
-        Recording(names.EVENT_DELIVERY_RATE, f"100 - 100 * {lost} / ({owed} > 0)"),
+        # Of the events that somebody knows the end of; floor and ceiling say what the others could make of it.
+        Recording(names.EVENT_DELIVERY_RATE, f"100 - 100 * {lost} / ({known} > 0)"),
+        Recording(DELIVERY_FLOOR, f"100 - 100 * {unknown} / ({owed} > 0)"),
+        Recording(DELIVERY_CEILING, f"100 - 100 * {lost} / ({owed} > 0)"),
         Recording(names.WEBSOCKET_ISOLATION_VIOLATIONS, summed(selector(names.VIOLATIONS, kind=names.WRONG_SOCKET, synthetic="false"))),
         Recording(names.SESSION_LEAK_COUNT, f"{leaks} - {retracted} or {leaks}"),
     ]
