@@ -43,9 +43,29 @@ def groups(t: Thresholds) -> list[Group]:
                     rollback=True,
                     keep_firing_for=t.violation.keep_firing_for,
                 ),
+                Alert(
+                    "EventDeliveryUnknown",
+                    _unknown_above(t),
+                    "warning",
+                    "ticket",
+                    summary=f"{SERVICE}: nobody knows whether many events reached their users",
+                    description=(
+                        f"{PERCENT} % of the events of {SERVICE} in the last {t.delivery.unknown_window} ended without an answer: clients "
+                        "left, fell silent, or their worker died. They are in no delivery rate."
+                    ),
+                    dashboard="event-delivery",
+                    for_=t.delivery.unknown_for,
+                ),
             ],
         )
     ]
+
+
+def _unknown_above(t: Thresholds) -> str:
+    window = t.delivery.unknown_window
+    unknown = summed(f"increase({selector(names.EVENT_DELIVERIES, result='unknown')}[{window}])")
+    owed = summed(f"increase({selector(names.EVENT_DELIVERIES)}[{window}])")
+    return f"100 * {unknown} / {owed} > {t.delivery.max_unknown_percent}\nand\n{owed} >= {t.delivery.min_owed_events}"
 
 
 def _delivered_below(percent: int, t: Thresholds) -> str:

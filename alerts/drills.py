@@ -163,6 +163,12 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     # Above 3 times the budget and below 6 times: nobody is woken.
     "SloBurnsSlowly": _runs(failed=4.0),
     "SloBudgetSpent": _runs(failed=2.0),
+    "EventDeliveryUnknown": Recipe(
+        (
+            _sample(names.EVENT_DELIVERIES, labels={"result": "delivered"}, rate=50.0),
+            _sample(names.EVENT_DELIVERIES, labels={"result": "unknown"}, rate=50.0),
+        )
+    ),
     # Only who was seen once can be missed.
     "IsolationTargetDown": Recipe((_sample(names.MONITOR_INFO, labels={"version": "drill", "mode": "monitor"}, before=1),), dies=True),
     "IsolationChecksSilent": _requests(checked=False, verdict="isolated"),

@@ -25,6 +25,10 @@ RUNS_IN_ORDER = "service:isolation_runs_in_order:ratio_increase1m"
 """Share of the runs of the last minute whose user saw everything once and in order, 0-1; runs whose user had gone are left out."""
 IDS_RESOLVED = "service:isolation_ids_resolved:percent"
 """Share of the ids of runs that some source resolved to their thread, 0-100; no sample while none was asked for."""
+DELIVERY_FLOOR = "service:isolation_event_delivery:floor"
+"""Delivery rate, 0-100, with every event that nobody knows the end of counted as lost."""
+DELIVERY_CEILING = "service:isolation_event_delivery:ceiling"
+"""The same with each of them counted as delivered."""
 _FIRST_ISOLATED = "service:isolation_exposed_first_isolated:increase"
 _ISOLATED = "service:isolation_exposed_isolated:increase"
 _VIOLATED = "service:isolation_exposed_violated:increase"
@@ -32,7 +36,7 @@ _VIOLATED = "service:isolation_exposed_violated:increase"
 DETECTOR_ACTIVITY: dict[str, str] = {
     names.INHERITED_CONTEXT: selector(names.REQUESTS),
     names.INSTANCE_REUSE: selector(names.INSTANCE_CREATE, "_count"),
-    names.WRONG_SOCKET: selector(names.EVENT_DELIVERIES),
+    names.WRONG_SOCKET: selector(names.EVENTS, stage="sent"),
     names.FOREIGN_IDENTITY: selector(names.REQUESTS, verdict="!=unverified"),
     names.FOREIGN_CONTEXT: selector(names.REQUESTS, transport="http"),
     names.FOREIGN_CONTENT: selector(names.REQUESTS, verdict="!=unverified"),
@@ -120,6 +124,8 @@ def _public(t: Thresholds) -> list[Recording]:
     escaped = summed(f"increase({selector(names.FAILURES, outcome='escaped')}[{t.containment.window}])")
     failures = summed(f"increase({selector(names.FAILURES)}[{t.containment.window}])")
     lost = summed(f"increase({selector(names.EVENT_DELIVERIES, result='lost')}[{t.delivery.window}])")
+    known = summed(f"increase({selector(names.EVENT_DELIVERIES, result='!=unknown')}[{t.delivery.window}])")
+    unknown = summed(f"increase({selector(names.EVENT_DELIVERIES, result='!=delivered')}[{t.delivery.window}])")
     owed = summed(f"increase({selector(names.EVENT_DELIVERIES)}[{t.delivery.window}])")
     in_order = summed(f"increase({selector(names.RUN_VERDICTS_TOTAL, verdict='complete_in_order')}[{t.delivery.window}])")
     judged = summed(f"increase({selector(names.RUN_VERDICTS_TOTAL, verdict='!=undeliverable')}[{t.delivery.window}])")
@@ -128,8 +134,11 @@ def _public(t: Thresholds) -> list[Recording]:
         Recording(names.FAILURE_CONTAINMENT_RATE, f"100 - 100 * {escaped} / ({failures} > 0)"),
         # `>= 0` drops NaN: no sample while nothing was created.
         Recording(names.INSTANCE_CREATION_TIME_MS, f"1000 * {p95(names.INSTANCE_CREATE, t.score.window)} >= 0"),
-        Recording(names.EVENT_DELIVERY_RATE, f"100 - 100 * {lost} / ({owed} > 0)"),
         Recording(RUNS_IN_ORDER, f"{in_order} / ({judged} > 0)"),
+        # Of the events that somebody knows the end of; floor and ceiling say what the others could make of it.
+        Recording(names.EVENT_DELIVERY_RATE, f"100 - 100 * {lost} / ({known} > 0)"),
+        Recording(DELIVERY_FLOOR, f"100 - 100 * {unknown} / ({owed} > 0)"),
+        Recording(DELIVERY_CEILING, f"100 - 100 * {lost} / ({owed} > 0)"),
         Recording(names.WEBSOCKET_ISOLATION_VIOLATIONS, summed(selector(names.VIOLATIONS, kind=names.WRONG_SOCKET, synthetic="false"))),
         Recording(names.SESSION_LEAK_COUNT, f"{leaks} - {retracted} or {leaks}"),
     ]

@@ -59,6 +59,9 @@ class Delivery:
     page_below_percent: int
     rollback_below_percent: int
     min_owed_events: int
+    unknown_window: Duration
+    max_unknown_percent: int
+    unknown_for: Duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ STOP: Final = "stop"
 SLOW_SHARE: Final = 0.02
 CUT_SHARE: Final = 0.05
 CUT_EVERY_S: Final = 5.0
-WAIT_S: Final = 20.0
+WAIT_S: Final = 30.0
 """How long an event waits in the services under test."""
 START_LIMIT_S: Final = 60.0
 SETTLE_LIMIT_S: Final = 120.0
@@ -206,13 +206,19 @@ def _rows(workers: list[Worker], heard: list[dict[str, Any]], sockets: int) -> l
             inherited -= taken
     emitted = sum(worker.emitted for worker in workers)
     wrong = sum(worker.disagreement(sockets) for worker in workers) + inherited + sum(one["twice"] for one in heard)
+    apart = ", ".join(
+        f"{'killed' if worker.was_killed else 'alive'}: {worker.emitted} emitted, {worker.returned} handed over, {worker.left} left, "
+        f"{worker.acknowledged} acknowledged, {worker.received} received"
+        for worker in workers
+        if worker.disagreement(sockets)
+    )
     share = 100.0 * max(0, emitted - wrong) / emitted if emitted else 0.0
     killed = next(worker for worker in workers if worker.was_killed)
     outcomes = {outcome: sum(worker.settled[outcome] for worker in workers) for outcome in names.EVENT_OUTCOMES}
     outcomes["unknown"] += killed.left
     reports = {what: sum(one["report"][what] for one in heard) for what in heard[0]["report"]}
     return [
-        Row("events accounted", share, "%", 100.0, "higher", note=f"{wrong} of {emitted:,} events on which the counts differ"),
+        Row("events accounted", share, "%", 100.0, "higher", note=f"{wrong} of {emitted:,} events on which the counts differ {apart}"),
         Row("events emitted", float(emitted), "events", note=f"{sockets} sockets, {sum(one['cut'] for one in heard)} hard cuts"),
         *(Row(f"events {outcome}", float(n), "events") for outcome, n in outcomes.items()),
         Row("events of the killed worker without an end", float(killed.left), "events", note="counted unknown by one that lives"),

@@ -19,6 +19,7 @@ from isolation_monitor.client import DeliveryClient, Event
 
 CONNECTING_AT_ONCE: Final = 20
 SLOW_S: Final = 0.5
+RETURN_LIMIT_S: Final = 60.0
 
 
 class Users:
@@ -46,6 +47,11 @@ class Users:
         cutting = asyncio.create_task(self._cut_for_ever())
         await asyncio.to_thread(sys.stdin.readline)
         cutting.cancel()
+        # Whoever is between two connections has events that the service cannot know of yet.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETURN_LIMIT_S):
+                while not all(client.is_current for client in self.clients.values()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
         for client in self.clients.values():
             with contextlib.suppress(Exception):
                 await client.close()

@@ -1,7 +1,7 @@
 """The dashboard `event-delivery`: does every run's every event reach its user, and only its user?
 
-Events climb rungs: emitted by the application, sent on the user's own connection, acknowledged by the client. This
-version measures up to the second rung; "delivered" on these panels means sent.
+Events climb rungs: emitted by the application, enqueued, sent, acknowledged by the kernel, by a pong, by the client. An event
+is delivered when it reached the highest rung that its connection supports; the ladder's panels say which that was.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
+from isolation_monitor.dashboards import delivery_ladder as ladder
 from isolation_monitor.dashboards import queries
 from isolation_monitor.dashboards.layout import DELIVERY_UID, Row, dashboard
 from isolation_monitor.dashboards.panels import GREEN, NEUTRAL, ORANGE, Panel, Query, Step, counts, good_from, graph, none_allowed, tile
 from isolation_monitor.telemetry import names
 
 _RUNG: Final = (
-    "Delivered means sent on the user's own connection: the second rung, after emitted and before acknowledged, which is not measured yet."
+    "Delivered means acknowledged on the highest rung that the connection supports: by the client, by a pong, by the kernel, or only sent."
 )
 
 
@@ -31,7 +32,16 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
         rows=[
             Row("Do users get what their runs owe them?", [rate_now(t), lost(), unfinished(), wrong_sockets(), active_runs(), run_p95()]),
             Row("Delivery", [delivery_rate(t), settled(), outcomes()]),
-            Row("Events, rung by rung", [emitted(), sent(), gap(), anomalies()]),
+            Row("How far events got", [ladder.rung_rates(), ladder.highest_rungs(), ladder.outcomes()]),
+            Row("What is not known, and who came back", [ladder.floor_and_ceiling(t), ladder.resumes(), ladder.client_reports()]),
+            Row(
+                "What waits for users",
+                [
+                    *(ladder.oldest_event(), ladder.longest_queue(), ladder.largest_queue()),
+                    *(ladder.queue_ages(), ladder.queue_depths(), ladder.queue_sizes(), ladder.dropped()),
+                ],
+            ),
+            Row("Events of runs", [emitted(), sent(), gap(), anomalies()]),
             Row("WebSockets", [connections(), handshakes(), messages(), foreign_sockets()]),
             Row("Runs", [durations(), runs_open()]),
         ],
@@ -47,12 +57,12 @@ def _delivery_steps(t: Thresholds) -> tuple[Step, ...]:
 
 def rate_now(t: Thresholds) -> Panel:
     return tile(
-        "Delivery rate (sent)",
+        "Delivery rate",
         Query(queries.lowest_delivery_rate()),
         unit="percent",
         decimals=2,
         steps=_delivery_steps(t),
-        no_value="no runs ended",
+        no_value="no events",
         trend=True,
         alerts=["EventDeliveryBelow99", "EventDeliveryBelow95"],
         description=(
@@ -69,8 +79,8 @@ def lost() -> Panel:
         queries.grown(names.EVENT_DELIVERIES, queries.RANGE, result="lost"),
         alerts=["RunIncomplete", "EventDeliveryBelow99"],
         description=(
-            "Events owed in the chosen time that never left. 0 is good. Above: users watch runs that stand still; the evidence of "
-            "their runs says which event is missing."
+            "Events owed in the chosen time that never left, or were dropped by a limit before their user came back. 0 is good. Above: "
+            "users watch runs that stand still; the evidence of their runs says which event is missing."
         ),
     )
 
@@ -136,7 +146,7 @@ def run_p95() -> Panel:
 
 def delivery_rate(t: Thresholds) -> Panel:
     return graph(
-        "Delivery rate (sent)",
+        "Delivery rate",
         Query(queries.recorded(names.EVENT_DELIVERY_RATE), "{{service}}"),
         unit="percent",
         decimals=2,
@@ -146,7 +156,7 @@ def delivery_rate(t: Thresholds) -> Panel:
         no_value="no runs ended",
         alerts=["EventDeliveryBelow99", "EventDeliveryBelow95"],
         description=(
-            f"Delivery by service over the last {t.delivery.window}. {_RUNG} A flat line at 100 is good; a gap means that no run ended. "
+            f"Delivery by service over the last {t.delivery.window}. {_RUNG} A flat line at 100 is good; a gap: no events. "
             "The dashed lines are where it pages and where it rolls back."
         ),
     )
@@ -154,14 +164,14 @@ def delivery_rate(t: Thresholds) -> Panel:
 
 def settled() -> Panel:
     return graph(
-        "Events owed, delivered and lost",
+        "Events owed: delivered, lost, unknown",
         Query(queries.rate(names.EVENT_DELIVERIES, "result"), "{{result}}"),
         unit="cps",
         stacked=True,
         alerts=["EventDeliveryBelow99"],
         description=(
-            "Events, settled when their run ends. Nothing lost is good. Lost in steps: one code path. Lost everywhere: connections "
-            "close before the run ends."
+            "Nothing lost is good. Lost in steps: one code path. Lost everywhere: connections close before the run ends. Unknown: see "
+            "what became of events below."
         ),
     )
 

@@ -6,6 +6,7 @@ instance. Tiles count over the chosen time range, graphs over `$__rate_interval`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from isolation_monitor.alerts import slo_rules
@@ -407,6 +408,13 @@ def handshakes_failed(window: str, *by: str) -> str:
 def lowest_delivery_rate() -> str:
     """The lowest delivery rate of the chosen services, 0-100, rounded down to hundredths."""
     return f"floor(100 * min({recorded(names.EVENT_DELIVERY_RATE)})) / 100"
+
+
+def share_of_rung(rung: str, highest: Iterable[str]) -> str:
+    """Share of the events that reached a rung, 0-1, of those whose connection has one of these highest rungs."""
+    able = f"=~{'|'.join(highest)}"
+    emitted = rate(names.EVENT_RUNGS, rung="emitted", highest=able)
+    return f"{rate(names.EVENT_RUNGS, rung=rung, highest=able)} / ({emitted} > 0)"
 
 
 def gap_by_event() -> str:

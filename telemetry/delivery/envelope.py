@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
+import json.scanner
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
+
+Frame = tuple[str, str, str]
+"""A frame in parts: what stands before its envelope, what stands after, and further members of the envelope itself."""
 
 MEMBER: Final = "isolation"
 ASKED: Final = b"isolation=1"
@@ -20,7 +24,8 @@ LONGEST_OWN_FRAME: Final = 4_096
 NUMBERS_WAITING: Final = 256
 """Emitted and not yet sent events of one name in one run whose numbers are remembered."""
 
-_scan: Final = json.JSONDecoder().raw_decode
+# typeshed has the class that C code replaces.
+_scan: Final[Any] = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 _WHITESPACE: Final = " \t\n\r"
 
 
@@ -42,20 +47,21 @@ def object_of(text: str) -> tuple[dict[str, Any], int] | None:
             return None
     try:
         found, end = _scan(text, start)
-    except (ValueError, RecursionError):
+    except (ValueError, StopIteration, RecursionError):
         return None
     if end != len(text) and text[end:].strip(_WHITESPACE):
         return None
     return None if MEMBER in found else (found, start)
 
 
-def spliced(text: str, start: int, is_empty: bool, envelope: str) -> str:
-    """Return the frame with `envelope`, a JSON object as text, as its first member.
+def divided(text: str, start: int, is_empty: bool, more: str = "") -> Frame:
+    """Return an object as the parts between which its envelope goes, where `start` is its opening bracket.
 
-    >>> spliced('{"type": "hi"}', 0, False, '{"conn":1}')
-    '{"isolation":{"conn":1},"type": "hi"}'
+    >>> divided('{"type": "hi"}', 0, False)
+    ('{', ',"type": "hi"}', '')
     """
-    return f'{text[: start + 1]}"{MEMBER}":{envelope}{"" if is_empty else ","}{text[start + 1 :]}'
+    after = text[start + 1 :]
+    return text[: start + 1], after if is_empty else "," + after, more
 
 
 class WrappedText(str):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry.delivery.envelope import (
     WrappedBytes,
     WrappedText,
+    divided,
     object_of,
     own_content,
     own_frame,
@@ -28,6 +29,7 @@ from isolation_monitor.telemetry.delivery.stream import Entry
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import Connection
     from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgements, Acks
+    from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.retention import Retention
     from isolation_monitor.telemetry.delivery.run import Runs
     from isolation_monitor.telemetry.delivery.stream import Stream
@@ -67,27 +69,19 @@ class Delivery:
         """Return what the application of a connection that asked shall use in place of the server's `receive` and `send`."""
         return Negotiated(self, connection, receive, send, acks)
 
-    def event_of(self, frame: object) -> Callable[[Stream], Entry] | None:
-        """Return what makes a frame an event of a stream; None for a frame that gets no envelope."""
-        form = None
-        number = None
+    def frame_of(self, frame: object) -> Frame | None:
+        """Return a frame in parts, ready for its envelope; None for one that gets none."""
         if isinstance(frame, (WrappedText, WrappedBytes)):
             text, form = wrapped(frame)
-            start, is_empty = 0, False
-        elif isinstance(frame, str) and len(frame) <= self.limit:
-            found = object_of(frame)
-            if found is None:
-                return None
-            text, start, is_empty = frame, found[1], not found[0]
-            number = self._run_number(found[0])
-        else:
+            return divided(text, 0, False, f',"as":"{form}"')
+        if not isinstance(frame, str) or len(frame) > self.limit:
             return None
-
-        def make(stream: Stream) -> Entry:
-            stream.events += 1
-            return Entry(f"{stream.name}-{stream.events}", text, start, is_empty, number, time.monotonic(), form)
-
-        return make
+        found = object_of(frame)
+        if found is None:
+            return None
+        fields, start = found
+        number = self._run_number(fields)
+        return divided(frame, start, not fields, "" if number is None else f',"run":{number}')
 
     async def deliver(self, principal: Principal, frame: str | bytes) -> bool:
         """Send a frame to a user wherever he listens in this process; it waits for him where he does not.
@@ -95,10 +89,10 @@ class Delivery:
         Raises:
             ValueError: the frame can have no envelope: it is neither a JSON object nor wrapped.
         """
-        make = self.event_of(frame)
-        if make is None:
+        parts = self.frame_of(frame)
+        if parts is None:
             raise ValueError("deliver() takes a JSON object as text, or what monitor.envelope(...) returns: other frames have no number")
-        return await self.retention.deliver(principal, make)
+        return await self.retention.deliver(principal, parts)
 
     def _run_number(self, fields: dict[str, Any]) -> int | None:
         run_id = fields.get(self.run_id_field)
@@ -145,21 +139,16 @@ class Negotiated:
             raise message
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """As the server's; frames that are JSON objects get their envelope and are kept."""
         kind = message["type"]
         if kind == "websocket.send":
             entry = self._entry(message)
             if entry is None or self.stream is None:
                 # On the lower rungs.
-                await (self._send if self._acks is None else self._acks.send)(message)
-            else:
-                await self.stream.emit(entry)
-        elif kind == "websocket.accept":
-            await self._send(message)
-            await self._accepted()
-        else:
-            await self._send(message)
+                return self._send(message) if self._acks is None else self._acks.send(message)
+            return self.stream.emit(entry)
+        return self._accept(message) if kind == "websocket.accept" else self._send(message)
 
     def close(self) -> None:
         """The application is done with the connection."""
@@ -168,13 +157,14 @@ class Negotiated:
         if self.stream is not None:
             self._delivery.retention.closed(self.stream)
 
-    async def _accepted(self) -> None:
+    async def _accept(self, message: Message) -> None:
+        await self._send(message)
         delivery = self._delivery
         try:
             sent = self._acks.sent_enveloped if self._acks is not None else None
             stream = delivery.retention.open(self._connection.principal, self._send, sent)
             welcome = own_frame(welcome={"stream": stream.name, "epoch": delivery.retention.epoch, "ack_ms": delivery.ack_ms})
-            async with stream.lock:
+            async with stream.turn:
                 await stream.tell(welcome)
             self._inbox = _Inbox(WAITING)
             # An empty context: the task belongs to no request.
@@ -191,13 +181,14 @@ class Negotiated:
             if stream is None:
                 return None
             text, body = message.get("text"), message.get("bytes")
-            found = self._delivery.event_of(text if body is None else body)
-            if found is None:
+            frame = self._delivery.frame_of(text if body is None else body)
+            if frame is None:
                 return None
             principal = self._connection.principal
             if stream.queue.principal is None and principal is not None:
                 self._delivery.retention.named(stream, principal)
-            return found(stream)
+            stream.events += 1
+            return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic())
         except Exception as error:
             self._delivery.on_error(error)
             return None

@@ -20,6 +20,7 @@ from isolation_monitor.telemetry.delivery.envelope import own_frame
 from isolation_monitor.telemetry.delivery.stream import Entry, Stream
 
 if TYPE_CHECKING:
+    from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.ladder import Ladder
     from isolation_monitor.telemetry.delivery.queues import Backlog
     from isolation_monitor.telemetry.delivery.stream import ServerSend
@@ -172,7 +173,7 @@ class Retention:
         if old is None or old is stream or stream.queue.principal is None or old.queue is not stream.queue:
             # The same answer for an unknown stream and for somebody else's: a name is no credential, and must not become one.
             self.ladder.resumed("unknown" if old is None else "refused")
-            async with stream.lock:
+            async with stream.turn:
                 await stream.tell(own_frame(resumed={"replayed": 0, "lost": None}))
             return
         self.ladder.resumed("resumed")
@@ -190,25 +191,25 @@ class Retention:
             after = one.successor
             missed += self._taken_over(one, stream)
             one = after
-        # What the application sends to the old connection from here on waits for this lock.
-        async with stream.lock:
+        # What the application sends to the old connection from here on waits for this turn.
+        async with stream.turn:
             await stream.tell(own_frame(resumed={"replayed": len(missed), "lost": lost}))
             for entry in missed:
                 await stream.put(entry)
 
-    async def deliver(self, principal: Principal, make: Callable[[Stream], Entry]) -> bool:
+    async def deliver(self, principal: Principal, frame: Frame) -> bool:
         """Send an event to a user on his latest connection; let it wait when there is none. Return whether there was one."""
         queue = self._queue_of(principal)
         listening = [stream for stream in queue.streams if stream.is_open]
         if listening:
             stream = max(listening, key=lambda stream: stream.serial)
-            await stream.emit(make(stream))
+            await stream.emit(_entry(stream, frame))
             return True
         if queue.offline is None:
             queue.offline = self.open(principal, _nobody)
             queue.offline.is_open = False
         queue.offline.closed_at = time.monotonic()
-        await queue.offline.emit(make(queue.offline))
+        await queue.offline.emit(_entry(queue.offline, frame))
         return False
 
     async def welcome(self, stream: Stream) -> None:
@@ -217,7 +218,7 @@ class Retention:
         if offline is not None and stream.queue.principal is not None:
             stream.queue.offline = None
             missed = self._taken_over(offline, stream)
-            async with stream.lock:
+            async with stream.turn:
                 for entry in missed:
                     await stream.put(entry)
             self._forget(offline)
@@ -234,7 +235,7 @@ class Retention:
         before = now - self.limits.wait_s
         for stream in list(self.streams.values()):
             stream.expire(before)
-            if stream.unsure and stream.is_open and not stream.lock.locked():
+            if stream.unsure and stream.is_open and not stream.turn.is_taken:
                 task = asyncio.get_running_loop().create_task(stream.retry(), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -299,6 +300,11 @@ class Retention:
             self._on_error(error)
         if self.streams:
             self._ensure_timer()
+
+
+def _entry(stream: Stream, frame: Frame) -> Entry:
+    stream.events += 1
+    return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic())
 
 
 async def _nobody(message: object) -> None:

@@ -62,6 +62,11 @@ class DeliveryClient:
         """What arrived so far, and what did not."""
         return self._receiver.report
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is connected, and everything that it missed before was asked for and answered."""
+        return self.socket is not None and self._receiver.is_current
+
     async def __aenter__(self) -> DeliveryClient:
         return self
 

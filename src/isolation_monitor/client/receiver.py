@@ -15,6 +15,8 @@ from typing import Any, Final
 MEMBER: Final = "isolation"
 REMEMBERED_IDS: Final = 20_000
 """Events whose ids are remembered, so that one that is sent again is shown once; far more than a service keeps for a user."""
+REMEMBERED_STREAMS: Final = 8
+"""Lost connections in a row that are asked for."""
 DEFAULT_ACK_MS: Final = 250
 
 
@@ -62,8 +64,8 @@ class Receiver:
         self.report = Report()
         self.ack_ms = DEFAULT_ACK_MS
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._missed: tuple[str, int] | None = None
-        """What the next hello names: the stream of a lost connection, and how far it got."""
+        self._missed: list[tuple[str, int]] = []
+        """What is to be asked for, oldest first: streams of lost connections, and how far each got."""
         self._begin(None)
 
     def _begin(self, stream: str | None) -> None:
@@ -74,10 +76,15 @@ class Receiver:
         self._told = 0
         self._gaps = self._duplicates = self._disorder = 0
 
+    @property
+    def is_current(self) -> bool:
+        """Whether a connection is there and nothing of an earlier one is still to be asked for."""
+        return self._stream is not None and not self._missed
+
     def disconnected(self) -> None:
         """The connection is lost."""
-        if self._missed is None and self._stream is not None:
-            self._missed = (self._stream, self._floor)
+        if self._stream is not None:
+            self._missed = [*self._missed, (self._stream, self._floor)][-REMEMBERED_STREAMS:]
         self._begin(None)
 
     def heard(self, frame: str | bytes) -> tuple[Event | None, str | None]:
@@ -107,19 +114,24 @@ class Receiver:
             ack_ms = welcome.get("ack_ms")
             if isinstance(ack_ms, (int, float)) and ack_ms > 0:
                 self.ack_ms = int(ack_ms)
-            if self._missed is not None:
-                stream, conn = self._missed
-                return _own_frame({"hello": {"stream": stream, "conn": conn}})
-        elif isinstance(resumed, dict):
+            return self._hello()
+        if isinstance(resumed, dict):
             # Only now: had the connection been lost before, the same hello would have to be said again.
-            self._missed = None
+            del self._missed[:1]
             self.report.replayed += int(resumed.get("replayed") or 0)
             lost = resumed.get("lost")
             if lost is None:
                 self.report.unknown_resumes += 1
             else:
                 self.report.lost += int(lost)
+            return self._hello()
         return None
+
+    def _hello(self) -> str | None:
+        if not self._missed:
+            return None
+        stream, conn = self._missed[0]
+        return _own_frame({"hello": {"stream": stream, "conn": conn}})
 
     def _event(self, frame: str, fields: dict[str, Any], envelope: dict[str, Any]) -> Event | None:
         conn, id = envelope.get("conn"), envelope.get("id")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isolation_monitor.telemetry.delivery.envelope import RunNumbers, is_asked, object_of, own_content, own_frame, spliced
+from isolation_monitor.telemetry.delivery.envelope import RunNumbers, divided, is_asked, object_of, own_content, own_frame
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -27,7 +27,8 @@ def test_an_object_gets_one_more_member_and_nothing_else_changes(fields: dict[st
     text = around + json.dumps(fields, ensure_ascii=ascii) + around
 
     found, start = object_of(text) or pytest.fail("this is an object")
-    framed = spliced(text, start, not found, '{"conn":1}')
+    before, after, _ = divided(text, start, not found)
+    framed = f'{before}"isolation":{{"conn":1}}{after}'
 
     assert json.loads(framed) == {"isolation": {"conn": 1}, **fields}
     assert next(iter(json.loads(framed))) == "isolation"

@@ -255,7 +255,7 @@ async def test_a_send_that_was_cancelled_leaves_no_gap(monitor, samples, serve, 
 
     flooding = asyncio.create_task(flood())
     stream = next(iter(monitor.delivery.retention.streams.values()))
-    await eventually(lambda: stream.lock.locked() and stream.last > 20, "the server takes no more")
+    await eventually(lambda: stream.turn.is_taken and stream.last > 20, "the server takes no more")
     await asyncio.sleep(0.2)
     flooding.cancel()
     await asyncio.wait([flooding])

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isolation_monitor.client.receiver import Receiver
-from isolation_monitor.telemetry.delivery.envelope import object_of, spliced, wrapped
+from isolation_monitor.telemetry.delivery.envelope import divided, object_of, wrapped
 
 
 def framed(conn: int, id: str | None = None, text: str = '{"n": 1}', **more: Any) -> str:
     found, start = object_of(text) or ({}, 0)
-    return spliced(text, start, not found, json.dumps({"epoch": "e", "owner": "o", "conn": conn, "id": id or f"s-{conn}", **more}))
+    before, after, _ = divided(text, start, not found)
+    envelope = json.dumps({"epoch": "e", "owner": "o", "conn": conn, "id": id or f"s-{conn}", **more})
+    return f'{before}"isolation":{envelope}{after}'
 
 
 def heard(receiver: Receiver, *conns: int) -> list[int | None]:
@@ -30,6 +32,12 @@ def said(frame: str | None) -> Any:
 
 def welcome(receiver: Receiver, stream: str) -> Any:
     event, answer = receiver.heard(json.dumps({"isolation": {"welcome": {"stream": stream, "epoch": "e", "ack_ms": 100}}}))
+    assert event is None
+    return said(answer)
+
+
+def resumed(receiver: Receiver, replayed: int, lost: int | None) -> Any:
+    event, answer = receiver.heard(json.dumps({"isolation": {"resumed": {"replayed": replayed, "lost": lost}}}))
     assert event is None
     return said(answer)
 
@@ -60,12 +68,16 @@ def test_a_hello_is_repeated_until_it_was_answered() -> None:
     receiver.heard(framed(1, "new"))
     receiver.disconnected()
     assert welcome(receiver, "three") == {"hello": {"stream": "one", "conn": 2}}
-    receiver.heard('{"isolation":{"resumed":{"replayed":2,"lost":1}}}')
+    # Then the connection that broke is asked for: the service may have begun a stream there without knowing of the first.
+    assert resumed(receiver, 2, 1) == {"hello": {"stream": "two", "conn": 1}}
+    assert not receiver.is_current
+    assert resumed(receiver, 0, 0) is None
+    assert receiver.is_current
     receiver.heard(framed(1, "new"))
     receiver.heard(framed(2, "newer"))
     receiver.disconnected()
     assert welcome(receiver, "four") == {"hello": {"stream": "three", "conn": 2}}
-    receiver.heard('{"isolation":{"resumed":{"replayed":0,"lost":null}}}')
+    resumed(receiver, 0, None)
 
     report = receiver.report
     assert (report.events, report.duplicates, report.replayed, report.lost, report.unknown_resumes) == (4, 1, 2, 1, 1)
