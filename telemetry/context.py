@@ -62,10 +62,10 @@ class Connection:
         self.answers = False
         """Its client's pongs or acknowledgements are seen here, so that their absence says something."""
 
-    def heard(self, *, answers: bool = False) -> None:
-        """Note that something came from the client; `answers`: a pong or an acknowledgement, which it sends by itself."""
+    def answered(self) -> None:
+        """Note that the client's side answered by itself: a pong, an acknowledgement."""
         self.heard_at = clock()
-        self.answers = self.answers or answers
+        self.answers = True
 
     def state(self, now: float) -> str:
         """Return `busy`, `idle`, or `dead`: it was sent something a minute ago or more and has not answered since, though it does so."""

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 SEEN_WITHIN_S: Final = 5.0
 """Some detectors report by the housekeeper, after a grace time of their own."""
 FIRST_AFTER_S: Final = 3.0
-"""The first round begins so long after serving began, and plants one fault each second."""
+"""The first round begins so long after serving began."""
+URGENT_AT_ONCE: Final = 2
+"""Faults planted in one second while detectors are unproven: the first round is over within half a minute of the start."""
 AGAIN_AFTER_S: Final = 10.0
 """A missed fault is planted again so soon: one long pause of the machine is no broken detector."""
 LATE_S: Final = 60.0
@@ -159,8 +161,9 @@ class Power:
             ready = [proof for proof in self._proofs.values() if proof.pending is None and self._switches[proof.detector].is_on]
             urgent = [proof for proof in ready if proof.due <= now and not proof.is_proven]
             if urgent:
-                # The first round, one each second; a missed fault comes again without waiting for its turn.
-                self._plant(urgent[0], now)
+                # The first round, a few each second; a missed fault comes again without waiting for its turn.
+                for proof in urgent[:URGENT_AT_ONCE]:
+                    self._plant(proof, now)
             elif ready and now >= self._next_at:
                 self._plant(min(ready, key=lambda proof: proof.since), now)
                 self._next_at = now + self._interval_s

@@ -62,6 +62,7 @@ class Acks:
         "_sent_cells",
         "client",
         "highest",
+        "on_pong",
         "others",
         "probe",
         "settled",
@@ -76,6 +77,8 @@ class Acks:
         """Events without one."""
         self.settled = 0
         """How many of the latter are settled."""
+        self.on_pong: Callable[[], None] = lambda: None
+        """Called when the peer has answered."""
         self._home = home
         self._ladder = home.ladder
         self._send = send
@@ -153,6 +156,7 @@ class Acks:
 
     def _pong(self) -> None:
         covered, self._pinged = self._pinged, None
+        self.on_pong()
         if covered is not None:
             self._climb("pong_acked", self._ponged, covered)
             self._ponged = covered

@@ -215,6 +215,7 @@ class Negotiated:
     async def _heard(self, said: dict[str, Any], stream: Stream) -> None:
         """Take a frame of the monitor's client. What cannot be understood is ignored: it may come from a later version."""
         try:
+            self._connection.answered()
             number = whole_number(said.get("ack"))
             if number is not None:
                 stream.acknowledge(number)

@@ -47,6 +47,8 @@ class Sockets:
         frames, received, sent = self._frames, self._received, self._sent
         acks = self._delivery.acknowledgements.watch(send)
         negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
+        if acks is not None:
+            acks.on_pong = connection.answered
         if negotiated is not None:
             receive, send = negotiated.receive, negotiated.send
         elif acks is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,15 @@ import pytest
 from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.lab import Lab
 from isolation_monitor.telemetry.metrics import merging
-from isolation_monitor.telemetry.power import AGAIN_AFTER_S, FIRST_AFTER_S, LATE_S, ROUNDS_UNTIL_GREY, SEEN_WITHIN_S, recall_at_least
+from isolation_monitor.telemetry.power import (
+    AGAIN_AFTER_S,
+    FIRST_AFTER_S,
+    LATE_S,
+    ROUNDS_UNTIL_GREY,
+    SEEN_WITHIN_S,
+    URGENT_AT_ONCE,
+    recall_at_least,
+)
 
 Make = Callable[..., IsolationMonitor]
 
@@ -49,7 +58,7 @@ def clock(monitor: IsolationMonitor) -> Clock:
 
 
 def first_round() -> float:
-    return FIRST_AFTER_S + len(names.DETECTORS) + 3
+    return FIRST_AFTER_S + math.ceil(len(names.DETECTORS) / URGENT_AT_ONCE) + 3
 
 
 def test_every_detector_can_be_proven(monitor: IsolationMonitor) -> None:

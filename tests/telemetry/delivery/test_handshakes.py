@@ -13,6 +13,7 @@ from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.context import Connection, clock
 from isolation_monitor.telemetry.delivery import handshakes
 from isolation_monitor.telemetry.lab import Lab
+from tests.telemetry.delivery.conftest import Pusher, eventually
 
 CONNECT = {"type": "websocket.connect"}
 ACCEPT = {"type": "websocket.accept"}
@@ -262,7 +263,7 @@ def test_states_tell_idle_from_dead_only_where_the_client_answers() -> None:
 
     connection.sent_at = now + 3599
     assert connection.state(now + 3600) == "busy", "nothing is known of its answers"
-    connection.heard(answers=True)
+    connection.answered()
     assert connection.state(now + 3600) == "dead"
     connection.heard_at = now + 3599.5
     assert connection.state(now + 3600) == "busy"
@@ -293,3 +294,23 @@ def test_a_planted_fault_is_seen(make_monitor) -> None:
     assert violation.kind == names.BAD_HANDSHAKE
     assert monitor.violations() == []
     assert monitor.registry.value(names.WEBSOCKET_CONNECTIONS, outcome="principal_disagrees") == 0
+
+
+async def test_a_real_client_that_stops_answering_is_dead_and_alive_again_with_its_pong(make_monitor, serve, dial) -> None:
+    """The network took the connection and told nobody: pongs are missing, and nothing else."""
+    monitor = make_monitor()
+    pusher = Pusher(monitor)
+    ann = await dial(await serve(pusher.app), asks=False)
+    await eventually(lambda: pusher.sends.get("ann"), "the application accepted")
+    [connection] = monitor.connections
+    await pusher.push("ann", {"n": 1})
+    await eventually(lambda: connection.answers, "a pong came")
+
+    ann.socket.transport.pause_reading()
+    await pusher.push("ann", {"n": 2})
+    connection.heard_at -= 3600
+    monitor.handshakes.tick(0)
+    assert monitor.registry.value(names.WEBSOCKET_STATE, state="dead") == 1
+
+    ann.socket.transport.resume_reading()
+    await eventually(lambda: connection.state(clock()) == "busy", "its pong came after all")
