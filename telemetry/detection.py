@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.containment import Containment
+from isolation_monitor.telemetry.context import next_serial
 from isolation_monitor.telemetry.detectors.access_rules import AccessRules
 from isolation_monitor.telemetry.detectors.cache_owner import CacheOwner
 from isolation_monitor.telemetry.detectors.canary import Canaries
@@ -39,9 +41,19 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.settings import Settings
 
 
+UNFOLLOWED_STORES: Final = ("pymongo", "cassandra", "neo4j", "clickhouse_connect", "aerospike", "couchbase")
+"""Clients of databases whose reads nobody follows: in a process with one, no request is known not to have read a value there."""
+UNFOLLOWED: Final = (*UNFOLLOWED_STORES, "pymysql", "MySQLdb", "aiomysql", "asyncmy", "mysql.connector", "oracledb", "pyodbc", "duckdb")
+"""The same where SQLAlchemy, through which all drivers are followed, is not at work."""
+
+
 class Reads(Protocol):
     """Follows what is read from a store between `start` and `stop`, where following always would cost too much."""
 
+    @property
+    def is_needed(self) -> bool: ...
+    @property
+    def is_on(self) -> bool: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -81,8 +93,11 @@ class Detection:
         self.message_looks = Looks(settings.looks_per_second)
         """The same for messages of connections, so that a busy one takes no look from the requests."""
         self.sql_reads: Reads | None = None
-        """Set where an engine is instrumented."""
-        self._keeps_sql_reads = False
+        """Set by whoever can follow them."""
+        self.has_unpassed_engines = False
+        """Set once the process is seen to use a database through an engine that nobody passed to the monitor."""
+        self._reads_kept_since = 0
+        """Serial number of the last request that may have read rows before they were followed."""
         self.on_taken: Callable[[Any], None] = lambda queue: None
         """Told of each item that is taken from an `asyncio.Queue`, with the queue."""
         # One line per detector, in the order of names.KIND_GRADES.
@@ -114,8 +129,7 @@ class Detection:
         self.shared_state.residue.on_shared.append(self.foreign_content.public.share)
         self.foreign_content.look_again = self.shared_state.look_again
         self.shared_state.on_walked.append(self.foreign_content.walked)
-        self.foreign_content.need_sql_reads = self._keep_sql_reads
-        self.foreign_content.sql_reads_are_kept = lambda: self._keeps_sql_reads or self.sql_reads is None
+        self.foreign_content.reads_are_known = self._reads_are_known
         self.may_block = any(switch.mode == "block" for switch in self.switches)
         """Whether an answer may have to be held back until it was judged."""
 
@@ -181,11 +195,20 @@ class Detection:
         if missed and self.switches[detector].is_on:
             self.kit.registry.counter(names.CHECKS, detector=detector, result="skipped").inc(float(missed))
 
-    def _keep_sql_reads(self) -> None:
-        """Follow what SQL returns from now on, for as long as suspicions come: a value cannot be judged without."""
-        if self.sql_reads is not None and not self._keeps_sql_reads:
-            self._keeps_sql_reads = True
-            self.sql_reads.start()
+    def _reads_are_known(self, request: RequestContext) -> bool:
+        """Return whether whatever a request read from a database is known, and follow it from now on where it is not.
+
+        A value cannot be judged without. Followed from the first suspicion on, it costs nothing where there is none.
+        """
+        reads = self.sql_reads
+        uses_sqlalchemy = request.checkouts is not None or self.has_unpassed_engines
+        if reads is not None and reads.is_needed and uses_sqlalchemy:
+            self._reads_kept_since = next_serial()
+            reads.start()
+        if request.serial <= self._reads_kept_since:
+            return False
+        has_sqlalchemy = reads is not None and reads.is_on
+        return not any(name in sys.modules for name in (UNFOLLOWED_STORES if has_sqlalchemy else UNFOLLOWED))
 
     def refuses(self, request: RequestContext) -> bool:
         """Return whether a detector in `block` mode has found something on this request."""

@@ -16,17 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from isolation_monitor import __version__
 from isolation_monitor.telemetry import names, private
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
-from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgements
 from isolation_monitor.telemetry.delivery.automaton import EventNames
 from isolation_monitor.telemetry.delivery.envelope import WrappedBytes, WrappedText
 from isolation_monitor.telemetry.delivery.frames import Frames
 from isolation_monitor.telemetry.delivery.handshakes import Handshakes
-from isolation_monitor.telemetry.delivery.ladder import Ladder
-from isolation_monitor.telemetry.delivery.negotiated import Delivery
 from isolation_monitor.telemetry.delivery.queue_depths import QueueDepths
-from isolation_monitor.telemetry.delivery.queues import QueueGauges
-from isolation_monitor.telemetry.delivery.retention import Limits, Retention
 from isolation_monitor.telemetry.delivery.run import Run, Runs
+from isolation_monitor.telemetry.delivery.setup import make_delivery
 from isolation_monitor.telemetry.delivery.spans import Spans
 from isolation_monitor.telemetry.detection import Detection
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
@@ -42,6 +38,7 @@ from isolation_monitor.telemetry.instrument import uvicorn_pongs
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
 from isolation_monitor.telemetry.instrument.integrations import Integrations
 from isolation_monitor.telemetry.instrument.sqlalchemy_owned import OwnedModels
+from isolation_monitor.telemetry.instrument.sqlalchemy_reads import SqlReads
 from isolation_monitor.telemetry.ledger import Ledger
 from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
 from isolation_monitor.telemetry.metrics.port import MetricsPort, serve_on_port
@@ -99,15 +96,15 @@ class IsolationMonitor:
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
-        self.delivery = self._make_delivery()
-        self.registry.on_fork(self.delivery.forked)
+        self.detection.sql_reads = reads = SqlReads(self.detection.stores, self.detection.leaks.failed)
+        self.delivery = make_delivery(
+            self.registry, self.runs, settings, uvicorn_pongs.find, lambda error: self.ledger.internal_error("delivery", error)
+        )
         self.connections: set[Connection] = self.handshakes.connections
         self.queue_depths = QueueDepths(self.ledger, lambda: self.connections)
         self.detection.on_taken = self.queue_depths.taken
-        self.housekeeper.every_second(self.queue_depths.tick)
         self.handshakes.identity = lambda: self.identity
         self.handshakes.is_public = self.detection.is_for_all
-        self.housekeeper.every_second(self.handshakes.tick)
         self.leaks = self.detection.leaks
         if settings.body_limit_bytes and self.detection.switches[names.FOREIGN_CONTENT].mode != "off":
             self.frames.content = self.detection
@@ -124,16 +121,16 @@ class IsolationMonitor:
         self.instrumented_engines: list[Any] = []
         self._patches: list[Patch] = []
         self._owned: OwnedModels | None = None
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], None]] = [reads.stop]
         self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
         self._judged = 0
         self.loop: asyncio.AbstractEventLoop | None = None
         self.served = False
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
-        self.housekeeper.every_second(self._tick)
         self.worker_deaths = WorkerDeaths(self.registry, self.ledger.exposure)
-        self.housekeeper.every_second(self.worker_deaths.tick)
+        for tick in (self.queue_depths.tick, self.handshakes.tick, self._tick, self.worker_deaths.tick):
+            self.housekeeper.every_second(tick)
         self.power = Power(
             self.ledger,
             self.principals,
@@ -464,26 +461,6 @@ class IsolationMonitor:
         await asyncio.to_thread(self.close)
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
-
-    def _make_delivery(self) -> Delivery:
-        def failed(error: BaseException) -> None:
-            self.ledger.internal_error("delivery", error)
-
-        settings, ladder = self.settings, Ladder(self.registry)
-        acknowledgements = Acknowledgements(ladder, settings.delivery_wait_s, failed)
-        acknowledgements.find_probe = uvicorn_pongs.find
-        retention = Retention(ladder, Limits(settings.delivery_events, settings.delivery_bytes, settings.delivery_wait_s), failed)
-        queues, sources = QueueGauges(self.registry), (retention.backlogs, acknowledgements.backlogs)
-        retention.looked = acknowledgements.looked = lambda is_last: queues.show_all(sources, is_last)
-        return Delivery(
-            retention,
-            acknowledgements,
-            self.runs,
-            (settings.run_id_field, settings.event_field),
-            settings.body_limit_bytes,
-            settings.delivery_ack_ms,
-            failed,
-        )
 
     def _instrument_engine(self, engine: Any) -> None:
         done = sqlalchemy_instrument.instrument_engine(engine, self.detection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, MutableMapping
@@ -22,6 +23,10 @@ PrincipalExtractor = Callable[[Scope], str | None]
 
 HASH_LENGTH: Final = 16
 INTERNED_LIMIT: Final = 10_000
+_SESSION_COOKIE: Final = re.compile(rb"session|sess_?id|auth|token|jwt|^(?:.*[._-])?sid$")
+"""Names of cookies by which users prove who they are."""
+_NO_SESSION: Final = re.compile(rb"csrf|xsrf")
+"""Of those, names that protect forms: the same for nobody in particular, or another one for each page."""
 
 
 class Principal:
@@ -98,15 +103,18 @@ class Principals:
 
         Used when no extractor is declared: each credential is one principal, known by its digest only.
         """
-        for name, value in headers:
-            if name == b"authorization":
-                return self._credential(value)
+        headers = list(headers)
+        for wanted in (b"authorization", b"x-api-key"):
+            for name, value in headers:
+                if name == wanted:
+                    return self._credential(value)
         for name, value in headers:
             if name == b"cookie":
-                for part in value.split(b";"):
-                    key = part.partition(b"=")[0].strip().lower()
-                    if b"session" in key or key in (b"sid", b"token", b"auth"):
-                        return self._credential(part.strip())
+                parts = [part.strip() for part in value.split(b";")]
+                for part in parts:
+                    key = part.partition(b"=")[0].lower()
+                    if _SESSION_COOKIE.search(key) and not _NO_SESSION.search(key):
+                        return self._credential(part)
         return None
 
     def _credential(self, value: bytes) -> Principal:

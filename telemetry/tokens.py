@@ -15,6 +15,7 @@ from typing import Final
 
 MIN_LENGTH: Final = 8
 MAX_LENGTH: Final = 200
+"""A longer value (a signed link, an invoice, a JWT) is known by its last characters."""
 TOKENS_LIMIT: Final = 500
 """Tokens taken from one text: the rest of a longer list is left out, which only costs recall."""
 
@@ -27,13 +28,19 @@ _PLAIN: Final = re.compile(
     | [A-Z]+ (?:[_-][A-Z]+)*                          # SHOUTED_WORDS
     | [A-Z]?[a-z]++ (?:_?[A-Z][a-z]++ | _[a-z]++)* _?  # camelCase and snake_case without digits
     | \d{4}-\d\d-\d\d.*                               # dates and times
+    | \d{4}-?W\d\d(?:-?\d)?                           # weeks
+    | \d{8}T\d{4,6}(?:\.\d+)?(?:Z|[+-]\d{2,4})?        # the same without dashes
+    | P(?:\d+[YMWD])*(?:T(?:\d+(?:\.\d+)?[HMS])*)?      # stretches of time
     | \d{1,3}(?:\.\d{1,3}){3}                         # IPv4
     | [+-]?\d*\.\d+(?:[eE][+-]?\d+)?                  # decimals
+    | \d\d?\.\d+(?:Z|[+-]\d\d)                          # what a colon leaves of a time
     | v?\d+(?:\.\d+){1,4}(?:[._+-]?[a-z]+\.?\d*)?     # versions
     | [a-z]+(?:[._-][a-z]*)*[._-]v?\d{1,4}            # word-12, name_v2, python-3
     | [A-Za-z]{4,}\d{1,3}                             # word12
       # Names of models and releases, part by part.
     | [a-z]+(?:[._-](?:[a-z]+ | (?:20)?\d{1,2}(?:\.(?!20\d\d(?!\d))\d{3,})*[a-z]? | v\d+)){2,}
+    | (?:(?:[A-Z]?[a-z]+|[A-Z]+)\d{0,2} | \d{1,2}[a-z])(?:[._-](?:
+        [A-Z]?[a-z]+ | [A-Z]+ | v?\d{1,2}[A-Za-z]? | [a-uw-z]\d{1,2} | (?:19|20)\d\d(?:[01]\d[0-3]\d)? ))+
     """
 )
 """No text may be matched in two ways by one line: a word of a hundred letters would take years."""
@@ -78,7 +85,10 @@ def tokens_of(text: str, words: list[str] | None = None) -> list[str]:
         candidate = word.strip("._+-@")
         if "." in candidate[-6:-1]:
             candidate = _without_suffix(candidate)
-        if MIN_LENGTH <= len(candidate) <= MAX_LENGTH and is_token(candidate):
+        if len(candidate) > MAX_LENGTH:
+            # Its end: long ones that are signed begin alike.
+            candidate = candidate[-MAX_LENGTH:]
+        if len(candidate) >= MIN_LENGTH and is_token(candidate):
             found.append(candidate)
             if len(found) >= TOKENS_LIMIT:
                 break

@@ -81,9 +81,8 @@ class ForeignContent:
         self._addressing = Addressing(self.ownership)
         self._credentials: dict[bytes, None] = {}
         self.identity = LearnedIdentity(kit)
-        self.need_sql_reads: Callable[[], None] | None = None
-        """Asks for the reads of the SQL database to be kept from now on: a suspicion cannot be judged without."""
-        self.sql_reads_are_kept: Callable[[], bool] = lambda: True
+        self.reads_are_known: Callable[[RequestContext], bool] = lambda request: True
+        """Whether it is known what a request read from databases: a suspicion cannot be judged without."""
         kit.stores.on_write.append(self.handed_over)
 
     # --- coming in ----------------------------------------------------------------------------------------------------
@@ -383,9 +382,7 @@ class ForeignContent:
             return True
         if was_fetched(request, token) or self.ownership.has_named_any_of(suspicion.principal, entry.origin.request):
             return True
-        if request.checkouts is not None and not self.sql_reads_are_kept():
-            if self.need_sql_reads is not None:
-                self.need_sql_reads()
+        if not self.reads_are_known(request):
             self._reporter.skipped(names.FOREIGN_CONTENT)
             return True
         source = entry.origin.ingress

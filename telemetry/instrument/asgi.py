@@ -137,7 +137,7 @@ class IsolationMiddleware:
         if request is None:
             await self.app(scope, receive, send)
             return
-        if self._reads_bodies and principal is not None:
+        if self._reads_bodies and (principal is not None or monitor.extractor is not None):
             receive, send = self._reading(request, scope, receive, send)
         elif watched:
             send = self._watching_send(request, send)
@@ -157,6 +157,9 @@ class IsolationMiddleware:
             raise
         finally:
             try:
+                if principal is None and request.principal is not None:
+                    # Named when it began to answer (`bodies.py`), and entered under that name.
+                    who = principal = request.principal
                 # Exposure.leave; first, so that no failure of ours leaves a principal live for ever.
                 if who.live > 1:
                     who.live -= 1

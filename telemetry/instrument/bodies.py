@@ -54,7 +54,7 @@ class Reading:
 
     __slots__ = (
         "_body", "_content", "_encoding", "_held", "_is_gone", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
-        "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
+        "_said_early", "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
     )  # fmt: skip
 
     def __init__(self, monitor: IsolationMonitor, request: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +71,8 @@ class Reading:
         self._streamed: Streamed | None = None
         """Told which events of runs leave, where the answer is a stream."""
         self._is_gone = False
+        self._said_early: tuple[str, bool] | None = None
+        """The body of a request of which nobody knows yet whose it is, and whether it is a form."""
         self._encoding = b""
         self._parts: list[bytes] = []
         self._size = 0
@@ -103,10 +105,27 @@ class Reading:
         else:
             text = b"".join(self._body).decode("utf-8", "replace")
             is_form = any(name == b"content-type" and value.startswith(_FORM) for name, value in self._scope["headers"])
+            if self._request.principal is None:
+                self._said_early = text, is_form
             self._content.came_in(self._request, text, is_form=is_form)
             if (access := self._monitor.detection.access_rules).rules:
                 access.came_in(self._request, self._scope, text, is_form=is_form)
         self._body.clear()
+
+    def _name_late(self) -> None:
+        """Ask again whose the request is: authentication inside the application has run by the time it answers."""
+        request, monitor = self._request, self._monitor
+        principal = monitor.principal_of(self._scope)
+        if principal is None:
+            return
+        exposure = monitor.ledger.exposure
+        exposure.leave(None, request.serial)
+        exposure.enter(principal, request.serial)
+        request.principal = principal
+        self._content.entered(request, self._scope)
+        if self._said_early is not None:
+            text, is_form = self._said_early
+            self._content.came_in(request, text, is_form=is_form)
 
     def _left(self) -> None:
         """The client has left, or has the whole answer."""
@@ -150,6 +169,8 @@ class Reading:
         kind = message["type"]
         if kind == "http.response.start":
             request.status = message["status"]
+            if request.principal is None:
+                self._name_late()
             if request.pending is not None:
                 inherited_context.settle(request, self._monitor.ledger)
             if request.is_watched:
@@ -189,6 +210,8 @@ class Reading:
             self._content.refused(self._request, self._scope)
         values = []
         for name, value in message.get("headers", ()):
+            # In lower case, as ASGI has it; some frameworks send them as they are written.
+            name = name.lower()
             if name == b"content-type":
                 self._is_stream = value.startswith(_STREAMS)
                 if self._is_stream and self._held is None and self._monitor.frames.reads:
@@ -196,7 +219,7 @@ class Reading:
                 self._is_read = any(kind in value for kind in _TEXTUAL)
             elif name == b"content-encoding":
                 self._encoding = value
-            elif name.lower() not in _PLAIN_HEADERS:
+            elif name not in _PLAIN_HEADERS:
                 values.append(value)
         if not values:
             return is_foreign

@@ -6,12 +6,15 @@ For an integration that has a driver make its connections and cursors of such cl
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT
-from isolation_monitor.telemetry.detectors.shared_transactions import ASKED_BY, SharedTransactions
+from isolation_monitor.telemetry.detectors.shared_transactions import ASKED_AT, ASKED_BY, SharedTransactions
+from isolation_monitor.telemetry.instrument.sqlalchemy_engines import SUPPORTED, version
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -27,6 +30,7 @@ class Told:
 
     def __init__(self, detection: Detection, name: str, in_transaction: Callable[[Any], bool], *, has_sessions: bool) -> None:
         self._reporter = detection.kit.reporter
+        self._stores = detection.stores
         self._dirty = detection.dirty_handover if has_sessions else None
         self.has_sessions = has_sessions
         self._in_transaction = in_transaction
@@ -64,16 +68,42 @@ class Told:
         except Exception as error:
             self._failed(error)
 
-    def fetched(self, cursor: Any, row: Any = None) -> None:
+    def fetched(self, cursor: Any, rows: Any = None) -> None:
+        """A fetch has given these rows: one, or a list of them; None where it is not known yet."""
         try:
             self._transactions.fetched(cursor)
-            if self._dirty is not None and type(row) is tuple and row and CURRENT.get() is not None:
+            if not rows or CURRENT.get() is None:
+                return
+            row = rows[0] if type(rows) is list else rows
+            if self._dirty is not None and type(row) is tuple and row:
                 self._dirty.answered(cursor.connection, row[0])
+            if not _is_asked_by_sqlalchemy():
+                self._stores.read("sql", self._name, None, rows)
         except Exception as error:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
         self._reporter.check_failed(names.SHARED_CONNECTION, self._name, error)
+
+
+def _is_asked_by_sqlalchemy() -> bool:
+    """Return whether SQLAlchemy of a version that is followed by itself fetches: it says so, where somebody asks (`sqlalchemy_reads.py`).
+
+    Two frames above the caller; for aiosqlite, whose thread fetches, by the stack of who asked.
+    """
+    sqlalchemy = sys.modules.get("sqlalchemy")
+    if sqlalchemy is None or not _is_followed(getattr(sqlalchemy, "__version__", "")):
+        return False
+    asked_at = ASKED_AT.get()
+    if asked_at is not None:
+        return any("sqlalchemy" in code.co_filename for code, _ in asked_at[:3])
+    name = sys._getframe(3).f_globals.get("__name__")
+    return type(name) is str and name.startswith("sqlalchemy.")
+
+
+@functools.lru_cache(maxsize=4)
+def _is_followed(_version: str) -> bool:
+    return version()[1] in SUPPORTED
 
 
 def cursor_class(base: Any, told: Told) -> Any:
@@ -106,17 +136,23 @@ def cursor_class(base: Any, told: Told) -> Any:
             return row
 
         def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
-            told.fetched(self)
-            return super().fetchmany(*args, **kwargs)
+            rows = super().fetchmany(*args, **kwargs)
+            told.fetched(self, rows)
+            return rows
 
         def fetchall(self) -> Any:
             rows = super().fetchall()
-            told.fetched(self, rows[0] if rows else None)
+            told.fetched(self, rows)
             return rows
 
         def __iter__(self) -> Any:
             told.fetched(self)
             return super().__iter__()
+
+        def __next__(self) -> Any:
+            row = super().__next__()
+            told.fetched(self, row)
+            return row
 
     return _dressed(Cursor, base)
 

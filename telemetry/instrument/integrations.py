@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HOME: Final = "isolation_monitor.telemetry.instrument"
 INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     # (module of the library, our module), a line each
+    ("sqlalchemy.pool", "sqlalchemy_pools_seen"),
     ("redis", "redis"),
     ("asyncpg", "asyncpg"),
     ("psycopg", "psycopg"),

@@ -29,7 +29,6 @@ from isolation_monitor.telemetry.instrument.sqlalchemy_engines import (
 )
 from isolation_monitor.telemetry.instrument.sqlalchemy_handover import Handover, Notes
 from isolation_monitor.telemetry.instrument.sqlalchemy_pool import EVENTS, Gauges, Listeners, PoolTimer, StaticListeners
-from isolation_monitor.telemetry.instrument.sqlalchemy_reads import SqlReads
 from isolation_monitor.telemetry.instrument.sqlalchemy_session import SessionWatch
 
 if TYPE_CHECKING:
@@ -123,12 +122,9 @@ _watches: weakref.WeakKeyDictionary[Detection, SessionWatch] = weakref.WeakKeyDi
 
 def _sessions_of(detection: Detection, done: Uninstrument) -> SessionWatch:
     """Return the watch over sessions that all engines of one monitor share; the first engine starts and ends it."""
-    if detection.sql_reads is None:
-        detection.sql_reads = SqlReads(detection.stores, detection.leaks.failed)
     watch = _watches.get(detection)
     if watch is None:
         _watches[detection] = watch = SessionWatch(detection)
-        done.steps.append(detection.sql_reads.stop)
         done.steps.append(lambda: _end(detection, watch))
         watch.start()
         done.patches.extend(watch.patches)

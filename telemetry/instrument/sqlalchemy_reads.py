@@ -32,11 +32,21 @@ class SqlReads:
         self._is_on = False
         self._undo: list[Callable[[], None]] = []
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the reads of all engines are followed now."""
+        return self._is_on
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the process may read rows of any engine without this being told: SQLAlchemy is loaded, and not followed yet."""
+        return not self._is_on and "sqlalchemy.engine.cursor" in sys.modules and version()[1] in SUPPORTED
+
     def start(self) -> None:
-        """Begin to follow reads; does nothing where SQLAlchemy is not loaded or of an unsupported version."""
-        cursor = sys.modules.get("sqlalchemy.engine.cursor")
-        if self._is_on or cursor is None or version()[1] not in SUPPORTED:
+        """Begin to follow reads of all engines; does nothing where SQLAlchemy is not loaded or of an unsupported version."""
+        if not self.is_needed:
             return
+        cursor = sys.modules["sqlalchemy.engine.cursor"]
         self._is_on = True
         for name in _STRATEGIES:
             strategy = getattr(cursor, name, None)

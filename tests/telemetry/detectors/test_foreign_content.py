@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +52,55 @@ async def test_words_of_one_user_in_the_answer_to_another_are_a_crossing(monitor
     assert violation.offender is not None
     assert violation.offender.principal == hash_of(monitor, "ben")
     assert "QX81" not in json.dumps(violation.as_record())
+
+
+async def test_headers_in_capitals_are_headers_too(monitor: IsolationMonitor) -> None:
+    """ASGI has them in lower case; some frameworks send them as they are written."""
+    app = FastAPI()
+    last: dict[str, str] = {}
+
+    @app.post("/chat")
+    async def chat(request: Request) -> dict[str, str]:
+        earlier = last.get("said", "")
+        last["said"] = (await request.json())["say"]
+        return {"reply": f"you said {earlier}"}
+
+    async def capitalised(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [(name.title(), value) for name, value in message["headers"]]}
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    client = Client(monitor.instrument(capitalised))
+    await client.post("/chat", user="ana", json={"say": "my code is QX81-77Z2-0K4P"})
+    await client.post("/chat", user="ben", json={"say": "hello"})
+
+    assert len(found(monitor)) == 1
+
+
+async def test_what_the_request_itself_read_by_a_driver_alone_is_no_leak(monitor: IsolationMonitor, tmp_path: Path) -> None:
+    """Whom a query may return rows of is the application's business, with SQLAlchemy or without."""
+    app = FastAPI()
+    database = str(tmp_path / "notes.sqlite3")
+
+    def ask(statement: str, *values: str) -> Any:
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            return connection.execute(statement, values).fetchone()
+
+    @app.post("/notes")
+    async def write(request: Request) -> dict[str, str]:
+        ask("INSERT INTO notes VALUES (?)", (await request.json())["say"])
+        return {"note": ask("SELECT note FROM notes ORDER BY rowid LIMIT 1")[0]}
+
+    ask("CREATE TABLE notes (note TEXT)")
+    client = Client(monitor.instrument(app))
+    monitor.integrations.look()
+    for user in ("ana", "ben", "cleo"):
+        await client.post("/notes", user=user, json={"say": f"my code is QX81-{user}7-77Z2-0K4P"})
+
+    assert found(monitor) == []
 
 
 async def test_a_phrase_is_recognised_without_any_token(monitor: IsolationMonitor) -> None:

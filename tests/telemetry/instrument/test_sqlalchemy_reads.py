@@ -137,9 +137,28 @@ def test_outside_of_requests_and_with_failing_stores_rows_arrive(request_of_ann:
     assert [type(error) for error in errors] == [LookupError]
 
 
-async def test_the_reads_are_there_once_an_engine_is_instrumented(monitor: Any) -> None:
-    assert monitor.detection.sql_reads is None
+async def test_reads_of_engines_that_nobody_passed_are_followed_from_the_first_suspicion_on(monitor: Any) -> None:
+    before = RequestContext(monitor.principals.named("ann"), {"type": "http", "path": "/", "method": "GET", "headers": []}, None, None)
+    assert not monitor.detection.sql_reads.is_on
+    monitor.instrument(lambda *_: None)
+    assert monitor.detection._reads_are_known(before), "no engine was used"
+    unpassed = create_engine("sqlite://")
+    with unpassed.connect():
+        assert monitor.detection.has_unpassed_engines
 
-    monitor.instrument(lambda *_: None, engine=create_engine("sqlite://"))
+    assert not monitor.detection._reads_are_known(before), "it may have read before"
+    assert monitor.detection.sql_reads.is_on
+    after = RequestContext(monitor.principals.named("ann"), {"type": "http", "path": "/", "method": "GET", "headers": []}, None, None)
+    assert not monitor.detection._reads_are_known(before)
+    assert monitor.detection._reads_are_known(after)
+    monitor.uninstrument()
+    assert not monitor.detection.sql_reads.is_on
+    unpassed.dispose()
 
-    assert monitor.detection.sql_reads is not None
+
+async def test_an_engine_that_was_passed_is_not_one_that_nobody_passed(monitor: Any) -> None:
+    engine = create_engine("sqlite://")
+    monitor.instrument(lambda *_: None, engine=engine)
+    with engine.connect():
+        assert not monitor.detection.has_unpassed_engines
+    engine.dispose()
