@@ -10,6 +10,8 @@ import { Received } from "./received.js";
 
 // Streams that no server has answered for. Each is of a connection that failed right after its welcome.
 const MOST_STREAMS = 8;
+// Beyond it, platforms do not wait at all.
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export class Connection {
   /** True once the monitor has welcomed this connection. */
@@ -95,10 +97,11 @@ export class Connection {
     else this.#caughtUp();
   }
 
-  #resumed({ replayed = 0, lost = 0 }) {
+  #resumed({ replayed, lost }) {
     this.#helloes.shift();
-    this.#replays += replayed;
-    if (lost !== 0) this.page.lost({ count: lost, replayed });
+    const again = countIn(replayed) ?? 0;
+    this.#replays += again;
+    if (lost !== 0) this.page.lost({ count: countIn(lost), replayed: again });
     this.#catchUp();
   }
 
@@ -177,13 +180,18 @@ export class Connection {
       this.#timers.delete(name);
       act();
     };
-    this.#timers.set(name, this.settings.clock.setTimeout(run, afterMs));
+    this.#timers.set(name, this.settings.clock.setTimeout(run, Math.min(afterMs, LONGEST_TIMER_MS)));
   }
 
   #stop(name) {
     this.settings.clock.clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }
+}
+
+/** Return a count that the server sent, or null for everything that is none: then nobody knows. */
+function countIn(value) {
+  return Number.isSafeInteger(value) && value >= 0 ? value : null;
 }
 
 /** What the connections of one socket leave to each other. */

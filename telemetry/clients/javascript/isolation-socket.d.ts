@@ -93,7 +93,7 @@ export interface IsolationSocketOptions {
   protocols?: string | string[];
   /** For Node before 22, which has none of its own. Default: the global one. */
   WebSocket?: WebSocketClass;
-  /** Close codes after which there is no reconnect, or a function that tells. Default: 1000, 4401, 4403. */
+  /** Close codes after which there is no reconnect, or a function that tells. Default: 1000, 1008, 4401, 4403. */
   finalCodes?: number[] | ((code: number) => boolean);
   /** Pause before the first attempt; doubled with each further one, and shortened by up to a half by chance. Default: 500. */
   firstRetryMs?: number;

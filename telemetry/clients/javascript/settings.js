@@ -3,7 +3,7 @@
 const DEFAULTS = {
   protocols: [],
   WebSocket: undefined,
-  finalCodes: [1000, 4401, 4403],
+  finalCodes: [1000, 1008, 4401, 4403],
   firstRetryMs: 500,
   longestRetryMs: 15_000,
   stableMs: 10_000,

@@ -31,7 +31,7 @@ test("a server that accepts and closes at once is not stormed; a connection that
   assert.deepEqual(delays(bench), [500, 1000, 2000, 500]);
 });
 
-for (const code of [1000, 4401, 4403]) {
+for (const code of [1000, 1008, 4401, 4403]) {
   test(`close code ${code} is the end`, () => {
     const bench = new Bench();
     bench.welcome();

@@ -56,14 +56,18 @@ test("what was lost is said, with its number", () => {
 });
 
 test("a server that does not know the stream makes the loss unknown", () => {
-  const bench = new Bench();
-  bench.welcome("s1");
-  bench.cut();
-  bench.welcome("s2");
+  for (const resumed of [{ replayed: 0, lost: null }, { replayed: "many", lost: "some" }, {}]) {
+    const bench = new Bench();
+    bench.welcome("s1");
+    bench.cut();
+    bench.welcome("s2");
 
-  bench.server.own({ resumed: { replayed: 0, lost: null } });
+    bench.server.own({ resumed });
+    bench.server.event(1, "live");
 
-  assert.deepEqual(bench.events("lost").map(({ count }) => count), [null]);
+    assert.deepEqual(bench.events("lost").map(({ count }) => count), [null]);
+    assert.deepEqual(bench.shown, [body("live")]);
+  }
 });
 
 test("what waits for an answer is bounded, within a connection and over many", () => {
