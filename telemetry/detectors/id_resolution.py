@@ -51,6 +51,46 @@ class IdResolution:
 
     def disagreed(self, run_id: str, claims: Sequence[Claim], request: RequestContext | None) -> None:
         """Report that sources say different things of one run; `claims` in the order of the sources."""
+        try:
+            self._disagreed(run_id, claims, request)
+        except Exception as error:
+            self._reporter.check_failed(names.ID_RESOLUTION, "resolution", error)
+
+    def served(self, run_id: str, claim: Claim, request: RequestContext | None, stack: RawStack) -> None:
+        """Report that somebody was served from a thread that `claim` says is another's."""
+        try:
+            detail = {"run": self._hash(run_id), "claims": [self._told(claim)]}
+            summary = "a run of another user was resolved and its thread was served"
+            self._report("crossed", summary, detail, self._principal(claim.owner), request, stack)
+        except Exception as error:
+            self._reporter.check_failed(names.ID_RESOLUTION, "resolution", error)
+
+    def failed(self, run_id: str, said: Mapping[str, str], request: RequestContext | None, *, defaulted: bool) -> None:
+        """Report that no source knew a run; `said` maps each source to its answer. The victim is who asked."""
+        try:
+            stack = stacks.capture(2)
+            self._reporter.report(
+                Violation(
+                    kind=names.ID_RESOLUTION,
+                    grade="hygiene",
+                    summary="a run's id could not be resolved to its thread" + (", and a default was taken for it" if defaulted else ""),
+                    resource=Resource("run_id", "an id that no source knows", {"run": self._hash(run_id), "said": dict(said)}),
+                    victim=side_of(request, stack),
+                    offender=None,
+                    arm=request.arm if request is not None else "none",
+                ),
+                request,
+            )
+        except Exception as error:
+            self._reporter.check_failed(names.ID_RESOLUTION, "resolution", error)
+
+    def plant(self, lab: Lab) -> None:
+        """Let two sources name different owners for a run that nobody has."""
+        thread = f"planted-{lab.name}"
+        claims = [Claim("registry", thread, lab.victim.id), Claim("orchestrator", thread, lab.offender.id)]
+        self.disagreed(f"planted-{lab.name}", claims, lab.request(of_offender=True))
+
+    def _disagreed(self, run_id: str, claims: Sequence[Claim], request: RequestContext | None) -> None:
         asker = request.principal if request is not None else None
         victim = self._principal(next((c.owner for c in claims if c.owner is not None and (asker is None or c.owner != asker.id)), None))
         sources = " and ".join(dict.fromkeys(claim.source for claim in claims))
@@ -62,39 +102,6 @@ class IdResolution:
             victim,
             request,
         )
-
-    def served(self, run_id: str, claim: Claim, request: RequestContext | None, stack: RawStack) -> None:
-        """Report that somebody was served from a thread that `claim` says is another's."""
-        self._report(
-            "crossed",
-            "a run of another user was resolved and its thread was served",
-            {"run": self._hash(run_id), "claims": [self._told(claim)]},
-            self._principal(claim.owner),
-            request,
-            stack,
-        )
-
-    def failed(self, run_id: str, said: Mapping[str, str], request: RequestContext | None, *, defaulted: bool) -> None:
-        """Report that no source knew a run; `said` maps each source to its answer. The victim is who asked."""
-        stack = stacks.capture(2)
-        self._reporter.report(
-            Violation(
-                kind=names.ID_RESOLUTION,
-                grade="hygiene",
-                summary="a run's id could not be resolved to its thread" + (", and a default was taken for it" if defaulted else ""),
-                resource=Resource("run_id", "an id that no source knows", {"run": self._hash(run_id), "said": dict(said)}),
-                victim=side_of(request, stack),
-                offender=None,
-                arm=request.arm if request is not None else "none",
-            ),
-            request,
-        )
-
-    def plant(self, lab: Lab) -> None:
-        """Let two sources name different owners for a run that nobody has."""
-        thread = f"planted-{lab.name}"
-        claims = [Claim("registry", thread, lab.victim.id), Claim("orchestrator", thread, lab.offender.id)]
-        self.disagreed(f"planted-{lab.name}", claims, lab.request(of_offender=True))
 
     def _report(
         self,
@@ -112,7 +119,7 @@ class IdResolution:
                 summary=summary,
                 resource=Resource("run_id", "a run's id", detail),
                 victim=side_of(None, principal=victim) if victim is not None else None,
-                offender=side_of(request, stack or stacks.capture(3)),
+                offender=side_of(request, stack or stacks.capture(4)),
                 arm=request.arm if request is not None else "none",
             ),
             request,

@@ -18,7 +18,7 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.id_resolution import Claim, IdResolution
 from isolation_monitor.telemetry.errors import ConflictingIdError, InvalidIdError, UnresolvedIdError
-from isolation_monitor.telemetry.resolution.ownership import Ownership, Resolved
+from isolation_monitor.telemetry.resolution.ownership import ErrorCounter, Ownership, Resolved
 from isolation_monitor.telemetry.resolution.patterns import Patterns
 from isolation_monitor.telemetry.resolution.registry import Entry, Registry
 from isolation_monitor.telemetry.resolution.run_ids import RunIds
@@ -51,6 +51,7 @@ class Parts:
     detector: IdResolution
     counts: Counts
     affected: AffectedUsers
+    on_error: ErrorCounter
     verify_every: int
 
 
@@ -377,7 +378,13 @@ class Resolver:
         if self._verifying is not None and not self._verifying.done():
             return
         # In a context of its own: it is nobody's request, and may outlive the one that came upon it.
-        self._verifying = asyncio.get_running_loop().create_task(self._drive(self._comparing(entry, request)), context=Context())
+        self._verifying = asyncio.get_running_loop().create_task(self._compared(entry, request), context=Context())
+
+    async def _compared(self, entry: Entry, request: RequestContext | None) -> None:
+        try:
+            await self._drive(self._comparing(entry, request))
+        except Exception as error:
+            self._parts.on_error("resolution", error)
 
     def _comparing(self, entry: Entry, request: RequestContext | None) -> Course:
         claims = [Claim(REGISTRY, entry.thread_id, entry.owner)]

@@ -59,13 +59,14 @@ def declare_resolution(
     known = registry or MemoryRegistry()
     if not all(callable(getattr(known, method, None)) for method in ("peek", "get", "put")):
         raise SettingsError(f"resolution(registry=…) got {type(known).__qualname__}: pass a MemoryRegistry or a SqlRegistry")
-    threads, counts = Threads(), Counts(monitor.registry)
+    counts = Counts(monitor.registry)
     detector = monitor.detection.id_resolution
 
     def source(
         name: str, function: Callable[..., Any], read: Callable[[Any], Any], *, is_counted: bool = True, is_async: bool | None = None
     ) -> Source:
-        made = Source(name, function, read, timeout_s, threads, lambda: monitor.loop, is_async=is_async)
+        # Threads of its own: a source that hangs must not use up those of the next.
+        made = Source(name, function, read, timeout_s, Threads(), lambda: monitor.loop, is_async=is_async)
         if is_counted:
             made.on_answer.append(counts.answered)
         return made
@@ -87,6 +88,7 @@ def declare_resolution(
             detector=detector,
             counts=counts,
             affected=AffectedUsers(),
+            on_error=monitor.ledger.internal_error,
             verify_every=monitor.settings.resolution_verify_every,
         )
     )

@@ -76,13 +76,14 @@ class Source:
                 # A plain function that returns what is to be awaited, a lambda around an async one for example.
                 work = asyncio.ensure_future(work.result())
                 done, _ = await asyncio.wait({work}, timeout=self._timeout_s)
-        except asyncio.CancelledError:
+        except Exception as error:
+            return self._broke(error)
+        except BaseException:
+            # The caller was cancelled, or the process is being ended.
             if work is not None:
                 _leave(work)
             self.circuit.gave_up()
             raise
-        except Exception as error:
-            return self._broke(error)
         if not done:
             _leave(work)
             return self._late()
@@ -112,6 +113,9 @@ class Source:
                 concurrent.futures.wait((work,), self._timeout_s)
         except Exception as error:
             return self._broke(error)
+        except BaseException:
+            self.circuit.gave_up()
+            raise
         if not work.done():
             work.cancel()
             return self._late()

@@ -217,6 +217,21 @@ CHANGES = {
         )
     },
     "refused-handshakes": {EXPERIENCE + "Connections asked for, by outcome / A", EXPERIENCE + "Bad events, by promise and source / A"},
+    "orchestrator-down": {
+        RESOLUTION + title
+        for title in (
+            "Run ids resolved / A",
+            "Led nowhere / A",
+            "Share of run ids resolved / A",
+            "Resolutions, by source / A",
+            "No answers, by source and reason / A",
+            "Sources left alone / A",
+            "Outcomes / A",
+        )
+    },
+    "ids-in-conflict": {
+        RESOLUTION + title for title in ("Sources disagreed / A", "Foreign threads served / A", "Foreign threads denied / A")
+    },
     "every-kind": {OVERVIEW + "Isolation broken, by kind / A", OVERVIEW + "Hygiene violations, by kind / A"},
 }
 

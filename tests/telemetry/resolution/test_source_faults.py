@@ -234,6 +234,55 @@ async def test_a_thread_of_the_service_asks_an_async_source_on_the_serving_loop(
     assert loops == [asyncio.get_running_loop()]
 
 
+async def test_a_source_that_hangs_does_not_use_up_the_threads_of_the_next(
+    make_monitor: Callable[..., IsolationMonitor], released: threading.Event
+) -> None:
+    """Forty users ask at once while the orchestrator hangs: the connection manager answers them all."""
+    monitor = make_monitor(resolution_timeout_s=2)
+    ids = monitor.resolution(orchestrator=lambda run_id: released.wait(), connections=lambda run_id: ("t_1", "ana"))
+
+    resolved = await asyncio.gather(*(ids.resolve(f"r{n}", asker="ana") for n in range(40)))
+
+    assert {one.source for one in resolved} == {"connection"}
+
+
+async def test_what_breaks_in_the_monitor_is_counted_and_the_documented_error_comes_all_the_same(
+    monitor: IsolationMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(text: str) -> str:
+        raise OSError("the key cannot be read")
+
+    ids = monitor.resolution()
+    await ids.register("r1", "t_1", owner="ana")
+    monkeypatch.setattr(monitor.principals, "hash", broken)
+
+    with pytest.raises(UnresolvedIdError):
+        await ids.resolve("nobodys")
+    with pytest.raises(ConflictingIdError):
+        await ids.register("r1", "t_2", owner="ben")
+
+    assert monitor.registry.value(names.MONITOR_ERRORS, hook="resolution") == 2
+
+
+def test_a_probe_that_is_interrupted_leaves_no_circuit_open_for_ever(impatient: IsolationMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = impatient.resolution(orchestrator=lambda run_id: "t_1")
+    source = ids._parts.orchestrator
+    assert source is not None
+    for _ in range(FAILURES):
+        source.circuit.failed()
+    source.circuit._clock = lambda: time.monotonic() + 2 * OPEN_S
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("concurrent.futures.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ids.resolve_now("r1")
+
+    assert ids.resolve_now("r1").source == "orchestrator"
+
+
 # --- the registry's database ------------------------------------------------------------------------------------------
 
 
