@@ -36,11 +36,11 @@ TITLES: Final[dict[str, str]] = {
     DELIVERY_UID: "Event delivery",
     RUNS_UID: "Runs",
     CONNECTIONS_UID: "Connections",
+    RESOLUTION_UID: "Run ids",
     CONTAINMENT_UID: "Containment",
     SESSIONS_UID: "Database sessions",
     FACTORIES_UID: "Instances",
     PROCESS_UID: "Process",
-    RESOLUTION_UID: "Run ids",
     EXPERIENCE_UID: "Users' experience",
 }
 """Every dashboard, in the order of the links; each links all the others."""
