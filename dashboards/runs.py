@@ -20,9 +20,10 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
         description="Does every run start, go on and end as its user expects, and if not, where does it stand?",
         links=links,
         rows=[
-            Row("Do runs go on and end?", [stuck_now(), not_in_order(), in_order_now()]),
+            Row("Do runs go on and end?", [stuck_now(), not_in_order(), in_order_now(), under_way(), first_event_now(), duration_now()]),
             Row("What did users see?", [in_order(), verdicts(), wrong_by_verdict()]),
             Row("Runs that stand still", [stuck(), stuck_found()]),
+            Row("How long do users wait?", [first_events(), durations()]),
         ],
     )
 
@@ -32,7 +33,6 @@ def stuck_now() -> Panel:
         "Runs stuck",
         queries.runs_stuck(),
         alerts=["RunStuck"],
-        width=8,
         description=(
             "Runs that have not ended and made no progress for `stuck_after_s`, now. 0 is good. Above: their users watch an agent that "
             "does nothing; the evidence has the line at which each one stands."
@@ -45,7 +45,6 @@ def not_in_order() -> Panel:
         "Runs not in order",
         queries.verdicts_not_in_order(queries.RANGE),
         alerts=["RunsOutOfOrder", "RunIncomplete"],
-        width=8,
         description=(
             "Runs in the chosen time whose user saw no end, a gap, disorder or something twice, or whose events went to somebody else. "
             "0 is good. Above: the row below says which it was."
@@ -62,10 +61,53 @@ def in_order_now() -> Panel:
         steps=NEUTRAL,
         no_value="no runs ended",
         trend=True,
-        width=8,
         description=(
             "Share of the runs of the last minute whose user saw everything once and in order, lowest of the chosen services; what users "
             "feel. 100 % is good. An honest error or cancellation is complete; runs whose user had gone are left out."
+        ),
+    )
+
+
+def under_way() -> Panel:
+    return tile(
+        "Runs under way",
+        Query(f"sum({queries.scraped(names.RUN_ACTIVE)})"),
+        unit="none",
+        decimals=0,
+        steps=NEUTRAL,
+        trend=True,
+        description="Runs started and not ended. Following the traffic is good. Rising without more traffic: runs take longer, or hang.",
+    )
+
+
+def first_event_now() -> Panel:
+    return tile(
+        "First event, slowest 5 %",
+        Query(queries.quantile(0.95, names.RUN_FIRST_EVENT)),
+        unit="s",
+        decimals=2,
+        steps=NEUTRAL,
+        no_value="no runs",
+        trend=True,
+        description=(
+            "How long the slowest twentieth of users waits for any sign of life. Steady is good. Rising: instances take long to create, "
+            "sessions are waited for, or the event loop is held."
+        ),
+    )
+
+
+def duration_now() -> Panel:
+    return tile(
+        "Run duration, slowest 5 %",
+        Query(queries.quantile(0.95, names.RUN_DURATION)),
+        unit="s",
+        decimals=1,
+        steps=NEUTRAL,
+        no_value="no runs ended",
+        trend=True,
+        description=(
+            "What the slowest twentieth of users waits for a whole answer. Steady is good. Rising: tools or the model behind the agent "
+            "are slow."
         ),
     )
 
@@ -132,4 +174,37 @@ def stuck_found() -> Panel:
             "Each run when it was found to stand still. Zero is good. Many found and few stuck: they go on by themselves; then the time "
             "that a step may take is set too short, or what they call is slow."
         ),
+    )
+
+
+# --- how long do users wait -------------------------------------------------------------------------------------------
+
+
+def first_events() -> Panel:
+    return _quantiles(
+        "Time to the first event",
+        names.RUN_FIRST_EVENT,
+        "From a run's start until its first event was sent. Three steady lines are good. All rise: what a run does before its first event "
+        "is slow for everybody. Only the top one: single users wait.",
+    )
+
+
+def durations() -> Panel:
+    return _quantiles(
+        "Run durations",
+        names.RUN_DURATION,
+        "From a run's start to its end. Three steady lines are good. Only the top one rises: single users wait. All rise: the agent or "
+        "what it calls is slow.",
+    )
+
+
+def _quantiles(title: str, metric: names.Metric, description: str) -> Panel:
+    parts = ((0.5, "half of all"), (0.95, "slowest 5 %"), (0.99, "slowest 1 %"))
+    return graph(
+        title,
+        *(Query(queries.quantile(q, metric), name) for q, name in parts),
+        unit="s",
+        no_value="no runs ended",
+        width=12,
+        description=description,
     )

@@ -17,11 +17,12 @@ from isolation_monitor import __version__
 from isolation_monitor.telemetry import names, private
 from isolation_monitor.telemetry.context import CURRENT, Connection, RequestContext
 from isolation_monitor.telemetry.delivery.automaton import EventNames
+from isolation_monitor.telemetry.delivery.declarations import begin_run, declare_events, declare_queue
 from isolation_monitor.telemetry.delivery.envelope import WrappedBytes, WrappedText
 from isolation_monitor.telemetry.delivery.frames import Frames
 from isolation_monitor.telemetry.delivery.handshakes import Handshakes
 from isolation_monitor.telemetry.delivery.queue_depths import QueueDepths
-from isolation_monitor.telemetry.delivery.run import Run, Runs
+from isolation_monitor.telemetry.delivery.run import Runs
 from isolation_monitor.telemetry.delivery.setup import make_delivery
 from isolation_monitor.telemetry.delivery.spans import Spans
 from isolation_monitor.telemetry.detection import Detection
@@ -324,33 +325,9 @@ class IsolationMonitor:
         """Return what was sealed; reported when the current principal is another one, and `default` in `block` mode."""
         return self.detection.cache_owner.unseal(sealed, default)
 
-    def queue(self, name: str, queue: object) -> None:
-        """Watch how many items wait in a queue. One that a task empties into a WebSocket is found without this.
-
-        Args:
-            name: name in metrics; many queues, one of each user, may share it. At most 8 names are told apart.
-            queue: an `asyncio` or `queue` queue or a `deque`, held weakly; or a function without arguments that returns its
-                length, kept as long as the monitor and called once a second on a thread of the monitor's.
-
-        Raises:
-            SettingsError: it is none of these.
-        """
-        self.queue_depths.declare(name, queue)
-
-    def events(self, events: EventNames) -> None:
-        """Declare the names of the service's run events."""
-        self.runs.configure(events)
-
-    def run(self, run_id: str, *, owner: str | None = None, agent: str | None = None, conversation: str | None = None) -> Run:
-        """Begin one agent run, as a `with` or `async with` block.
-
-        Args:
-            run_id: the run's id, as its frames carry it.
-            owner: the user's id, by default the request's principal.
-            agent: the agent's name, and `conversation` the id of the thread, for the run's span in traces; leave the service with them.
-        """
-        self.frames.reads = True
-        return self.runs.start(run_id, self.principals.named(owner) if owner is not None else None, agent, conversation)
+    events = declare_events
+    run = begin_run
+    queue = declare_queue
 
     @overload
     def envelope(self, frame: str) -> str: ...

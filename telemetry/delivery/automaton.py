@@ -6,6 +6,7 @@ interleave; they are matched by call id where given, else counted. A run without
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -60,13 +61,20 @@ class EventNames:
         return (self.started, *self.others, self.tool_started, self.tool_ended, self.completed, self.failed, self.cancelled)
 
 
+@functools.lru_cache(maxsize=16)
+def _owed(events: EventNames) -> frozenset[str]:
+    """The events that have a place in the order."""
+    return frozenset(events.all) - frozenset(events.others)
+
+
 class RunOrder:
     """Feeds on event names as the application emits them; `anomalies` counts what is wrong so far."""
 
-    __slots__ = ("_events", "_open_tools", "_started", "anomalies", "ended")
+    __slots__ = ("_events", "_open_tools", "_owed", "_started", "anomalies", "ended")
 
     def __init__(self, events: EventNames) -> None:
         self._events = events
+        self._owed = _owed(events)
         self._started = False
         self.ended: str | None = None
         self._open_tools: Counter[str] = Counter()
@@ -74,6 +82,9 @@ class RunOrder:
 
     def feed(self, event: str, call_id: str = "") -> str | None:
         """Take one event; return the anomaly that it is, or None."""
+        if self._started and self.ended is None and event not in self._owed:
+            # Most events: what may come anywhere between start and end.
+            return None
         anomaly = self._judge(event, call_id)
         if anomaly is not None:
             self.anomalies[anomaly] += 1

@@ -102,28 +102,25 @@ class Handshakes:
 
     def closed(self, connection: Connection, by: str, code: object) -> None:
         """The first close counts: `by` is `client`, `server`, or `nobody` when the handler ended without one."""
-        if connection.closed_by is None:
-            connection.closed_by = by
-            number = code if type(code) is int else 1005
-            if connection.outcome is None and not connection.is_accepted:
-                self._count(connection, "timed_out" if by == "client" else "error" if number in SERVER_FAULT_CODES else "refused")
-            if not connection.is_accepted:
-                return
-            if connection.outcome is None and by == "server" and not connection.heard_at and _refuses(number):
-                # Accepted only to tell why: a browser cannot read the reason of a refused handshake.
-                self._count(connection, "refused")
-            self._ledger.registry.counter(names.WEBSOCKET_CLOSES, by=by, reason=reason_of(number)).inc()
+        try:
+            if connection.closed_by is None:
+                connection.closed_by = by
+                self._closed(connection, by, code if type(code) is int else 1005)
+        except Exception as error:
+            self._ledger.internal_error("middleware", error)
 
     def ended(self, connection: Connection, error: BaseException | None) -> None:
         """The handler is over; what is not known of the handshake by now is decided."""
-        if not connection.is_accepted:
-            if connection.outcome is None:
+        if connection.is_accepted:
+            self.closed(connection, "nobody", 1006)
+        try:
+            if connection.is_accepted and connection.outcome is None:
+                self._judge_unnamed(connection)
+            elif connection.outcome is None:
                 gone = error is not None and not isinstance(error, Exception)
                 self._count(connection, "timed_out" if gone else "error")
-            return
-        self.closed(connection, "nobody", 1006)
-        if connection.outcome is None:
-            self._judge_unnamed(connection)
+        except Exception as failure:
+            self._ledger.check_failed(names.BAD_HANDSHAKE, "middleware", failure)
 
     def tick(self, _: float) -> None:
         """Once a second: handshakes that nobody answers, connections that nobody has signed in on, and who is idle or dead."""
@@ -142,6 +139,16 @@ class Handshakes:
     def has_open(self, principal: Principal) -> bool:
         """Return whether a user has a connection to this process that is open."""
         return any(one.principal is principal and not one.closed for one in list(self.connections))
+
+    def _closed(self, connection: Connection, by: str, code: int) -> None:
+        if connection.outcome is None and not connection.is_accepted:
+            self._count(connection, "timed_out" if by == "client" else "error" if code in SERVER_FAULT_CODES else "refused")
+        if not connection.is_accepted:
+            return
+        if connection.outcome is None and by == "server" and not connection.heard_at and _refuses(code):
+            # Accepted only to tell why: a browser cannot read the reason of a refused handshake.
+            self._count(connection, "refused")
+        self._ledger.registry.counter(names.WEBSOCKET_CLOSES, by=by, reason=reason_of(code)).inc()
 
     # --- judgement ----------------------------------------------------------------------------------------------------
 

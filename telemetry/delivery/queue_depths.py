@@ -70,6 +70,7 @@ class QueueDepths:
     def sent(self) -> None:
         """Note that the running task sends on a WebSocket: with what it has just taken, if it has."""
         latest, self.latest = self.latest, None
+        # Nothing here can fail: both calls are the interpreter's and asyncio's own, on the loop's thread.
         if latest is not None and latest[1] == id(asyncio.current_task()) and (queue := latest[0]()) is not None:
             self._add(queue, UNDECLARED)
 

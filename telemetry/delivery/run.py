@@ -69,7 +69,7 @@ class Run:
         self.started_at = time.time()
         self.ended = False
         self.error: str | None = None
-        self.task = _task_reference()
+        self.task = _reference(_current_task())
         self.actor = self.task
         """The task that emitted last: what it does now is what the run does."""
         self.thread_id = threading.get_ident()
@@ -123,7 +123,7 @@ class Run:
             self.error = kind.__qualname__
         leave, self._leave = self._leave, None
         # Only the task that entered may leave: another one has a context of its own.
-        if leave is not None and _task_reference()() is self.task():
+        if leave is not None and _current_task() is self.task():
             self._runs.guarded(leave)
         self._runs.ended(self)
 
@@ -134,12 +134,19 @@ class Run:
         self.__exit__(kind, error, trace)
 
 
-def _task_reference() -> Callable[[], Any]:
+def _current_task() -> asyncio.Task[Any] | None:
     try:
-        task = asyncio.current_task()
+        return asyncio.current_task()
     except RuntimeError:
-        task = None
-    return weakref.ref(task) if task is not None else lambda: None
+        return None
+
+
+def _reference(task: asyncio.Task[Any] | None) -> Callable[[], Any]:
+    return weakref.ref(task) if task is not None else _nobody
+
+
+def _nobody() -> None:
+    return None
 
 
 class Runs:
@@ -174,11 +181,12 @@ class Runs:
         """Set the event names and make their series exist at 0."""
         self.events = events
         self._judged = frozenset(events.all)
-        self._cells = {
-            (event, stage): self._registry.counter(names.EVENTS, event=event, stage=stage)
-            for event in (*events.all, names.OTHER)
+        emitted, sent = (
+            {event: self._registry.counter(names.EVENTS, event=event, stage=stage) for event in (*events.all, names.OTHER)}
             for stage in ("emitted", "sent")
-        }
+        )
+        self._emitted, self._other_emitted = emitted, emitted[names.OTHER]
+        self._sent, self._other_sent = sent, sent[names.OTHER]
 
     def guarded(self, act: Callable[[], T]) -> T | None:
         """Return what `act` returns; None, and the failure counted, where it fails."""
@@ -213,10 +221,12 @@ class Runs:
             run.numbers.emitted(event)
             run.moved, run.patience_s = time.perf_counter(), None
             run.course.append((time.time(), event))
-            run.actor = _task_reference()
+            task = _current_task()
+            if task is not run.actor():
+                run.actor = _reference(task)
             if run.span is not None:
                 run.span.emitted(event, call_id, tool)
-            self._count(event, "emitted")
+            self._emitted.get(event, self._other_emitted).inc()
             stream = run.request.stream if run.request is not None else None
             if run.connection is None and stream is not None and not stream.is_over:
                 # Counted when its message leaves.
@@ -245,7 +255,7 @@ class Runs:
             self._first_event.observe(time.perf_counter() - run.started)
         run.sent[event] += 1
         run.moved, run.patience_s = time.perf_counter(), None
-        self._count(event, "sent")
+        self._sent.get(event, self._other_sent).inc()
 
     def plant(self, lab: Lab) -> None:
         """Let a run of the victim end without the events that it owes."""
@@ -287,7 +297,7 @@ class Runs:
         run.order = run.seen
         run.emitted = Counter(run.sent)
         for event, n in run.emitted.items():
-            self._count(event, "emitted", n)
+            self._emitted.get(event, self._other_emitted).inc(float(n))
         for anomaly, n in run.order.anomalies.items():
             self._registry.counter(names.EVENT_ANOMALIES_TOTAL, anomaly=anomaly).inc(float(n))
 
@@ -381,9 +391,6 @@ class Runs:
                 self.ended(run)
         self._registry.gauge(names.RUN_ACTIVE).set(float(len(self.open)))
         self.stuck.look(list(self.open.values()))
-
-    def _count(self, event: str, stage: str, n: int = 1) -> None:
-        (self._cells.get((event, stage)) or self._cells[names.OTHER, stage]).inc(float(n))
 
 
 def _verdict(run: Run, lost: Counter[str], outcome: str) -> str:
