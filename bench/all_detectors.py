@@ -36,6 +36,8 @@ IDS = 20
 PAGES = 40
 """Different answers of each user: a page of his things each."""
 FRAME_BYTES = 500
+WARM = 20
+"""Requests, or frames, between putting on what acts on the process and measuring."""
 RAW, FLOOR, OURS = "raw", "floor", "isolation_monitor"
 UNHOOKED = "isolation_monitor without its hooks on tasks, threads and locks"
 
@@ -68,7 +70,7 @@ async def _one_layout(stack: Stack, rounds: int, operations: int) -> Timings:
         applications = {RAW: build(stack), FLOOR: with_floor(stack), OURS: ours, UNHOOKED: ours}
         watching.begin()
         variants = [_variant(name, Client(app).requests, watching) for name, app in applications.items()]
-        return await measure(random.sample(variants, len(variants)), rounds=rounds, operations=operations)
+        return await measure(random.sample(variants, len(variants)), rounds=rounds, operations=operations, warm=WARM)
     finally:
         await watching.end()
 
@@ -94,7 +96,7 @@ async def _pages_read(quick: bool, *, is_prose: bool) -> tuple[Timings, dict[str
         applications = {RAW: pages(dice, is_prose=is_prose), OURS: watching.monitor.instrument(pages(dice, is_prose=is_prose))}
         watching.begin()
         variants = [_variant(name, Client(app, "/page").requests, watching) for name, app in applications.items()]
-        timings = await measure(variants, rounds=4 if quick else 60, operations=20 if quick else 100)
+        timings = await measure(variants, rounds=4 if quick else 60, operations=20 if quick else 100, warm=WARM)
         slow = await _slowest(variants, 200 if quick else 4_000)
         watching.expect_clean(names.FOREIGN_CONTENT)
         return timings, slow
@@ -110,7 +112,7 @@ async def websocket_frame(quick: bool) -> list[Row]:
         applications = {RAW: echo(), OURS: watching.monitor.instrument(echo())}
         watching.begin()
         variants = [_variant(name, _pushes(app), watching) for name, app in applications.items()]
-        timings = await measure(variants, rounds=4 if quick else 80, operations=100 if quick else 500)
+        timings = await measure(variants, rounds=4 if quick else 80, operations=100 if quick else 500, warm=WARM)
         watching.expect_clean(names.WRONG_SOCKET, names.FOREIGN_IDENTITY, names.FOREIGN_CONTENT)
     finally:
         run.__exit__(None, None, None)

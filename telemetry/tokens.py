@@ -10,8 +10,10 @@ About 40 bits are needed for a value to be attributable at all; shorter codes ar
 from __future__ import annotations
 
 import re
-from collections.abc import Container
-from typing import Final
+from collections.abc import Callable, Container
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 MIN_LENGTH: Final = 8
 MAX_LENGTH: Final = 200
@@ -44,6 +46,8 @@ _PLAIN: Final = re.compile(
     """
 )
 """No text may be matched in two ways by one line: a word of a hundred letters would take years."""
+_TIME: Final = re.compile(r"\d{8}T\d{4,6}Z?|\d{4}W\d{2,3}|P(?:\d+[YMWD])*(?:T(?:\d+[HMS])*)?")
+"""Those of the above that are of letters and digits alone."""
 _EPOCH: Final = re.compile(r"1[5-9]\d{8}(?:\d{3}|\d{6}|\d{9})?")
 """Unix time of the years 2017-2033 in seconds, milliseconds, microseconds or nanoseconds."""
 _DATED: Final = re.compile(r"(?:19|20)\d\d[- ][01]\d[- ][0-3]\d")
@@ -52,6 +56,19 @@ _GROUPED: Final = re.compile(r"\b\d{2,6}(?: \d{2,6}){2,6}\b")
 WRITTEN_LIMIT: Final = 10_000
 _WRITTEN: Final[set[str]] = set()
 """Words that were judged to be no tokens: a service answers with the same ones again and again."""
+_PIECES_FROM: Final = 60
+"""Characters of a text from which looking for known pieces pays."""
+_PIECE_LENGTH: Final = 12
+"""Characters of a piece on average: shorter ones are looked up one by one for more than they save."""
+PIECE_LIMIT: Final = 120
+"""Characters of a piece that is remembered."""
+PLAIN_LIMIT: Final = 5_000
+_PLAIN_PIECES: Final[set[str]] = set()
+"""What stands between two commas and holds no token: in JSON a key with its value. Most of an answer was in earlier ones."""
+_LEARNED_PIECES: Final = 8
+"""Pieces of one text that are remembered: looking whether they hold a token is not free."""
+_LEARN_ANYWAY: Final = 8
+"""One text in so many is learned from where all pieces seem to hold tokens: some may hold several, and others none."""
 _HAS_DIGIT: Final = re.compile(r"\d")
 _MIXED: Final = re.compile(r"[a-z][A-Z]+[a-z]|[A-Z]{2,}[a-z]+[A-Z]")
 
@@ -71,32 +88,102 @@ def tokens_of(text: str, words: list[str] | None = None) -> list[str]:
     >>> tokens_of('{"id": "3f2a9c41d0", "note": "meeting on 2026-11-21", "mail": "x1@example.org"}')
     ['3f2a9c41d0', 'x1@example.org']
     """
-    if len(text) < MIN_LENGTH:
-        return []
-    found: list[str] = []
-    # In two steps that run in C; the expression by itself would take longer than all the rest.
-    if b"0 0" in text.encode("utf-8", "surrogatepass").translate(_ZEROS):
-        found = [number for number in dict.fromkeys(_GROUPED.findall(text)) if _is_grouped_token(number)]
-    # Each word once, and what was judged before not again: most words of an answer are its keys.
-    written = _WRITTEN
-    for word in dict.fromkeys(words_of(text) if words is None else words):
-        if len(word) < MIN_LENGTH or word in written:
-            continue
-        candidate = word.strip("._+-@")
-        if "." in candidate[-6:-1]:
-            candidate = _without_suffix(candidate)
-        if len(candidate) > MAX_LENGTH:
-            # Its end: long ones that are signed begin alike.
-            candidate = candidate[-MAX_LENGTH:]
-        if len(candidate) >= MIN_LENGTH and is_token(candidate):
-            found.append(candidate)
+    pieces = None if words is not None else _unread(text)
+    found = _grouped_in(text := text if pieces is None else ",".join(pieces))
+    for word in _long_words(text, words):
+        if (token := _judged(word)) is not None:
+            found.append(token)
             if len(found) >= TOKENS_LIMIT:
-                break
-        elif len(word) <= MAX_LENGTH:
-            if len(written) >= WRITTEN_LIMIT:
-                written.clear()
-            written.add(word)
+                return found
+    if pieces is not None:
+        _learn_plain(pieces, found)
     return found
+
+
+def look_up_tokens(text: str, look_up: Callable[[list[str]], list[tuple[str, T | None]]]) -> list[tuple[str, T | None]]:
+    """As `tokens_of`, each with what is known of it.
+
+    Args:
+        look_up: returns some words, each with what is known of it. Whatever something is known of is taken for a token.
+    """
+    pieces = _unread(text)
+    if pieces is not None:
+        text = ",".join(pieces)
+    grouped = _grouped_in(text)
+    found = look_up(grouped) if grouped else []
+    for pair in look_up(_long_words(text, None)):
+        if pair[1] is not None:
+            found.append(pair)
+        elif (token := _judged(pair[0])) is not None:
+            found += [pair] if token == pair[0] else look_up([token])
+        else:
+            continue
+        if len(found) >= TOKENS_LIMIT:
+            return found
+    # What holds a token each is the rule, and is found out without looking at any piece.
+    if pieces is not None and (len(pieces) > len(found) or len(text) % _LEARN_ANYWAY == 0):
+        _learn_plain(pieces, [token for token, _ in found])
+    return found
+
+
+def _unread(text: str) -> list[str] | None:
+    """Return the pieces of a text that are not known to hold no token, None where looking would not pay."""
+    if len(text) < _PIECES_FROM:
+        return None
+    # No token goes over a comma. So what stands between two of them is judged once.
+    pieces = text.split(",")
+    if len(pieces) * _PIECE_LENGTH > len(text):
+        return None
+    plain = _PLAIN_PIECES
+    return [piece for piece in pieces if piece not in plain]
+
+
+def _learn_plain(pieces: list[str], found: list[str]) -> None:
+    """Remember some of the pieces that hold none of the tokens that were found in them all together."""
+    left = _LEARNED_PIECES
+    for piece in pieces:
+        if not any(map(piece.__contains__, found)):
+            if len(piece) <= PIECE_LIMIT:
+                _remember(_PLAIN_PIECES, piece, PLAIN_LIMIT)
+            left -= 1
+            if not left:
+                return
+
+
+def _grouped_in(text: str) -> list[str]:
+    # In two steps that run in C; the expression by itself would take longer than all the rest.
+    # By `find`: `in` tries bytes as a number first.
+    if text.encode("utf-8", "surrogatepass").translate(_ZEROS).find(b"0 0") >= 0:
+        return [number for number in dict.fromkeys(_GROUPED.findall(text)) if _is_grouped_token(number)]
+    return []
+
+
+def _long_words(text: str, words: list[str] | None) -> list[str]:
+    """Return each word once that may hold a token: most words of an answer are its keys, and were judged before."""
+    written = _WRITTEN
+    return [word for word in dict.fromkeys(words_of(text) if words is None else words) if len(word) >= MIN_LENGTH and word not in written]
+
+
+def _judged(word: str) -> str | None:
+    """Return the token that a word is."""
+    candidate = word.strip("._+-@")
+    if "." in candidate[-6:-1]:
+        candidate = _without_suffix(candidate)
+    if len(candidate) > MAX_LENGTH:
+        # Its end: long ones that are signed begin alike.
+        candidate = candidate[-MAX_LENGTH:]
+    if len(candidate) >= MIN_LENGTH and is_token(candidate):
+        return candidate
+    if len(word) <= MAX_LENGTH:
+        _remember(_WRITTEN, word, WRITTEN_LIMIT)
+    return None
+
+
+def _remember(judged: set[str], text: str, limit: int) -> None:
+    """Add what was judged; what was judged before is forgotten where that is too much."""
+    if len(judged) >= limit:
+        judged.clear()
+    judged.add(text)
 
 
 def _without_suffix(candidate: str) -> str:
@@ -114,8 +201,12 @@ def is_token(candidate: str) -> bool:
     """Return whether a run of characters looks minted; see the module."""
     if not candidate.isascii():
         return False
-    if candidate.isdigit():
-        return len(candidate) >= 9 and _EPOCH.fullmatch(candidate) is None
+    if candidate.isalnum() and not candidate.isalpha():
+        if candidate.isdigit():
+            return len(candidate) >= 9 and _EPOCH.fullmatch(candidate) is None
+        # Of letters and digits alone, `_PLAIN` matches nothing but word12 and times. Ids mostly look so, and are many.
+        word = candidate.rstrip("0123456789")
+        return not (word.isalpha() and len(word) >= 4 and len(candidate) - len(word) <= 3) and _TIME.fullmatch(candidate) is None
     if _HAS_DIGIT.search(candidate) is None and "@" not in candidate and _MIXED.search(candidate) is None:
         return False
     return _PLAIN.fullmatch(candidate) is None

@@ -35,13 +35,17 @@ class Addressing:
     def is_only_own(self, request: RequestContext, principal: Principal) -> bool:
         """Return whether a request names nothing that could be another's: then the principal alone decides what it gets."""
         said: Ingress = request.ingress or NOTHING
-        return not said.addresses or all(self.is_own(address, principal) for address in said.addresses)
+        # Asked for each frame: a generator in `all` takes twice as long.
+        for address in said.addresses:  # noqa: SIM110
+            if not self.is_own(address, principal):
+                return False
+        return True
 
     def is_own(self, address: str, principal: Principal) -> bool:
         """Return whether an address is the principal's: its id, its token, or where nobody else has written."""
         if address == principal.id:
             return True
-        entry = self._ownership.get(address)
+        entry = self._ownership.entries.get(address)
         if entry is not None:
             return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id
         return self._writers.get(address) == principal.id

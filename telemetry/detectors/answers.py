@@ -36,7 +36,10 @@ OWN_FACTOR: Final = 2
 OWN_SHARE: Final = 0.6
 """Share of the principals that must have such a value."""
 
-_KEY_BEFORE: Final = re.compile(r'"([^"\\]{1,40})"\s*:\s*"?[^"]{0,200}$')
+KEY_LENGTH: Final = 40
+NEAR: Final = 260
+"""Characters before a value in which its key is looked for."""
+_KEY_BEFORE: Final = re.compile(rf'"([^"\\]{{1,{KEY_LENGTH}}})"\s*:\s*"?[^"]{{0,200}}$')
 
 
 class _Usual:
@@ -140,5 +143,11 @@ def field_of(text: str, token: str) -> str | None:
     at = text.find(token)
     if at < 0 or text.find(token, at + 1) >= 0:
         return None
-    match = _KEY_BEFORE.search(text, max(0, at - 260), at)
+    before = text[max(0, at - NEAR) : at]
+    # A text right behind its key, as most are: the expression, which looks for any value, takes several times as long.
+    close = len(before) - 4 if before.endswith('": "') else len(before) - 3 if before.endswith('":"') else 0
+    begin = before.rfind('"', 0, close) if close > 0 else -1
+    if begin >= 0 and 1 < close - begin <= KEY_LENGTH + 1 and "\\" not in (key := before[begin + 1 : close]):
+        return key
+    match = _KEY_BEFORE.search(before)
     return match[1] if match else ""

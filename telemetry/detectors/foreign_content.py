@@ -34,7 +34,7 @@ from isolation_monitor.telemetry.detectors.public_content import PublicContent
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, headers_name, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Moving, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
-from isolation_monitor.telemetry.tokens import phrases_of, tokens_of, words_of
+from isolation_monitor.telemetry.tokens import look_up_tokens, phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class ForeignContent:
             request.ingress.add_parameters(parameters, scope["path"])
             if request.connection is not None and request.connection.said is not None:
                 request.connection.said.add_parameters(parameters, scope["path"])
-        entry_of, own = self.ownership.get, principal.id
+        entries, own = self.ownership.entries, principal.id
         endpoint = endpoint_of(request, scope)
         # What an answer that addresses nothing shows, the principal alone decides.
         only_own = learns and self._addressing.is_only_own(request, principal)
@@ -205,9 +205,8 @@ class ForeignContent:
         suspicions: list[Suspicion] = []
         fresh: list[str] = []
         origin: Origin | None = None
-        words = words_of(text)
-        for token in tokens_of(text, words):
-            entry = entry_of(token)
+        unconfirmed = self._unconfirmed
+        for token, entry in look_up_tokens(text, entries.of):
             if entry is None:
                 if learns:
                     if origin is None:
@@ -227,14 +226,14 @@ class ForeignContent:
                 suspicions.append(Suspicion(request, principal, token, entry, where))
             else:
                 fresh.append(token)
-                for waiting, place in self._unconfirmed.came_back(token):
-                    self._report_between_peers(waiting, place)
+                if unconfirmed.waiting:
+                    for waiting, place in unconfirmed.came_back(token):
+                        self._report_between_peers(waiting, place)
                 if request.connection is not None or where == "the stream":
                     self._broadcasts.heard(echo_key(token, entry, text))
         openings = self.ownership.openings
-        if openings and len(text) >= 40:
-            for phrase in phrases_of(text, words, openings):
-                entry = entry_of(phrase)
+        if openings and len(text) >= 40 and not openings.keys().isdisjoint(words := words_of(text)):
+            for phrase, entry in entries.of(phrases_of(text, words, openings)):
                 if entry is None or entry.is_public or entry.owner is None:
                     continue
                 if entry.owner.id != own:

@@ -94,6 +94,11 @@ class Entries(MutableMapping[str, Entry]):
     def get(self, token: str, default: Any = None) -> Any:
         return self._shards[hash(token) & self._mask].get(token, default)
 
+    def of(self, tokens: Iterable[str]) -> list[tuple[str, Entry | None]]:
+        """Return each token with its entry: one call for all of them, since texts hold many."""
+        shards, mask = self._shards, self._mask
+        return [(token, shards[hash(token) & mask].get(token)) for token in tokens]
+
     def __setitem__(self, token: str, entry: Entry) -> None:
         shard = self._shards[hash(token) & self._mask]
         shard[token] = entry

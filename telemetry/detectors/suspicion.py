@@ -40,19 +40,20 @@ class Unconfirmed:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[tuple[Suspicion, object]]] = {}
+        self.waiting: dict[str, list[tuple[Suspicion, object]]] = {}
+        """By the value."""
 
     def hold(self, suspicion: Suspicion, endpoint: object) -> None:
         """Keep a suspicion and the endpoint that it was seen at; at most a few of each value."""
-        waiting = self._waiting.setdefault(suspicion.token, [])
+        waiting = self.waiting.setdefault(suspicion.token, [])
         if len(waiting) < UNCONFIRMED_EACH:
             waiting.append((suspicion, endpoint))
-        if len(self._waiting) > UNCONFIRMED_LIMIT:
-            self._waiting.pop(next(iter(self._waiting)), None)
+        if len(self.waiting) > UNCONFIRMED_LIMIT:
+            self.waiting.pop(next(iter(self.waiting)), None)
 
     def came_back(self, token: str) -> list[tuple[Suspicion, object]]:
         """Note that a value went to its owner; return what waited for that."""
-        return self._waiting.pop(token, []) if self._waiting else []
+        return self.waiting.pop(token, [])
 
 
 class Moving:

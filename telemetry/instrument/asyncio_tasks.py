@@ -91,13 +91,16 @@ class AsyncioTasks:
         leaks, switch, failed = self._leaks, self._switch, self._detection.ledger.check_failed
         contexts = self._detection.foreign_context
 
+        # Every task of the process comes through here, each request's own too, so what it does is written out and bound before.
+        new_task, current = asyncio.Task, CURRENT.get
+
         def task_factory(loop: _Loop, coro: Any, **kwargs: Any) -> Any:
-            task = asyncio.Task(coro, loop=loop, **kwargs) if previous is None else previous(loop, coro, **kwargs)
+            task = new_task(coro, loop=loop, **kwargs) if previous is None else previous(loop, coro, **kwargs)
             try:
                 if switch.is_on:
                     # A context of the caller's choice decides: a server may start a request inside another one's.
                     context = kwargs.get("context") if kwargs else None
-                    owner = CURRENT.get() if context is None else context.get(CURRENT)
+                    owner = current() if context is None else context.get(CURRENT)
                     if owner is not None and not owner.finished:
                         leaks.started(task, "task", code_of(coro), owner, 2)
                     if contexts.glances_left > 0 and contexts.wants_glance():

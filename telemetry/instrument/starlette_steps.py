@@ -40,10 +40,11 @@ def _call(original: Callable[..., Awaitable[None]], detection: Detection) -> Cal
     stepped = detection.stepped
 
     # Not `async`: one more coroutine for each request would cost more than the question.
-    def call(self: Any, *arguments: Any, **named: Any) -> Awaitable[None]:
+    # Its parameters are written out, by the names that they have in the original: packing them costs as much again.
+    def call(self: Any, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if stepped and (request := CURRENT.get()) is not None and request.serial in stepped:
-            return _in_steps(lambda: original(self, *arguments, **named), request, stepped)
-        return original(self, *arguments, **named)
+            return _in_steps(lambda: original(self, scope, receive, send), request, stepped)
+        return original(self, scope, receive, send)
 
     return call
 

@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isolation_monitor.telemetry.tokens import MAX_LENGTH, PHRASES_LIMIT, TOKENS_LIMIT, openings_of, phrases_of, tokens_of, words_of
+from isolation_monitor.telemetry.tokens import (
+    MAX_LENGTH,
+    PHRASES_LIMIT,
+    TOKENS_LIMIT,
+    look_up_tokens,
+    openings_of,
+    phrases_of,
+    tokens_of,
+    words_of,
+)
 
 MINTED = (
     "3f2a9c41", "0f8fad5b-d9cb-469f-a165-70867728950e", "tok_Ab3dE9fG", "ACCT-93847562", "DE89370400440532013000", "4539148803436467",
@@ -73,6 +82,22 @@ def test_nearly_every_random_value_is_a_token() -> None:
 def test_no_text_is_too_odd_and_every_token_stands_in_it(text: str) -> None:
     assert all(token in text for token in tokens_of(text))
     phrases_of(text)
+
+
+_PARTS = st.sampled_from((*MINTED, *WRITTEN, "so the lamp is on the table", '"status": "in_stock"', "1234", "5678 9012", " ", "", ".", '"'))
+
+
+@given(st.lists(st.lists(_PARTS, min_size=1, max_size=4).map(" ".join), min_size=3, max_size=40).map(", ".join))
+def test_pieces_that_were_seen_before_hide_no_token(text: str) -> None:
+    """Texts share their pieces: what was learned from one, or from the same one before, must not change what is found in the next."""
+    tokens = tokens_of(text, words_of(text))
+
+    assert tokens_of(text) == tokens
+    assert tokens_of(text) == tokens
+    known = set(tokens[::2])
+    looked_up = look_up_tokens(text, lambda words: [(word, True if word in known else None) for word in words])
+    assert [token for token, _ in looked_up] == tokens
+    assert {token for token, is_known in looked_up if is_known} == known
 
 
 @pytest.mark.parametrize(
