@@ -37,10 +37,10 @@ STOP: Final = "stop"
 SLOW_SHARE: Final = 0.02
 CUT_SHARE: Final = 0.05
 CUT_EVERY_S: Final = 5.0
-WAIT_S: Final = 60.0
+WAIT_S: Final = 120.0
 """How long an event waits in the services under test: longer than a client of a loaded machine takes to come back."""
 START_LIMIT_S: Final = 60.0
-SETTLE_LIMIT_S: Final = 150.0
+SETTLE_LIMIT_S: Final = 240.0
 
 
 @dataclass

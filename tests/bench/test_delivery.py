@@ -26,7 +26,7 @@ def test_both_sides_count_the_same_events(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=900,
     )
 
     assert output.exists(), done.stdout + done.stderr
