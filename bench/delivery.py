@@ -37,10 +37,10 @@ STOP: Final = "stop"
 SLOW_SHARE: Final = 0.02
 CUT_SHARE: Final = 0.05
 CUT_EVERY_S: Final = 5.0
-WAIT_S: Final = 30.0
-"""How long an event waits in the services under test."""
+WAIT_S: Final = 120.0
+"""How long an event waits in the services under test: longer than a client of a loaded machine takes to come back."""
 START_LIMIT_S: Final = 60.0
-SETTLE_LIMIT_S: Final = 120.0
+SETTLE_LIMIT_S: Final = 240.0
 
 
 @dataclass
@@ -223,6 +223,8 @@ def _rows(workers: list[Worker], heard: list[dict[str, Any]], sockets: int) -> l
         *(Row(f"events {outcome}", float(n), "events") for outcome, n in outcomes.items()),
         Row("events of the killed worker without an end", float(killed.left), "events", note="counted unknown by one that lives"),
         Row("connections of the clients", float(reports["connections"]), "connections"),
+        Row("resumes that no worker knew", float(reports["unknown_resumes"]), "resumes", note="of the killed worker's clients"),
+        Row("clients that had not come back at the end", float(sum(one["away"] for one in heard)), "clients", 0.0),
         Row("gaps and disorder seen by clients", float(reports["gaps"] + reports["disorder"]), "events", 0.0),
         Row("events shown twice", float(sum(one["twice"] for one in heard)), "events", 0.0),
     ]

@@ -32,6 +32,8 @@ class Users:
         self.counts: Counter[str] = Counter()
         self.twice = 0
         self.cut = 0
+        self.away = 0
+        """Clients that were between two connections when the time was over."""
         self._seen: dict[str, set[str]] = {}
         self.clients = {name: self._client(name, n) for n, name in enumerate(names)}
         self._gate = asyncio.Semaphore(CONNECTING_AT_ONCE)
@@ -52,6 +54,7 @@ class Users:
             async with asyncio.timeout(RETURN_LIMIT_S):
                 while not all(client.is_current for client in self.clients.values()):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
+        self.away = sum(not client.is_current for client in self.clients.values())
         for client in self.clients.values():
             with contextlib.suppress(Exception):
                 await client.close()
@@ -89,7 +92,7 @@ async def main(plan: dict[str, Any]) -> dict[str, Any]:
     reports: Counter[str] = Counter()
     for client in users.clients.values():
         reports.update({name: int(value) for name, value in asdict(client.report).items()})
-    return {"by_epoch": users.counts, "twice": users.twice, "cut": users.cut, "report": reports}
+    return {"by_epoch": users.counts, "twice": users.twice, "cut": users.cut, "away": users.away, "report": reports}
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ _ALERTS = ("EventDeliveryBelow99", "EventDeliveryBelow95")
 def highest_rungs() -> Panel:
     """Which rung "delivered" means, for how many of the events."""
     return graph(
-        "What delivered means: events by the highest rung of their connection",
+        "Events, by the highest rung of their connection",
         Query(queries.rate(names.EVENTS_SETTLED, "highest"), "{{highest}}"),
         unit="cps",
         stacked=True,
         no_value="no events",
         description=(
-            "client_acked: the page's own code said so. pong_acked: the browser's network stack had it. kernel_acked: the next hop's "
-            "kernel, behind a proxy the proxy's. sent: handed to the server, which proves nothing. Higher is better proof: let pages ask "
-            "for the envelope."
+            "What delivered means for them. client_acked is good: the page's own code said so. "
+            "pong_acked: the browser's network stack had it. kernel_acked: the next hop's "
+            "kernel, behind a proxy the proxy's. sent: handed to the server, which proves nothing. Let pages ask for the envelope."
         ),
     )
 
@@ -86,6 +86,7 @@ def dropped() -> Panel:
     return counts(
         "Events that will not be sent again",
         Query(queries.grown(names.EVENTS_DROPPED, queries.STEP, "reason"), "{{reason}}"),
+        width=6,
         alerts=_ALERTS,
         description=(
             "Forgotten by the limits of a user's queue. Zero is good. number or bytes: a client takes events and acknowledges too slowly; "
@@ -125,6 +126,7 @@ def oldest_event() -> Panel:
         decimals=1,
         steps=NEUTRAL,
         trend=True,
+        width=8,
         description=(
             "How long one user has been waiting at most. A second or two is good. Rising: one client does not keep up or is gone and not "
             "noticed yet; the depths beside show how many."
@@ -140,7 +142,11 @@ def longest_queue() -> Panel:
         decimals=0,
         steps=NEUTRAL,
         trend=True,
-        description="Events that wait for the one user with most. It ends at `delivery_events`: from there on the oldest are forgotten.",
+        width=8,
+        description=(
+            "Events that wait for the one user with most. A few are normal. It ends at `delivery_events`: from there on the oldest are "
+            "forgotten."
+        ),
     )
 
 
@@ -152,7 +158,11 @@ def largest_queue() -> Panel:
         decimals=0,
         steps=NEUTRAL,
         trend=True,
-        description="Text that waits for the one user with most. It ends at `delivery_bytes`; memory follows, a moment later.",
+        width=8,
+        description=(
+            "Text that waits for the one user with most. A few kilobytes are normal. It ends at `delivery_bytes`; memory follows, a moment "
+            "later."
+        ),
     )
 
 
@@ -179,7 +189,7 @@ def queue_sizes() -> Panel:
         unit="bytes",
         no_value="nobody waits",
         width=6,
-        description="As the events beside. Rising without more events: the frames got larger.",
+        description="As the events beside: small is good. Rising without more events: the frames got larger.",
     )
 
 

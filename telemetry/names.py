@@ -808,7 +808,7 @@ PUBLIC_SERIES: Final[dict[str, str]] = {
     ISOLATION_SCORE: "Share of exposed requests of the last minute that were isolated, 0-100; no sample when not measurable.",
     FAILURE_CONTAINMENT_RATE: "Share of failures of the last 5 minutes that touched no other principal, 0-100.",
     INSTANCE_CREATION_TIME_MS: "95th percentile of instance creation over the last minute, in milliseconds.",
-    EVENT_DELIVERY_RATE: "Share of owed events of the last minute that were delivered, 0-100.",
+    EVENT_DELIVERY_RATE: "Share of events of the last minute with a known end that reached the highest rung of their connection, 0-100.",
     WEBSOCKET_ISOLATION_VIOLATIONS: "Events of one user that reached another user's WebSocket, cumulative.",
     SESSION_LEAK_COUNT: "Database sessions leaked and not given back later, cumulative.",
 }

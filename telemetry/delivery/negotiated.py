@@ -71,17 +71,23 @@ class Delivery:
 
     def frame_of(self, frame: object) -> Frame | None:
         """Return a frame in parts, ready for its envelope; None for one that gets none."""
-        if isinstance(frame, (WrappedText, WrappedBytes)):
-            text, form = wrapped(frame)
-            return divided(text, 0, False, f',"as":"{form}"')
-        if not isinstance(frame, str) or len(frame) > self.limit:
+        if type(frame) is not str:
+            if isinstance(frame, (WrappedText, WrappedBytes)):
+                text, form = wrapped(frame)
+                return divided(text, 0, False, f',"as":"{form}"')
+            if not isinstance(frame, str):
+                return None
+        if len(frame) > self.limit:
             return None
         found = object_of(frame)
         if found is None:
             return None
         fields, start = found
-        number = self._run_number(fields)
-        return divided(frame, start, not fields, "" if number is None else f',"run":{number}')
+        more = "" if (number := self._run_number(fields)) is None else f',"run":{number}'
+        if not start and fields:
+            # `divided` for nearly all frames.
+            return "{", "," + frame[1:], more
+        return divided(frame, start, not fields, more)
 
     async def deliver(self, principal: Principal, frame: str | bytes) -> bool:
         """Send a frame to a user wherever he listens in this process; it waits for him where he does not.

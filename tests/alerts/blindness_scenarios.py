@@ -97,7 +97,7 @@ def _detector_silent() -> Scenario:
     detectors = {
         "inherited_context": ("isolation_requests_total", {"verdict": "unverified"}),
         "instance_reuse": ("isolation_instance_create_duration_seconds_count", {"component": "agent"}),
-        "wrong_socket": ("isolation_event_deliveries_total", {"result": "delivered"}),
+        "wrong_socket": ("isolation_events_total", {"event": "agent_started", "stage": "sent"}),
         "foreign_identity": ("isolation_requests_total", {"verdict": "isolated"}),
         "foreign_context": ("isolation_requests_total", {"transport": "http", "verdict": "isolated"}),
         "foreign_content": ("isolation_requests_total", {"verdict": "violated"}),

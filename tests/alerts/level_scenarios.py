@@ -293,3 +293,35 @@ def _handshakes() -> Scenario:
 
 
 LEVEL_SCENARIOS.append(_handshakes())
+
+
+def _unknown() -> Scenario:
+    """Of 1,000 events a second, 200 without an answer are just allowed; the alert waits two minutes."""
+
+    def one(service: str, unknown: str, delivered: str) -> dict[str, str]:
+        name = "isolation_event_deliveries_total"
+        return {
+            series(name, {"service": service, "arm": "none", "result": "unknown"}): unknown,
+            series(name, {"service": service, "arm": "none", "result": "delivered"}): delivered,
+        }
+
+    inputs = {
+        **one("at", ramp((400, 200)), ramp((400, 800))),
+        **one("above", ramp((400, 201)), ramp((400, 799))),
+        **one("few", "0x99 10x300", "0x99 5x300"),
+        **one("healed", ramp((100, 500), (300, 0)), ramp((100, 500), (300, 1000))),
+    }
+
+    def firing(service: str, percent: str) -> Firing:
+        return Firing(
+            {"service": service, "severity": "warning", "action": "ticket"},
+            f"{service}: nobody knows whether many events reached their users",
+            f"{percent} % of the events of {service} in the last 5m ended without an answer: clients left, fell silent, or their worker "
+            "died. They are in no delivery rate.",
+        )
+
+    moments = {90: [], 200: [firing("above", "20.10"), firing("healed", "25.00")], 390: [firing("above", "20.10")]}
+    return Scenario("EventDeliveryUnknown level", inputs, "EventDeliveryUnknown", moments)
+
+
+LEVEL_SCENARIOS.append(_unknown())

@@ -13,7 +13,13 @@ from tests.alerts.slo_scenarios import SLO_SCENARIOS
 SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *RESOLUTION_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS, *SLO_SCENARIOS]
 
 DASHBOARDS = {
-    "event-delivery": {"WebSocketIsolationViolation", "RunIncomplete", "EventDeliveryBelow99", "EventDeliveryBelow95"},
+    "event-delivery": {
+        "WebSocketIsolationViolation",
+        "RunIncomplete",
+        "EventDeliveryBelow99",
+        "EventDeliveryBelow95",
+        "EventDeliveryUnknown",
+    },
     "runs": {"RunStuck", "RunsOutOfOrder"},
     "connections": {"WebSocketUserContextBad", "WebSocketHandshakesFailing", "EventsUnrouted"},
     "containment": {"ContainmentBelow100", "Cascade", "LoopStall"},

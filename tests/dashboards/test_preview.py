@@ -66,7 +66,7 @@ def test_a_picture_of_each_dashboard_holds_the_numbers_of_prometheus(watched: Pr
     assert {"chat", "100.00 %", "0"} <= set(texts(overview_text, "The public numbers by service"))
     assert "DeadMansSwitch" in texts(overview_text, "Firing alerts")
     assert "3" in texts(delivery_text, "Runs under way")
-    assert "100.00 %" in texts(delivery_text, "Delivery rate (sent)")
+    assert "100.00 %" in texts(delivery_text, "Delivery rate")
 
 
 def test_every_panel_is_drawn_once_and_inside_the_page():

@@ -90,7 +90,7 @@ CHANGES = {
     "inherited-context": {OVERVIEW + "Could have crossed / A", OVERVIEW + "Isolation broken, by kind / A"},
     "session-leak": {OVERVIEW + "Database sessions leaked and not given back / A", OVERVIEW + "Hygiene violations, by kind / A"},
     "slow-factory": {OVERVIEW + "Instance creation, slowest 5 % / A", OVERVIEW + "Instance creation, slowest 5 % / B"},
-    "lost-event": {DELIVERY + "Events lost / A", DELIVERY + "Runs incomplete / A", DELIVERY + "Delivery rate (sent) / A"},
+    "lost-event": {DELIVERY + "Events lost / A", DELIVERY + "Runs incomplete / A", DELIVERY + "Delivery rate / A"},
     "cascade": {
         CONTAINMENT + title
         for title in (

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.protocol import State
 
 from isolation_monitor.client.receiver import Event, Receiver, Report
 
@@ -65,7 +66,8 @@ class DeliveryClient:
     @property
     def is_current(self) -> bool:
         """Whether it is connected, and everything that it missed before was asked for and answered."""
-        return self.socket is not None and self._receiver.is_current
+        # A slow reader may still be busy with what came over a connection that is lost by now.
+        return self.socket is not None and self.socket.state is State.OPEN and self._receiver.is_current
 
     async def __aenter__(self) -> DeliveryClient:
         return self

@@ -71,6 +71,34 @@ def test_a_worker_that_ended_well_or_served_nobody_is_no_failure(registry: Metri
     assert deaths_counted_by(registry) == 0
 
 
+LEAVES_EVENTS = """
+    import os, sys
+    from pathlib import Path
+    from isolation_monitor.telemetry import names
+    from isolation_monitor.telemetry.metrics.registry import MetricRegistry
+    registry = MetricRegistry("tests", Path(sys.argv[1]))
+    registry.counter(names.EVENT_RUNGS, rung="emitted", highest="client_acked").inc(10)
+    registry.counter(names.EVENTS_SETTLED, outcome="acknowledged", highest="client_acked").inc(6)
+    registry.counter(names.EVENTS_SETTLED, outcome="expired", highest="client_acked").inc(1)
+    registry.counter(names.EVENT_RUNGS, rung="emitted", highest="pong_acked").inc(2)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_events_that_a_killed_worker_had_not_settled_are_unknown(registry: MetricRegistry, tmp_path: Path) -> None:
+    """Nobody will hear any more what became of them: they are counted by whoever lives, once, and not as delivered."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(LEAVES_EVENTS), str(tmp_path)], check=False)
+    assert done.returncode == -9
+
+    deaths_counted_by(registry)
+    deaths_counted_by(registry)
+
+    assert registry.value(names.EVENTS_SETTLED, outcome="unknown", highest="client_acked") == 3
+    assert registry.value(names.EVENTS_SETTLED, outcome="unknown", highest="pong_acked") == 2
+    assert registry.value(names.EVENT_DELIVERIES, result="unknown", arm="none") == 5
+    assert registry.value(names.WORKER_DEATHS) == 0, "it served nobody"
+
+
 def test_living_workers_and_oneself_are_never_counted(registry: MetricRegistry, tmp_path: Path) -> None:
     other = MetricRegistry("tests", tmp_path)
     other.gauge(names.PRINCIPALS_ACTIVE).set(5.0)
