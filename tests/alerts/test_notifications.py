@@ -36,6 +36,7 @@ HIDES = {
     "IsolationTargetDown": ["IsolationChecksSilent", "IsolationDetectorSilent", "IsolationCoverageLow"],
     "IsolationChecksSilent": ["IsolationDetectorSilent"],
     "EventDeliveryBelow95": ["EventDeliveryBelow99"],
+    "SloBurnsFast": ["SloBurnsSlowly"],
 }
 OTHERS = {alert.name for alert in build.alerts()} - HIDES.keys() - {name for hidden in HIDES.values() for name in hidden}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -75,11 +76,13 @@ def series(metric: str, labels: dict[str, str]) -> str:
 
 def write_test(file: Path, rule_files: Iterable[Path], scenarios: Iterable[Scenario], links: dict[str, dict[str, str]]) -> Path:
     """Write one test file of promtool; all scenarios in it share one evaluation interval."""
-    chosen = list(scenarios)
+    chosen, files = list(scenarios), list(rule_files)
     (every_s,) = {scenario.every_s for scenario in chosen}
     tree = {
-        "rule_files": [str(rules) for rules in rule_files],
+        "rule_files": [str(rules) for rules in files],
         "evaluation_interval": f"{every_s}s",
+        # Else promtool takes them in any order, and what one group makes of another's series comes an interval late.
+        "group_eval_order": [name for rules in files for name in re.findall(r"^- name: (\S+)$", rules.read_text(), re.MULTILINE)],
         "tests": [scenario.as_test(links) for scenario in chosen],
     }
     # JSON is YAML, and written much faster.
