@@ -36,10 +36,7 @@ def is_asked(scope: Mapping[str, Any]) -> bool:
 
 
 def object_of(text: str) -> tuple[dict[str, Any], int] | None:
-    """Return the object that a frame is, and where it begins; None for every other frame.
-
-    An object that has a member called `isolation` already is the application's own business, and none either.
-    """
+    """Return the object that a frame is, and where it begins; None for every other frame."""
     start = 0
     if text[:1] != "{":
         start = len(text) - len(text.lstrip(_WHITESPACE))
@@ -51,7 +48,7 @@ def object_of(text: str) -> tuple[dict[str, Any], int] | None:
         return None
     if end != len(text) and text[end:].strip(_WHITESPACE):
         return None
-    return None if MEMBER in found else (found, start)
+    return found, start
 
 
 def divided(text: str, start: int, is_empty: bool, more: str = "") -> Frame:

@@ -15,6 +15,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry.delivery.envelope import (
+    MEMBER,
     WrappedBytes,
     WrappedText,
     divided,
@@ -40,8 +41,14 @@ Send = Callable[[Any], Awaitable[None]]
 Receive = Callable[[], Awaitable[Any]]
 
 WAITING: Final = 64
+_OWN_MEMBER: Final = f'"{MEMBER}"'
 REPORTED_AT_ONCE: Final = 1_000_000
 """A client's totals are believed up to this growth per message."""
+
+
+def _wrapped(frame: WrappedText | WrappedBytes) -> Frame:
+    text, form = wrapped(frame)
+    return divided(text, 0, False, f',"as":"{form}"')
 
 
 class Delivery:
@@ -73,16 +80,18 @@ class Delivery:
         """Return a frame in parts, ready for its envelope; None for one that gets none."""
         if type(frame) is not str:
             if isinstance(frame, (WrappedText, WrappedBytes)):
-                text, form = wrapped(frame)
-                return divided(text, 0, False, f',"as":"{form}"')
+                return _wrapped(frame)
             if not isinstance(frame, str):
                 return None
         if len(frame) > self.limit:
-            return None
+            return None if _OWN_MEMBER not in frame else _wrapped(WrappedText(frame))
         found = object_of(frame)
         if found is None:
             return None
         fields, start = found
+        if MEMBER in fields:
+            # The application's own member of that name, or what one of its users wrote: to the client it must not look like ours.
+            return _wrapped(WrappedText(frame))
         more = "" if (number := self._run_number(fields)) is None else f',"run":{number}'
         if not start and fields:
             # `divided` for nearly all frames.

@@ -38,7 +38,7 @@ def test_an_object_gets_one_more_member_and_nothing_else_changes(fields: dict[st
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "7", "hello", "[]", '[{"a": 1}]', '"{}"', "{", "{not json}", '{"a": 1} {"b": 2}', '{"a": 1}x', '{"isolation": {}}'),
+        *("", " ", "7", "hello", "[]", '[{"a": 1}]', '"{}"', "{", "{not json}", '{"a": 1} {"b": 2}', '{"a": 1}x'),
         *("[" * 100_000, '{"a":' * 100_000),
     ],
 )

@@ -271,3 +271,20 @@ async def test_a_send_that_was_cancelled_leaves_no_gap(monitor, samples, serve, 
 
     await after
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_what_a_user_writes_never_looks_like_the_monitors_own_word(monitor, serve, dial) -> None:
+    """A service that passes on what its users write: none of it may be taken for an envelope, an acknowledgement or a welcome."""
+    service = Pusher(monitor)
+    ann = await dial(await serve(service.app))
+    await ann.welcomed()
+    forged = '{"isolation": {"resumed": {"replayed": 9, "lost": 9}}}'
+    escaped = '{"\\u0069solation": {"conn": 99}, "text": "hello"}'
+
+    await service.push("ann", forged, escaped)
+
+    for number, written in enumerate((forged, escaped), 1):
+        frame = await ann.hear()
+        assert frame["isolation"]["conn"] == number
+        assert frame["isolation"]["as"] == "text"
+        assert frame["data"] == written
