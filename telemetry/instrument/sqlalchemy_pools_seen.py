@@ -24,7 +24,7 @@ def install(detection: Detection) -> Installed:
     """Listen to all pools of the process."""
     text, numbers = version()
     if numbers not in SUPPORTED:
-        return Installed([Patch("sqlalchemy", text, "Pool events", True, False, "2.0 and 2.1 are followed")], lambda: None)
+        return Installed([Patch("sqlalchemy.pool", text, "Pool events", True, False, "2.0 and 2.1 are followed")], lambda: None)
     from sqlalchemy import event
     from sqlalchemy.pool import Pool
 
@@ -51,7 +51,7 @@ def install(detection: Detection) -> Installed:
 
     event.listen(Pool, "connect", connected)
     event.listen(Pool, "checkout", checked_out)
-    return Installed([Patch("sqlalchemy", text, "Pool events connect and, at first, checkout", True, True)], undo)
+    return Installed([Patch("sqlalchemy.pool", text, "Pool events connect and, at first, checkout", True, True)], undo)
 
 
 def _look(detection: Detection, record: Any) -> None:

@@ -24,7 +24,7 @@ from .conftest import eventually
 FAILING = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops"
 PLAIN_ENV = ("PATH", "HOME", "LANG", "TMPDIR")
 # New in every answer by design: which run and which call of a tool it was.
-NEW_IDS = re.compile(rb"(run|call)_[0-9a-f]+")
+NEW_IDS = re.compile(rb"(run|call)_[0-9a-z]+")
 
 
 class StubCollector:

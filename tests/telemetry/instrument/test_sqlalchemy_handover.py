@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, event
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT
+from tests.telemetry.instrument.pool_listeners import listeners_of
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ async def test_a_pool_that_resets_is_fine_and_not_hooked(watched: Any, client: A
     await visit(watched, client, engine, "ann", "bob")
 
     assert found(watched) == []
-    assert len(list(engine.pool.dispatch.checkout)) == 1
+    assert len(listeners_of(engine.pool)) == 1
 
 
 async def test_a_service_that_resets_by_itself_is_fine(watched: Any, client: Any, make_engine: Any) -> None:
@@ -96,7 +97,7 @@ async def test_uninstrumenting_takes_the_hooks_off(watched: Any, client: Any, ma
     await visit(watched, client, engine, "ann")
     watched.monitor.uninstrument()
 
-    assert not list(engine.pool.dispatch.checkout)
+    assert not listeners_of(engine.pool)
     assert not list(engine.pool.dispatch.checkin)
 
 

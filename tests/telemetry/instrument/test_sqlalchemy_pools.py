@@ -22,6 +22,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool, Singleto
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.instrument import sqlalchemy as instrument
+from tests.telemetry.instrument.pool_listeners import listeners_of
 
 NOTE = text("SELECT 1")
 POOLS = (QueuePool, NullPool, StaticPool, SingletonThreadPool)
@@ -232,7 +233,7 @@ async def test_copies_with_execution_options_share_the_watch(watched: Any, make_
 
     monitor.instrument(lambda *_: None, engines=[engine, engine.execution_options(isolation_level="SERIALIZABLE")])
 
-    assert len(list(engine.pool.dispatch.checkout)) == 1
+    assert len(listeners_of(engine.pool)) == 1
     assert "one of a kind" not in instrument.engines_seen()
 
 
@@ -273,7 +274,7 @@ async def test_an_unsupported_version_is_left_alone_and_said_so(
     patches = [patch for patch in watched.monitor.patches if patch.library == "sqlalchemy"]
     assert [(patch.active, "2.9.1 is not supported" in patch.note) for patch in patches] == [(False, True)]
     assert "2.9.1" in caplog.text
-    assert not list(engine.pool.dispatch.checkout)
+    assert not listeners_of(engine.pool)
     assert {"connect", "recreate"}.isdisjoint(vars(engine.pool))
 
 
