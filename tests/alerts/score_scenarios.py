@@ -151,6 +151,7 @@ def _public_names() -> Scenario:
         **one("isolation_failures_total", {"outcome": "escaped"}, ramp((_S * 2, 1))),
         **one("isolation_event_deliveries_total", {"result": "delivered"}, ramp((_S * 2, 4))),
         **one("isolation_event_deliveries_total", {"result": "lost"}, ramp((_S * 2, 1))),
+        **one("isolation_event_deliveries_total", {"result": "unknown"}, ramp((_S * 2, 5))),
         **one("isolation_violations_total", {"kind": "wrong_socket", "synthetic": "false", "arm": "on"}, "3x600"),
         **one("isolation_violations_total", {"kind": "wrong_socket", "synthetic": "false", "arm": "off"}, "4x600"),
         **one("isolation_violations_total", {"kind": "wrong_socket", "synthetic": "true"}, "9x600"),
@@ -182,6 +183,9 @@ def _public_names() -> Scenario:
     expected = {
         "failure_containment_rate": {"chat": 75.0, "rare": 100.0},
         "event_delivery_rate": {"chat": 80.0, "rare": 100.0},
+        # Of ten events one is lost and five are unknown: the rate leaves those out.
+        "service:isolation_event_delivery:floor": {"chat": 40.0, "rare": 100.0},
+        "service:isolation_event_delivery:ceiling": {"chat": 90.0, "rare": 100.0},
         "service:isolation_runs_in_order:ratio_increase1m": {"chat": 0.75, "rare": 1.0},
         "websocket_isolation_violations": {"chat": 7.0},
         "session_leak_count": {"chat": 3.0, "older": 6.0},

@@ -21,6 +21,8 @@ from tests.real_parts.prometheus import Prometheus, prometheus
 from tests.real_parts.promtool import series
 from tests.real_parts.receiver import Receiver, receiver
 
+pytestmark = pytest.mark.xdist_group("pages")
+
 LIMIT_S = 30.0
 """The contract of a page. On an idle machine the way takes about one second: that is printed, not asserted."""
 

@@ -133,6 +133,16 @@ class LivingService:
         self.count(names.RUN_VERDICTS_TOTAL, 2.1, verdict="complete_in_order", arm="none")
         self.count(names.FAILURES, 0.1, outcome="contained", arm="none")
         self.count(names.EVENT_DELIVERIES, 10, result="delivered", arm="none")
+        for rung in names.RUNGS:
+            self.count(names.EVENT_RUNGS, 10, rung=rung, highest="client_acked")
+        self.count(names.EVENTS_SETTLED, 10, outcome="acknowledged", highest="client_acked")
+        for histogram, maximum, amount in (
+            (names.QUEUE_EVENTS, names.QUEUE_EVENTS_MAX, 2.0),
+            (names.QUEUE_BYTES, names.QUEUE_BYTES_MAX, 3_000.0),
+            (names.QUEUE_AGE, names.QUEUE_AGE_MAX, 0.3),
+        ):
+            self.registry.histogram(histogram).observe(amount)
+            self.registry.gauge(maximum).set(amount)
         for event in _FIVE:
             for stage in ("emitted", "sent"):
                 self.count(names.EVENTS, 2, event=event, stage=stage)
