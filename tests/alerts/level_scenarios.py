@@ -308,7 +308,9 @@ def _unknown() -> Scenario:
     inputs = {
         **one("at", ramp((400, 200)), ramp((400, 800))),
         **one("above", ramp((400, 201)), ramp((400, 799))),
-        **one("few", "0x99 10x300", "0x99 5x300"),
+        # Twenty events are enough to judge, nineteen are not.
+        **one("enough", "0x99 10x300", "0x99 10x300"),
+        **one("few", "0x99 10x300", "0x99 9x300"),
         **one("healed", ramp((100, 500), (300, 0)), ramp((100, 500), (300, 1000))),
     }
 
@@ -320,7 +322,7 @@ def _unknown() -> Scenario:
             "died. They are in no delivery rate.",
         )
 
-    moments = {90: [], 200: [firing("above", "20.10"), firing("healed", "25.00")], 390: [firing("above", "20.10")]}
+    moments = {90: [], 200: [firing("above", "20.10"), firing("healed", "25.00")], 390: [firing("above", "20.10"), firing("enough", "50.00")]}
     return Scenario("EventDeliveryUnknown level", inputs, "EventDeliveryUnknown", moments)
 
 

@@ -112,8 +112,13 @@ def _make_many(_: int) -> list[str]:
 
 def test_forked_processes_make_no_id_twice() -> None:
     """They share the state of the generator at the fork, and the same frozen clock: only the random part tells them apart."""
-    with multiprocessing.get_context("fork").Pool(3) as pool:
+    pool = multiprocessing.get_context("fork").Pool(3)
+    try:
         made = [run_id for batch in pool.map(_make_many, range(6), chunksize=1) for run_id in batch]
+    finally:
+        # Closed, not terminated: a server of an earlier test may have left a handler that makes nothing of SIGTERM.
+        pool.close()
+        pool.join()
 
     assert len(set(made)) == 3_000
 
