@@ -322,7 +322,11 @@ def _unknown() -> Scenario:
             "died. They are in no delivery rate.",
         )
 
-    moments = {90: [], 200: [firing("above", "20.10"), firing("healed", "25.00")], 390: [firing("above", "20.10"), firing("enough", "50.00")]}
+    moments = {
+        90: [],
+        200: [firing("above", "20.10"), firing("healed", "25.00")],
+        390: [firing("above", "20.10"), firing("enough", "50.00")],
+    }
     return Scenario("EventDeliveryUnknown level", inputs, "EventDeliveryUnknown", moments)
 
 
