@@ -236,6 +236,11 @@ class Exposure:
         if self.principals > 1:
             self.latest_overlap = serial
 
+    def named(self, principal: Principal, serial: int) -> None:
+        """What was live as nobody's has turned out to be a principal's."""
+        self.leave(None, serial)
+        self.enter(principal, serial)
+
     def leave(self, principal: Principal | None, serial: int) -> bool:
         """End what `enter` began with the same two; return whether it was exposed."""
         who = self.nobody if principal is None else principal

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dis
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 from types import CodeType, ModuleType
@@ -31,8 +31,13 @@ _LEFT_OUT: Final = frozenset(("locals", "default", "state"))
 """Words of labels that no code names."""
 
 
-def described(place: Place, modules: Iterable[ModuleType]) -> dict[str, Any]:
-    """Return what evidence says of a shared place: what holds it, since when it is known, whose it was first, which code uses it."""
+def described(place: Place, modules_for: Callable[[str], Iterable[ModuleType]]) -> dict[str, Any]:
+    """Return what evidence says of a shared place: what holds it, since when it is known, whose it was first, which code uses it.
+
+    `modules_for` gives the modules to look through for a place's label; asked once for each place, for some report each crossing.
+    """
+    if place.code is None:
+        place.code = sites_of(place.label, modules_for(place.label))
     first = next(iter(place.holdings.values()), None)
     return {
         "holder": place.holder,
@@ -40,7 +45,7 @@ def described(place: Place, modules: Iterable[ModuleType]) -> dict[str, Any]:
         "again": place.again,
         "defined_in": place.label.partition(":")[0],
         "first_owner": first.principal.hash if first is not None else None,
-        "code": sites_of(place.label, modules),
+        "code": place.code,
     }
 
 

@@ -38,19 +38,8 @@ RECORD_LIMIT: Final = 32
 
 _PLAIN: Final = frozenset(map(id, (str, bytes, int, float, bool, type(None))))
 _CONTAINER_KINDS: Final = (
-    "dict",
-    "list",
-    "tuple",
-    "set",
-    "deque",
-    "instance",
-    "class",
-    "function",
-    "cached",
-    "method",
-    "partial",
-    "variable",
-)
+    "dict", "list", "tuple", "set", "deque", "instance", "class", "function", "cached", "method", "partial", "variable",
+)  # fmt: skip
 _RUNNING: Final = (
     "logging", "threading", "_thread", "_threading_local", "asyncio", "queue", "multiprocessing", "concurrent", "contextvars", "weakref",
     "socket", "ssl", "selectors",

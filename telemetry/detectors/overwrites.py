@@ -81,9 +81,7 @@ class Overwrites:
                 grade="crossed",
                 summary=f"{request.route} wrote its value to {slot.place.label}, another principal's request wrote over it, "
                 f"and {where} carried the other's",
-                resource=Resource(
-                    "location", slot.place.label, {"values": len(foreign), **described(slot.place, self._modules_for(slot.place.label))}
-                ),
+                resource=Resource("location", slot.place.label, {"values": len(foreign), **described(slot.place, self._modules_for)}),
                 victim=side_of(other),
                 offender=side_of(request),
                 arm=request.arm,

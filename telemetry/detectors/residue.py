@@ -178,7 +178,7 @@ class Holding:
 class Place:
     """One place, its way with varying steps as `[*]`."""
 
-    __slots__ = ("again", "holder", "holdings", "keys", "label", "reported_at", "since", "violation")
+    __slots__ = ("again", "code", "holder", "holdings", "keys", "label", "reported_at", "since", "violation")
 
     def __init__(self, label: str, keys: tuple[str, ...], holder: str, since: float) -> None:
         self.label = label
@@ -188,6 +188,8 @@ class Place:
         self.holdings: dict[str, Holding] = {}
         self.violation: Violation | None = None
         self.reported_at = 0.0
+        self.code: list[str] | None = None
+        """The lines of code that use it, once somebody asked."""
         self.again = 0
         """Times it was found again since it was reported."""
 

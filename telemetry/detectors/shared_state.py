@@ -459,7 +459,7 @@ class SharedState:
             grade="reachable",
             summary=f"{place.label}, which all requests reach, has held what belongs to {len(held)} principals ({how}), "
             "under nothing that names them",
-            resource=Resource("location", place.label, {"principals": len(held), **described(place, self._roots.modules_for(place.label))}),
+            resource=Resource("location", place.label, {"principals": len(held), **described(place, self._roots.modules_for)}),
             victim=side_of(None, principal=victim),
             offender=side_of(seen_in, principal=offender),
             arm=seen_in.arm if seen_in is not None else "none",

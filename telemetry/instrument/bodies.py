@@ -53,7 +53,7 @@ class Reading:
     """Reads one HTTP exchange. `receive` and `send` take the place of the server's own."""
 
     __slots__ = (
-        "_body", "_content", "_encoding", "_held", "_is_gone", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
+        "_body", "_content", "_encoding", "_held", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
         "_said_early", "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
     )  # fmt: skip
 
@@ -70,7 +70,6 @@ class Reading:
         self._is_stream = False
         self._streamed: Streamed | None = None
         """Told which events of runs leave, where the answer is a stream."""
-        self._is_gone = False
         self._said_early: tuple[str, bool] | None = None
         """The body of a request of which nobody knows yet whose it is, and whether it is a form."""
         self._encoding = b""
@@ -118,9 +117,7 @@ class Reading:
         principal = monitor.principal_of(self._scope)
         if principal is None:
             return
-        exposure = monitor.ledger.exposure
-        exposure.leave(None, request.serial)
-        exposure.enter(principal, request.serial)
+        monitor.ledger.exposure.named(principal, request.serial)
         request.principal = principal
         self._content.entered(request, self._scope)
         if self._said_early is not None:
@@ -129,7 +126,6 @@ class Reading:
 
     def _left(self) -> None:
         """The client has left, or has the whole answer."""
-        self._is_gone = True
         if self._streamed is not None and not self._request.responded:
             self._streamed.is_gone = True
 

@@ -197,9 +197,7 @@ class Sockets:
         """Ask again whose the connection is: authentication inside the application may have named the user by now."""
         principal = self._monitor.principal_of(scope)
         if principal is not None:
-            exposure = self._exposure
-            exposure.leave(None, connection.serial)
-            exposure.enter(principal, connection.serial)
+            self._exposure.named(principal, connection.serial)
             connection.principal = principal
             self._handshakes.named(connection)
         return principal
