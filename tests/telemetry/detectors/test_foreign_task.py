@@ -316,8 +316,10 @@ async def test_endpoints_that_run_in_the_frameworks_threads_are_looked_at_too(mo
     calls = client(monitor.instrument(Starlette(routes=[Route("/first", first), Route("/", endpoint)])))
     monitor.detection.foreign_context.places.scan()
     await asyncio.gather(*(calls.get("/first", user=user) for user in USERS[:2]))
-    for user in USERS:
-        await calls.get("/", user=user)
+    # Often enough for the interpreter to count what of the job's code is run.
+    for _ in range(3):
+        for user in USERS:
+            await calls.get("/", user=user)
 
     assert any(violation.kind == "foreign_task" for violation in monitor.ledger.recent)
 
