@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from bench import suites
 from bench.rows import Row, report, write
+from bench.shown import console_for_people, table
 
 OUTPUT = Path(__file__).resolve().parent.parent / "build" / "bench" / "overhead.json"
 
@@ -32,8 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.names if name not in suites.SUITES]:
         parser.error(f"no suite is called {', '.join(unknown)}: choose among {', '.join(suites.SUITES)}")
-    # Piped into a file, the tables would be folded at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = console_for_people()
     rows: list[Row] = []
     for name in chosen.names or suites.SUITES:
         began = time.monotonic()
@@ -56,24 +53,6 @@ def run(name: str, quick: bool) -> list[Row]:
         from uvloop import new_event_loop as loop_factory
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(suite(quick))
-
-
-def table(title: str, rows: list[Row]) -> Table:
-    """Return the rows as a table for the terminal."""
-    shown = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("row", "value", "unit", "budget", "90 % range", "quiet", ""):
-        shown.add_column(column, justify="right" if column in ("value", "budget", "quiet") else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(
-            row.name,
-            "not measured" if row.value is None else f"{row.value:,.2f}",
-            row.unit,
-            "" if row.budget is None else f"{'<=' if row.better == 'lower' else '>='} {row.budget:g}",
-            "" if row.spread is None else f"{row.spread[0]:,.2f} .. {row.spread[1]:,.2f}",
-            "" if row.quiet is None else f"{row.quiet:,.2f}",
-            row.note if row.budget is None else ("[green]ok[/]" if row.ok else "[red]over budget[/] " + row.note),
-        )
-    return shown
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench.__main__ import table
 from bench.rows import Row, report, write
+from bench.shown import console_for_people, table
 from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.violations import Violation
 
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(_work(chosen.worker))
         return 0
     began = time.monotonic()
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = console_for_people()
     tally = asyncio.run(_all_workers(chosen.requests, chosen.workers, _progress(console, chosen.requests)))
     rows = rows_of(tally, chosen.requests, time.monotonic() - began)
     console.print(table(f"clean ({time.monotonic() - began:.0f} s)", rows))

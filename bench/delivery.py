@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-
-from bench.__main__ import run, table
+from bench.__main__ import run
 from bench.rows import Row, report, write
+from bench.shown import console_for_people, table
 from isolation_monitor.demo.ports import free_ports
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.metrics.sources import WorkerFiles
@@ -266,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds of the timed rows")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     chosen = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = console_for_people()
     rows = asyncio.run(accounted(chosen.sockets, chosen.seconds, chosen.processes, chosen.every, console.print))
     for suite in ("delivery-message", "delivery-memory"):
         rows += run(suite, chosen.quick)

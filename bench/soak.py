@@ -22,11 +22,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
-from bench.__main__ import table
 from bench.evidence import collecting, described
 from bench.rows import Row, report, write
+from bench.shown import console_for_people, table
 from bench.soak_service import Rude, Service, Size, fill_tables, service
 from isolation_monitor.demo.expectations import EXPECTATIONS, Expectation
 from isolation_monitor.demo.harm import drive
@@ -97,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     soak = asyncio.run(_soak(chosen.minutes * 60, chosen.users, chosen.requests_per_s, chosen.fault_s, random.Random(chosen.seed)))
     rows = rows_of(soak)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = console_for_people()
     console.print(table(f"soak ({time.monotonic() - began:.0f} s)", rows))
     for line in [line for episode in soak.episodes for line in episode.evidence][:EVIDENCE_SHOWN]:
         console.print(line, markup=False)
