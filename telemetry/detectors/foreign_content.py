@@ -105,8 +105,7 @@ class ForeignContent:
                 secrets = tokens_of(value.decode("latin-1"))
                 ingress.tokens.update(secrets)
                 self.ownership.came_in(Origin(request, principal, ingress), secrets, "credential")
-        if new:
-            self.ownership.came_in(Origin(request, principal, ingress), new)
+        self._came_in(request, principal, ingress, new)
         self.public.is_called(principal, request)
 
     def came_in(self, request: RequestContext, text: str, *, is_form: bool = False) -> None:
@@ -131,8 +130,15 @@ class ForeignContent:
         self._addressing.wrote(ingress.addresses, principal)
         if self.public.endpoints and self.public.receives(request):
             self.public.said(new, request, principal)
-        elif new:
-            self.ownership.came_in(Origin(request, principal, ingress), new)
+        else:
+            self._came_in(request, principal, ingress, new)
+
+    def _came_in(self, request: RequestContext, principal: Principal, ingress: Ingress, tokens: list[str]) -> None:
+        known = self._kit.principals.known
+        # The id of another user is how he is spoken of, not what its first speaker alone would know.
+        said = [token for token in tokens if (named := known(token)) is None or named is principal]
+        if said:
+            self.ownership.came_in(Origin(request, principal, ingress), said)
 
     def belongs(self, token: str, principal: Principal, how: How, request: RequestContext | None = None) -> None:
         """Learn an owner: `state`, what the application's memory keeps under a principal's id, or `declared` by the application."""
@@ -216,9 +222,11 @@ class ForeignContent:
                         origin = Origin(request, principal, request.ingress, endpoint if is_own else None)
                     self.ownership.went_out(origin, token)
                     fresh.append(token)
-            elif entry.is_public:
                 continue
-            elif entry.owner is None:
+            entry.is_in_use = True
+            if entry.is_public:
+                continue
+            if entry.owner is None:
                 fresh.append(token)
                 if only_own and entry.origin.principal.id != own:
                     self._sighted(entry, request, principal, text, token, endpoint)

@@ -9,7 +9,8 @@ Six ways lead to an owner, from the weakest to the strongest:
 - `state`: memory of the application holds it under a key that is a principal's id (`shared_state.py`).
 Seeing a token go out proves nothing by itself: a leak seen first would poison what is learned. Such a token has no owner,
 but it is remembered to whom it went, so that evidence which comes later can still prove an earlier crossing.
-Bounded: the tokens added first are forgotten first. About 300 bytes a token (bench: memory per 100k indexed ids).
+Bounded: the tokens added first are forgotten first, unless they were met again since: one that is still shown to everybody must
+not come back as the discovery of whoever names it next. About 300 bytes a token (bench: memory per 100k indexed ids).
 Phrases (`tokens.py`) are kept among the tokens; the words that they begin with are kept beside them, so that a text in which
 none of these words stands is not cut into phrases at all.
 """
@@ -35,6 +36,8 @@ TOKENS_LIMIT: Final = 100_000
 BYTES_EACH: Final = 350
 """Of one token with its entry and its share of an origin, as `bench/memory.py` measures it."""
 SHARD_SIZE: Final = 1_500
+SPARED_LIMIT: Final = 4
+"""Tokens in use that are spared in a row: more would cost the one who adds too much."""
 OPENINGS_LIMIT: Final = 30_000
 NAMED_LIMIT: Final = 20_000
 SIGHTINGS_LIMIT: Final = 4
@@ -58,13 +61,15 @@ class Origin:
 class Entry:
     """What is known of one token. `owner` is None until there is evidence; `is_public` once it belongs to several."""
 
-    __slots__ = ("how", "is_public", "origin", "owner", "sightings")
+    __slots__ = ("how", "is_in_use", "is_public", "origin", "owner", "sightings")
 
     def __init__(self, origin: Origin, owner: Principal | None, how: How) -> None:
         self.origin = origin
         self.owner = owner
         self.how: How = how
         self.is_public = False
+        self.is_in_use = False
+        """It was met since it was added, or since it was last spared."""
         self.sightings: list[Origin] | None = None
         """Requests of other principals whose answers carried it; only while there is no owner."""
 
@@ -72,7 +77,8 @@ class Entry:
 class Entries(MutableMapping[str, Entry]):
     """A dict of entries that is never slow: when one dict of 100,000 grows, the event loop stands for milliseconds.
 
-    Cut into many small dicts by the hash of the token. Each forgets its oldest two when it is full and one is added.
+    Cut into many small dicts by the hash of the token. Each forgets its oldest two when it is full and one is added; what is
+    in use goes to the end instead, once, unless nearly everything is.
     """
 
     __slots__ = ("_mask", "_shards", "_size")
@@ -105,7 +111,15 @@ class Entries(MutableMapping[str, Entry]):
         if len(shard) > self._size:
             # The thread that walks through memory may forget at the same time.
             for _ in range(2):
-                shard.pop(next(iter(shard), token), None)
+                oldest = next(iter(shard), token)
+                forgotten = shard.pop(oldest, None)
+                for _ in range(SPARED_LIMIT):
+                    if forgotten is None or not forgotten.is_in_use:
+                        break
+                    forgotten.is_in_use = False
+                    shard[oldest] = forgotten
+                    oldest = next(iter(shard), token)
+                    forgotten = shard.pop(oldest, None)
 
     def __delitem__(self, token: str) -> None:
         del self._shards[hash(token) & self._mask][token]
@@ -167,6 +181,7 @@ class Ownership:
                 if " " in token:
                     self._note_opening(token)
                 continue
+            entry.is_in_use = True
             if (entry.owner or entry.origin.principal).id != principal.id:
                 self._note_named(principal, token, entry)
             if entry.owner is None:

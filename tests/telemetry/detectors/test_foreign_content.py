@@ -366,6 +366,32 @@ async def test_an_administrators_view_is_no_leak(monitor: IsolationMonitor) -> N
     assert found(monitor) == []
 
 
+async def test_the_id_of_a_user_is_not_the_secret_of_whoever_speaks_of_him(monitor: IsolationMonitor) -> None:
+    """A list of authors, kept for all, shows to everybody whom somebody has just written to."""
+    app = FastAPI()
+    ids = PRIVATE
+    authors: list[dict[str, str]] = []
+
+    @app.get("/articles")
+    async def articles() -> list[dict[str, str]]:
+        return authors
+
+    @app.post("/messages")
+    async def send(message: dict[str, str]) -> None:
+        assert message["to"]
+
+    client = Client(monitor.instrument(app))
+    authors += [{"title": "On hedges", "author": ids["ana"]}]
+    await client.get("/articles", user=ids["ana"])
+    await client.get("/articles", user=ids["ben"])
+    # As if the index had overflowed since.
+    monitor.detection.foreign_content.ownership.entries.clear()
+    await client.post("/messages", user=ids["ben"], json={"to": ids["ana"], "text": "a good one"})
+    await client.get("/articles", user=ids["cleo"])
+
+    assert not found(monitor)
+
+
 async def test_what_everybody_gets_belongs_to_nobody(monitor: IsolationMonitor) -> None:
     app = FastAPI()
     issue = {"n": 0}

@@ -71,3 +71,37 @@ def test_words_that_phrases_begin_with_are_known_and_bounded() -> None:
 
     ownership.came_in(origin, (f"opening{number} and more words" for number in range(OPENINGS_LIMIT)))
     assert len(ownership.openings) <= OPENINGS_LIMIT
+
+
+def test_what_is_met_again_and_again_outlives_what_is_not() -> None:
+    """What everybody is shown must not become the property of whoever names it once it was forgotten."""
+    ownership = Ownership(limit=100)
+    origin, bobby = Origin(None, ALICE, None), Origin(None, Principal("bobby", "hash-of-bobby"), None)
+    ownership.went_out(origin, "slug")
+    ownership.came_in(bobby, ["slug"])
+    assert ownership.entries["slug"].is_public
+
+    for number in range(1_000):
+        ownership.went_out(origin, f"token-{number}")
+        if not number % 20:
+            ownership.came_in(bobby, ["slug"])
+
+    assert ownership.entries["slug"].is_public
+    assert 95 <= len(ownership.entries) <= 100
+    for number in range(1_000, 1_300):
+        ownership.went_out(origin, f"token-{number}")
+    assert "slug" not in ownership.entries
+
+
+def test_an_index_of_which_everything_is_in_use_still_forgets() -> None:
+    ownership = Ownership(limit=100)
+    origin = Origin(None, ALICE, None)
+
+    for number in range(500):
+        for earlier in range(number):
+            if (known := ownership.get(f"token-{earlier}")) is not None:
+                known.is_in_use = True
+        ownership.went_out(origin, f"token-{number}")
+
+    assert 90 <= len(ownership.entries) <= 100
+    assert "token-499" in ownership.entries
