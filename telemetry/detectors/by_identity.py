@@ -32,7 +32,8 @@ class ByIdentity(Generic[T]):
         def forget(reference: weakref.ref[Any]) -> None:
             entry = entries.get(key)
             if entry is not None and entry[0] is reference:
-                del entries[key]
+                # Another thread may drop it at this moment.
+                entries.pop(key, None)
 
         try:
             entries[key] = (weakref.ref(thing, forget), value)

@@ -133,7 +133,8 @@ class TaskLeaks:
         # Called by the garbage collector, anywhere: no lock may be taken here.
         key = started.key  # type: ignore[attr-defined]  # only ever given to `Started`
         if self._alive.get(key) is started:
-            del self._alive[key]
+            # The housekeeper may be forgetting it at this moment.
+            self._alive.pop(key, None)
 
     # --- once a second ----------------------------------------------------------------------------------------------
 
