@@ -34,8 +34,8 @@ class Connection:
     """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
 
     __slots__ = (
-        "answers", "closed", "closed_by", "heard_at", "is_accepted", "is_measured", "opened_at", "outcome", "principal", "said", "scope",
-        "sent_at", "serial", "served", "task",
+        "answers", "asked", "closed", "closed_by", "heard_at", "is_accepted", "is_measured", "opened_at", "outcome", "principal", "said",
+        "scope", "sent_at", "serial", "served", "task",
     )  # fmt: skip
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
@@ -61,6 +61,8 @@ class Connection:
         """When the application sent something last."""
         self.answers = False
         """Its client's pongs or acknowledgements are seen here, so that their absence says something."""
+        self.asked = 0
+        """How often it was asked anew whose it is, before a frame to nobody known."""
 
     def answered(self) -> None:
         """Note that the client's side answered by itself: a pong, an acknowledgement."""

@@ -181,7 +181,8 @@ class Acknowledgements:
         self.find_probe: FindProbe = _no_probe
         self.looked: Callable[[bool], None] = lambda is_last: None
         """Called after each look at the connections; told whether it was the last one for now."""
-        self._wait_s = wait_s
+        self.wait_s = wait_s
+        """Seconds until what is not acknowledged is unknown."""
         self._on_error = on_error
         self._noted: set[Acks] = set()
         self._timer_loop: asyncio.AbstractEventLoop | None = None
@@ -225,7 +226,7 @@ class Acknowledgements:
         now = time.monotonic()
         for acks in list(self._noted):
             try:
-                if not acks.look(now, self._wait_s):
+                if not acks.look(now, self.wait_s):
                     self._noted.discard(acks)
             except Exception as error:
                 self._noted.discard(acks)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from isolation_monitor.telemetry import names, stacks
 from isolation_monitor.telemetry.context import CURRENT, Connection
 from isolation_monitor.telemetry.delivery.run import Run
+from isolation_monitor.telemetry.delivery.socketio import event_of
 from isolation_monitor.telemetry.delivery.streamed import Streamed
 from isolation_monitor.telemetry.detectors import foreign_identity, wrong_socket
 
@@ -76,7 +77,7 @@ class Frames:
     def names_in(self, text: str) -> tuple[str, str]:
         """Return the run id and the event that a text names; each empty where it names none."""
         run_id, event = self._run_id.search(text), self._event.search(text)
-        return run_id[1] if run_id else "", event[1] if event else ""
+        return run_id[1] if run_id else "", event_of(text) or (event[1] if event else "")
 
     def plant(self, lab: Lab) -> None:
         """Send an event of the victim's run on a connection of the offender: the fault that `wrong_socket` sees."""
@@ -114,7 +115,8 @@ class Frames:
         event = ""
         if match := self._run_id.search(text):
             run = self._runs.known.get(match[1])
-            if found := self._event.search(text):
+            event = event_of(text)
+            if not event and (found := self._event.search(text)):
                 event = found[1]
             if run is None and event in self._runs.events.all:
                 self._runs.routes.unknown(event, connection, request)

@@ -25,6 +25,7 @@ from isolation_monitor.telemetry.delivery.envelope import (
     whole_number,
     wrapped,
 )
+from isolation_monitor.telemetry.delivery.socketio import SocketIO
 from isolation_monitor.telemetry.delivery.stream import Entry
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class Delivery:
     def negotiated(self, connection: Connection, receive: Receive, send: Send, acks: Acks | None) -> Negotiated:
         """Return what the application of a connection that asked shall use in place of the server's `receive` and `send`."""
         return Negotiated(self, connection, receive, send, acks)
+
+    def socketio(self, receive: Receive, send: Send, acks: Acks | None) -> SocketIO:
+        """Return the same for a connection of Socket.IO."""
+        known = self.acknowledgements
+        return SocketIO(known.ladder, known.wait_s, self.on_error, receive, send, acks)
 
     def frame_of(self, frame: object) -> Frame | None:
         """Return a frame in parts, ready for its envelope; None for one that gets none."""

@@ -6,11 +6,12 @@ import asyncio
 import weakref
 from collections.abc import Awaitable
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, RequestContext, Served, clock
 from isolation_monitor.telemetry.delivery.envelope import is_asked
+from isolation_monitor.telemetry.delivery.socketio import is_socketio
 from isolation_monitor.telemetry.detectors import inherited_context
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.instrument.bodies import ASGIApp, Message, Receive, Scope, Send
     from isolation_monitor.telemetry.monitor import IsolationMonitor
     from isolation_monitor.telemetry.principals import Principal
+
+ASKED_LIMIT: Final = 8
+"""Frames to nobody known before which the extractor is asked once more; after that only at messages that come in."""
 
 
 class Sockets:
@@ -49,11 +53,14 @@ class Sockets:
         negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
         if acks is not None:
             acks.on_pong = connection.answered
+        socketio = self._delivery.socketio(receive, send, acks) if negotiated is None and is_socketio(scope) else None
         if negotiated is not None:
             receive, send = negotiated.receive, negotiated.send
+        elif socketio is not None:
+            receive, send = socketio.receive, socketio.send
         elif acks is not None:
             send = acks.send
-        connection.is_measured = acks is not None or negotiated is not None
+        connection.is_measured = acks is not None or negotiated is not None or socketio is not None
         handshakes, queues, failure = self._handshakes, self._queues, None
 
         async def watching_receive() -> Message:
@@ -85,6 +92,8 @@ class Sockets:
                 connection.sent_at = clock()
                 if queues.latest is not None:
                     queues.sent()
+                if connection.principal is None and connection.asked < ASKED_LIMIT:
+                    self._name_before_frame(scope, connection, unit)
                 if frames.reads:
                     return frames.send(message, send, connection, unit)
             elif kind == "websocket.accept":
@@ -109,6 +118,8 @@ class Sockets:
         finally:
             if negotiated is not None:
                 negotiated.close()
+            if socketio is not None:
+                socketio.close()
             if acks is not None:
                 acks.ended()
             self._close(connection, failure)
@@ -201,6 +212,16 @@ class Sockets:
             connection.principal = principal
             self._handshakes.named(connection)
         return principal
+
+    def _name_before_frame(self, scope: Scope, connection: Connection, request: RequestContext | None) -> None:
+        """Ask again before a frame leaves: who says who he is in his first message is known once the application has read it."""
+        try:
+            connection.asked += 1
+            principal = self._named_late(scope, connection)
+            if request is not None and request.principal is None:
+                request.principal = principal
+        except Exception as error:
+            self._ledger.internal_error("middleware", error)
 
     def _leave_message(self, request: RequestContext, connection: Connection) -> None:
         try:
