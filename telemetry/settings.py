@@ -77,7 +77,7 @@ class Settings:
     task_grace_s: float = _setting(
         5.0, "How long after its request a task, thread or async generator may live on before it counts as leaked, seconds."
     )
-    settle_s: float = _setting(0.3, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
+    settle_s: float = _setting(1.0, "How long after its run an emitted event may take to be sent before it counts as lost, seconds.")
     stuck_after_s: float = _setting(
         20.0,
         "A run is stuck when it neither emits nor sends an event for so long, seconds; `run.progress()` says that it goes on without. "
