@@ -33,9 +33,9 @@ from isolation_monitor.telemetry.detectors.slow_creation import SlowCreation
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.factory import Factories
 from isolation_monitor.telemetry.housekeeper import Housekeeper
+from isolation_monitor.telemetry.instrument import pongs
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
 from isolation_monitor.telemetry.instrument import starlette as starlette_instrument
-from isolation_monitor.telemetry.instrument import uvicorn_pongs
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
 from isolation_monitor.telemetry.instrument.integrations import Integrations
 from isolation_monitor.telemetry.instrument.sqlalchemy_owned import OwnedModels
@@ -99,7 +99,7 @@ class IsolationMonitor:
         )
         self.detection.sql_reads = reads = SqlReads(self.detection.stores, self.detection.leaks.failed)
         self.delivery = make_delivery(
-            self.registry, self.runs, settings, uvicorn_pongs.find, lambda error: self.ledger.internal_error("delivery", error)
+            self.registry, self.runs, settings, pongs.find, lambda error: self.ledger.internal_error("delivery", error)
         )
         self.connections: set[Connection] = self.handshakes.connections
         self.queue_depths = QueueDepths(self.ledger, lambda: self.connections)

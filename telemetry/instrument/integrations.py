@@ -36,6 +36,7 @@ INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     ("threading", "threads"),
     ("uvicorn.protocols.websockets.websockets_sansio_impl", "uvicorn_pongs"),
     ("uvicorn.protocols.websockets.wsproto_impl", "uvicorn_wsproto"),
+    ("hypercorn.protocol.ws_stream", "hypercorn_pongs"),
     ("anyio", "anyio_threads"),
     ("anyio", "anyio_limits"),
     ("httpx", "httpx"),
