@@ -40,6 +40,8 @@ class RolloutController:
         self._monotonic = monotonic
         self._looked: dict[tuple[str, int], float] = {}
         self._complained_at = float("-inf")
+        self.rounds = 0
+        """Rounds that came to their end, since the process started."""
 
     async def run(self) -> None:
         """Look until cancelled. Rounds and nudges are apart: a slow round never holds up a record."""
@@ -50,6 +52,7 @@ class RolloutController:
     async def _rounds(self) -> None:
         while True:
             await whole(self.look())
+            self.rounds += 1
             await asyncio.sleep(self._interval_s)
 
     async def _nudges(self) -> None:

@@ -18,6 +18,7 @@ from isolation_monitor.collector.rollouts.domain import soak_tick
 from isolation_monitor.collector.rollouts.service import RolloutService
 from isolation_monitor.collector.storage.database import Database
 from tests.collector.conftest import SEND, Api, FrozenClock
+from tests.collector.test_rollouts import until
 
 ROUND_S = 5.0
 
@@ -73,6 +74,8 @@ def replica(database_url: str) -> Callable[..., Any]:
 async def api(make_api: Callable[..., Any], database_url: str) -> AsyncIterator[Api]:
     """A collector that starts nothing by itself but what records and alerts ask for."""
     async with make_api(database_url, rollout_interval_s=3600) as running:
+        # Its first round must not take part in what a test plans.
+        await until(lambda: running.app.state.rollout_controller.rounds > 0)
         yield running
 
 
