@@ -26,7 +26,9 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "gate": Command("isolation_monitor.cli.gate", "Ask a rollout's gate: pass, fail, inconclusive or error.", "cli"),
         "violations": Command("isolation_monitor.cli.violations", "List what was found: kind, grade, both users' hashes, how many.", "cli"),
         "explain": Command("isolation_monitor.cli.explain", "Show both sides of one violation, and which line to change.", "cli"),
-        "rollout": Command("isolation_monitor.cli.rollout", "Start a rollout at the collector and look at it.", "cli"),
+        "rollout": Command(
+            "isolation_monitor.cli.rollout", "Apply a rollout's file, start, advance, hold or roll it back, look at it.", "cli"
+        ),
         "migrate": Command("isolation_monitor.cli.migrate", "Bring the collector's database to this version's schema.", "collector"),
         "doctor": Command("isolation_monitor.cli.doctor", "Say what is instrumented in a service, what is not, and why.", "cli"),
         "drill": Command("isolation_monitor.cli.drill", "Cause every alert on an invented service; check that each arrives.", "demo"),

@@ -5,6 +5,7 @@ uvicorn --factory isolation_monitor.collector.app:create_app
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,9 @@ from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.rollouts import routes as rollouts
+from isolation_monitor.collector.rollouts.announcer import Announcer
+from isolation_monitor.collector.rollouts.controller import RolloutController
+from isolation_monitor.collector.rollouts.service import RolloutService
 from isolation_monitor.collector.runtime import Runtime
 from isolation_monitor.collector.security import TokenGuard
 from isolation_monitor.collector.settings import CollectorSettings, load_settings
@@ -50,9 +54,21 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
             timeout_s=settings.prometheus_timeout_s,
         )
 
+    runtime = Runtime(settings, database, metrics, clock)
+    gates_service = GateService(
+        database, source, metrics, clock, scrape_stale_after_s=settings.scrape_stale_after_s, base_url=settings.base_url
+    )
+    rollouts_service = RolloutService(database, clock, runtime.rollouts_changed)
+    controller = RolloutController(rollouts_service, gates_service, runtime.harm, settings.rollout_interval_s)
+    announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(controller.run()), asyncio.create_task(announcer.run())]
         yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if source is not None:
             await source.close()
         await database.close()
@@ -67,10 +83,11 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         docs_url=None,
         redoc_url=None,
     )
-    app.state.runtime = Runtime(settings, database, metrics, clock)
-    app.state.gates = GateService(
-        database, source, metrics, clock, scrape_stale_after_s=settings.scrape_stale_after_s, base_url=settings.base_url
-    )
+    app.state.runtime = runtime
+    app.state.gates = gates_service
+    app.state.rollouts = rollouts_service
+    app.state.rollout_controller = controller
+    app.state.announcer = announcer
     app.state.guard = TokenGuard(settings.tokens_by_scope())
     app.state.schema_revision = newest_revision()
     problems.install(app)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from isolation_monitor.collector.background import Nudge
 from isolation_monitor.collector.body import BodyLimits
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.settings import CollectorSettings
 from isolation_monitor.collector.storage.database import Database
+
+if TYPE_CHECKING:
+    from isolation_monitor.collector.rollouts.domain import RolloutEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,12 @@ class Runtime:
     database: Database
     metrics: CollectorMetrics
     clock: Clock
+    harm: Nudge = field(default_factory=Nudge)
+    """Nudged with a service's name when records or alerts arrived that may be harm."""
+    rollouts_changed: Nudge = field(default_factory=Nudge)
+    """Nudged with a service's name after each change of one of its rollouts; one task takes from it, the announcer."""
+    rollout_listeners: list[Callable[[RolloutEvent], Awaitable[None]]] = field(default_factory=list)
+    """Told of each change at least once, soon after it and in order; one that fails or hangs is told again later."""
 
     @property
     def body_limits(self) -> BodyLimits:

@@ -1,8 +1,8 @@
 """Bearer tokens and what each may do.
 
 Scopes: `send` (records), `alerts` (Alertmanager's webhook), `read` (everything that is read, and the collector's own
-metrics). Rollouts may be started with `read` or `send`. Health and runbooks are open: a probe has no token, and a
-runbook holds no data.
+metrics), `operate` (rollouts are changed). Watching a rollout may be started with `read`, `operate` or `send`. Health
+and runbooks are open: a probe has no token, and a runbook holds no data.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
 
-Scope = Literal["send", "read", "alerts"]
+Scope = Literal["send", "read", "alerts", "operate"]
 
 
 class SettingsError(Exception):
@@ -41,6 +41,12 @@ class CollectorSettings(BaseSettings):
     alerts_token: SecretStr | None = None
     """Token of Alertmanager's webhook; without one, the send token opens that route too."""
     alerts_token_file: Path | None = None
+    operate_token: SecretStr | None = None
+    """Token that changes rollouts; without one, the read token does."""
+    operate_token_file: Path | None = None
+
+    rollout_interval_s: float = Field(default=5.0, gt=0, le=3600)
+    """How often running rollouts are looked at besides; records and alerts are acted on at once."""
 
     prometheus_url: str | None = None
     prometheus_token: SecretStr | None = None
@@ -101,9 +107,10 @@ class CollectorSettings(BaseSettings):
         return tuple(part for part in re.split(r"[\s,]+", text) if part)
 
     def tokens_by_scope(self) -> dict[Scope, tuple[str, ...]]:
-        """Return the live tokens of each scope. Without tokens of its own, `alerts` is opened by those of `send`."""
-        send = self._tokens("send")
-        return {"send": send, "read": self._tokens("read"), "alerts": self._tokens("alerts") or send}
+        """Return the live tokens of each scope. Without any of their own, `alerts` takes those of `send` and `operate` those of `read`."""
+        send, read = self._tokens("send"), self._tokens("read")
+        alerts, operate = self._tokens("alerts") or send, self._tokens("operate") or read
+        return {"send": send, "read": read, "alerts": alerts, "operate": operate}
 
     def prometheus_bearer(self) -> str | None:
         """Return the token for queries, or None."""

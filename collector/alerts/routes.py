@@ -30,6 +30,8 @@ async def post_alerts(request: Request, runtime: RuntimeDep) -> JsonResponse:
     await _service(runtime).keep(notifications)
     for item in notifications:
         runtime.metrics.alert_received(item.alertname, item.status)
+        if item.status == "firing" and item.labels.get("rollback") == "true":
+            runtime.harm.give(item.labels.get("service", ""))
     return JsonResponse({"schema": "alerts-reply/1", "received": len(notifications)})
 
 

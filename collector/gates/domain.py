@@ -8,6 +8,7 @@ the same judgement, so a stored decision can be replayed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -19,11 +20,17 @@ PRECEDENCE: Final[tuple[State, ...]] = ("fail", "error", "inconclusive")
 DELIVERY_FLOOR_PERCENT: Final = 95
 """Share of owed events that must be delivered (requirement R5: below is a rollback trigger)."""
 DELIVERY_MIN_OWED: Final = 100
+TRIGGERS: Final = ("isolation", "cascade", "session_leak", "singleton_reuse", "error_rate", "latency", "delivery")
+"""What a stage may leave out, isolation excepted; a test holds it to the list of the rollouts' files."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
-    """Thresholds of one rollout. `arm` None judges all arms together."""
+    """Thresholds of one rollout. `arm` None judges all arms together.
+
+    `stage_kind` internal has too few users for statistics. `triggers` None means all of them. `rolled_back` says why the
+    rollout was taken back, which is a failure until a person re-arms it; empty when it was not.
+    """
 
     rollout: str
     service: str
@@ -32,6 +39,13 @@ class GatePlan:
     min_owed_events: int
     scrape_stale_after_s: float
     delivery_floor_percent: int = DELIVERY_FLOOR_PERCENT
+    stage_kind: str = "percent"
+    triggers: Sequence[str] | None = None
+    rolled_back: str = ""
+
+    def uses(self, trigger: str) -> bool:
+        """Say whether a reason of this trigger counts. What is no trigger (`source`, `rollout`) always does."""
+        return self.triggers is None or trigger not in TRIGGERS or trigger in self.triggers
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +124,23 @@ class Judgement:
 def judge(plan: GatePlan, inputs: Inputs) -> Judgement:
     """Return the verdict with all its reasons, gravest first."""
     reasons = [
+        *_rolled_back(plan),
         *_isolation(inputs),
         *_session_leaks(inputs),
         *_sight(plan, inputs.metrics),
         *_exposure(plan, inputs),
         *_delivery(plan, inputs),
     ]
+    reasons = [reason for reason in reasons if plan.uses(reason.trigger)]
     reasons.sort(key=lambda reason: PRECEDENCE.index(reason.state))
     verdict: Verdict = reasons[0].state if reasons else "pass"
     return Judgement(verdict, tuple(reasons), _numbers(inputs))
+
+
+def _rolled_back(plan: GatePlan) -> list[Reason]:
+    if not plan.rolled_back:
+        return []
+    return [Reason("rollout", "fail", "rolled_back", f"it was rolled back ({plan.rolled_back}) and not re-armed")]
 
 
 def _isolation(inputs: Inputs) -> list[Reason]:

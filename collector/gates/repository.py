@@ -20,7 +20,11 @@ _EXAMPLES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class WatchedRollout:
-    """What the gate reads of a rollout. `failed_answer` is the answer that closed the latch."""
+    """What the gate reads of a rollout. `failed_answer` is the answer that closed the latch.
+
+    `started_at` is the rollout's start, `evidence_since` its stage's: evidence of two stages is never mixed, harm counts
+    from the start. `triggers` None means a rollout without stages, which has all of them.
+    """
 
     name: str
     service: str
@@ -29,6 +33,16 @@ class WatchedRollout:
     min_owed_events: int
     started_at: datetime
     failed_answer: Json | None
+    evidence_since: datetime
+    stage_kind: str = "percent"
+    triggers: tuple[str, ...] | None = None
+    rolled_back: str = ""
+    """Why it was rolled back; empty when it was not."""
+
+    @property
+    def harm_arm(self) -> str | None:
+        """Return the arm whose violations count. In stages all do: the new code's victim may be anybody's neighbour."""
+        return self.arm if self.triggers is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,11 @@ class GateRepository:
         row = (await self._connection.execute(statement)).one_or_none()
         if row is None:
             return None
-        return WatchedRollout(row.name, row.service, row.arm, row.min_exposed_requests, row.min_owed_events, row.started_at, row.answer)
+        return WatchedRollout(
+            row.name, row.service, row.arm, row.min_exposed_requests, row.min_owed_events, row.started_at, row.answer,
+            row.stage_started_at or row.started_at, row.stage_kind, None if row.triggers is None else tuple(row.triggers),
+            row.reason or "by hand" if row.status == "rolled_back" else "",
+        )  # fmt: skip
 
     async def counts(self, service: str, arm: str | None, since: datetime) -> RecordCounts:
         """Count what happened *and* arrived since `since`: a backlog of older records says nothing about this rollout."""
@@ -90,11 +108,11 @@ class GateRepository:
             {field: getattr(decision, field) for field in Decision.__slots__},
         )
 
-    async def latch(self, decision: Decision) -> None:
-        """Close the latch of the rollout with this decision, unless it is closed already."""
+    async def latch(self, decision: Decision, started_at: datetime) -> None:
+        """Close the latch of the rollout with this decision, unless it is closed already, or was re-armed and began anew since."""
         statement = (
             update(RolloutRow)
-            .where(RolloutRow.name == decision.rollout, RolloutRow.failed_at.is_(None))
+            .where(RolloutRow.name == decision.rollout, RolloutRow.failed_at.is_(None), RolloutRow.started_at == started_at)
             .values(failed_at=decision.as_of, failed_decision_id=decision.id)
         )
         await self._connection.execute(statement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -21,6 +22,8 @@ from isolation_monitor.collector.storage.database import Database
 
 Json = dict[str, Any]  # Any: JSON
 
+_PATIENCE_AFTER_RECORD_S = 0.3
+"""A rollback by record is promised within a second."""
 _TARGETS = ("targets_up", "targets_down")
 
 
@@ -65,13 +68,16 @@ class GateService:
             return _latched(rollout.failed_answer)
 
         as_of = self._clock()
-        reading, asked = await self._read_metrics(rollout, as_of)
         async with self._database.reading() as connection:
-            records = await GateRepository(connection).counts(rollout.service, rollout.arm, rollout.started_at)
+            records = await GateRepository(connection).counts(rollout.service, rollout.harm_arm, rollout.started_at)
+        # Where a record has decided, a Prometheus that hangs must not hold the answer up.
+        patience_s = _PATIENCE_AFTER_RECORD_S if records.violations or records.session_leaks else None
+        reading, asked = await self._read_metrics(rollout, as_of, patience_s)
         plan = GatePlan(
-            name, rollout.service, rollout.arm, rollout.min_exposed_requests, rollout.min_owed_events, self._scrape_stale_after_s
-        )
-        inputs = Inputs((as_of - rollout.started_at).total_seconds(), records, reading)
+            name, rollout.service, rollout.arm, rollout.min_exposed_requests, rollout.min_owed_events, self._scrape_stale_after_s,
+            stage_kind=rollout.stage_kind, triggers=rollout.triggers, rolled_back=rollout.rolled_back,
+        )  # fmt: skip
+        inputs = Inputs((as_of - rollout.evidence_since).total_seconds(), records, reading)
         decision = _decide(plan, inputs, asked, as_of, rollout, stage)
 
         async with self._database.writing() as connection:
@@ -82,18 +88,23 @@ class GateService:
                 return _latched(meanwhile.failed_answer)
             await repository.add(decision)
             if decision.verdict == "fail":
-                await repository.latch(decision)
+                await repository.latch(decision, rollout.started_at)
         return decision.answer
 
-    async def _read_metrics(self, rollout: WatchedRollout, as_of: datetime) -> tuple[MetricReading, dict[str, str]]:
+    async def _read_metrics(
+        self, rollout: WatchedRollout, as_of: datetime, patience_s: float | None
+    ) -> tuple[MetricReading, dict[str, str]]:
         if self._source is None:
             return MetricReading(problem="no Prometheus is configured: set COLLECTOR_PROMETHEUS_URL"), {}
-        length_ms = max(1, round((as_of - rollout.started_at).total_seconds() * 1000))
+        length_ms = max(1, round((as_of - rollout.evidence_since).total_seconds() * 1000))
         asked = queries(Window(rollout.service, rollout.arm, length_ms))
         try:
-            values = await self._source.read(asked, as_of)
+            async with asyncio.timeout(patience_s):
+                values = await self._source.read(asked, as_of)
         except SourceUnavailable as error:
             return MetricReading(problem=str(error)), asked
+        except TimeoutError:
+            return MetricReading(problem="Prometheus was not waited for: records had decided already"), asked
         numbers: dict[str, Any] = {**values, **{name: int(values[name] or 0) for name in _TARGETS}}  # Any: int beside float
         return MetricReading(**numbers), asked
 

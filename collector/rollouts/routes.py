@@ -1,80 +1,118 @@
-"""Rollouts over HTTP."""
+"""Rollouts over HTTP: watch one, apply a file, take steps, look at them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from fastapi import APIRouter, Depends, Path, Query, Request
 
-from isolation_monitor.collector import jsontext
-from isolation_monitor.collector.body import read_json_body
-from isolation_monitor.collector.clock import rfc3339
-from isolation_monitor.collector.problems import Invalid, JsonResponse, MalformedBody
-from isolation_monitor.collector.rollouts.domain import (
-    DEFAULT_MIN_EXPOSED_REQUESTS,
-    DEFAULT_MIN_OWED_EVENTS,
-    Rollout,
-    RolloutPlan,
-)
-from isolation_monitor.collector.rollouts.service import RolloutService
-from isolation_monitor.collector.runtime import Runtime, RuntimeDep
+from isolation_monitor.collector.problems import Conflict, JsonResponse, NotFound
+from isolation_monitor.collector.rollouts.domain import Action, RolloutPlan, Who
+from isolation_monitor.collector.rollouts.schemas import ApplyIn, RolloutIn, StepIn, event_answer, read, rollout_answer, spec_of
+from isolation_monitor.collector.rollouts.service import Gate, RolloutService
+from isolation_monitor.collector.runtime import RuntimeDep
 from isolation_monitor.collector.security import requires
 
 router = APIRouter(prefix="/v1", tags=["rollouts"])
 
-Service = Annotated[
-    str,
-    BeforeValidator(lambda value: jsontext.one_line(value) if isinstance(value, str) else value),
-    StringConstraints(min_length=1, max_length=100),
-]
+_STEPS: Final[dict[str, Action]] = {
+    "start": "start",
+    "advance": "advance",
+    "hold": "hold",
+    "rollback": "rollback",
+    "re-arm": "re-arm",
+}
+NO_STORE: Final = {"Cache-Control": "no-store"}
+Name = Annotated[str, Path(max_length=100)]
+_look = Depends(requires("read", "operate", "send"))
+_operate = Depends(requires("operate"))
 
 
-class RolloutIn(BaseModel):
-    """The body of POST /v1/rollouts. Unknown fields are refused: a misspelt threshold must not be ignored."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    service: Service
-    arm: Literal["on", "off", "none"] | None = None
-    min_exposed_requests: int = Field(default=DEFAULT_MIN_EXPOSED_REQUESTS, ge=1, le=10**9)
-    min_owed_events: int = Field(default=DEFAULT_MIN_OWED_EVENTS, ge=0, le=10**9)
+async def _service(request: Request) -> RolloutService:
+    service: RolloutService = request.app.state.rollouts
+    return service
 
 
-def _service(runtime: Runtime) -> RolloutService:
-    return RolloutService(runtime.database, runtime.clock)
+async def _gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gates
+    return gate
 
 
-@router.post("/rollouts", dependencies=[Depends(requires("read", "send"))])
-async def start_rollout(request: Request, runtime: RuntimeDep) -> JsonResponse:
+Rollouts = Annotated[RolloutService, Depends(_service)]
+TheGate = Annotated[Gate, Depends(_gate)]
+
+
+@router.post("/rollouts", dependencies=[_look])
+async def watch_rollout(request: Request, runtime: RuntimeDep, rollouts: Rollouts) -> JsonResponse:
     """Start watching a rollout; 201, also when the same body was sent before; 409 when the name has another plan."""
-    body = await read_json_body(request, runtime.body_limits)
-    try:
-        plan = RolloutIn.model_validate(jsontext.clean(jsontext.loads(body)))
-    except jsontext.JsonError as error:
-        raise MalformedBody(str(error)) from None
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise Invalid(f"{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}") from None
-    rollout = await _service(runtime).start(RolloutPlan(**plan.model_dump()))
-    return JsonResponse(_answer(rollout), status_code=201)
+    plan = await read(request, runtime.body_limits, RolloutIn)
+    return JsonResponse(rollout_answer(await rollouts.watch(RolloutPlan(**plan.model_dump()))), status_code=201)
 
 
-@router.get("/rollouts/{name}", dependencies=[Depends(requires("read", "send"))])
-async def get_rollout(runtime: RuntimeDep, name: str) -> JsonResponse:
-    return JsonResponse(_answer(await _service(runtime).get(name)))
+@router.get("/rollouts", dependencies=[_look])
+async def list_rollouts(rollouts: Rollouts, service: Annotated[str | None, Query(max_length=100)] = None) -> JsonResponse:
+    """List all rollouts by name."""
+    items = [rollout_answer(rollout) for rollout in await rollouts.all(service)]
+    return JsonResponse({"schema": "rollouts/1", "items": items}, headers=NO_STORE)
 
 
-def _answer(rollout: Rollout) -> dict[str, Any]:
-    plan = rollout.plan
-    return {
-        "schema": "rollout/1",
-        "name": plan.name,
-        "service": plan.service,
-        "arm": plan.arm,
-        "min_exposed_requests": plan.min_exposed_requests,
-        "min_owed_events": plan.min_owed_events,
-        "started_at": rfc3339(rollout.started_at),
-        "failed_at": rfc3339(rollout.failed_at) if rollout.failed_at else None,
-    }
+@router.get("/rollouts/{name}", dependencies=[_look])
+async def get_rollout(rollouts: Rollouts, name: Name) -> JsonResponse:
+    return JsonResponse(rollout_answer(await rollouts.get(name)), headers=NO_STORE)
+
+
+@router.get("/rollouts/{name}/history", dependencies=[_look])
+async def get_history(rollouts: Rollouts, name: Name, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> JsonResponse:
+    """List the changes of a rollout, newest first: who did what and why."""
+    items = [event_answer(event) for event in await rollouts.history(name, limit)]
+    return JsonResponse({"schema": "rollout-history/1", "rollout": name, "items": items}, headers=NO_STORE)
+
+
+@router.put("/rollouts/{name}", dependencies=[_operate])
+async def apply_rollout(request: Request, runtime: RuntimeDep, rollouts: Rollouts, name: Name) -> JsonResponse:
+    """Store a rollout's file. Nobody's variant changes by it; a new rollout waits for its start."""
+    body = await read(request, runtime.body_limits, ApplyIn)
+    spec = spec_of(name, body.spec)
+    _, event = await rollouts.apply(spec, Who(body.actor, body.reason))
+    answer = rollout_answer(await rollouts.get(name)) | {"changed": event is not None}
+    return JsonResponse(answer, status_code=201 if event is not None and event.from_status == "none" else 200)
+
+
+@router.post("/rollouts/{name}/{step}", dependencies=[_operate])
+async def take_step(request: Request, runtime: RuntimeDep, rollouts: Rollouts, gate: TheGate, name: Name, step: str) -> JsonResponse:
+    """Start, advance, hold, roll back or re-arm. A step that was taken already answers 200 with `changed` false."""
+    action = _STEPS.get(step)
+    if action is None:
+        raise NotFound(f"there is no step {step[:100]!r}: use {', '.join(_STEPS)}")
+    body = await read(request, runtime.body_limits, StepIn)
+    decision_id, expected = None, body.expected_revision
+    if action == "advance":
+        decision_id, revision = await _may_advance(rollouts, gate, name, force=body.force)
+        # What was judged is what moves on: a rollback in between must win.
+        expected = revision if expected is None else expected
+    _, changed = await rollouts.change(name, action, Who(body.actor, body.reason, decision_id), expected_revision=expected)
+    return JsonResponse(rollout_answer(await rollouts.get(name)) | {"changed": changed})
+
+
+async def _may_advance(rollouts: RolloutService, gate: Gate, name: str, *, force: bool) -> tuple[str | None, int]:
+    """Return the decision that lets a person advance, and the revision it was made for.
+
+    Raises:
+        Conflict: the gate failed, or does not pass yet and the person does not insist.
+    """
+    rollout = await rollouts.staged(name)
+    state, stage = rollout.state, rollout.stage
+    if stage is None or state.status not in ("running", "held"):
+        return None, state.revision
+    answer = await gate.evaluate(name, state.stage)
+    decision_id = answer.get("decision_id")
+    verdict = answer.get("verdict")
+    why = "; ".join(str(reason.get("detail", "")) for reason in answer.get("reasons", [])[:3])
+    if verdict == "fail":
+        raise Conflict(f"the gate of {name} failed ({why}): it is rolled back, not advanced")
+    if not force and verdict != "pass":
+        raise Conflict(f"the gate of {name} says {verdict} ({why}): wait, or overrule it with force; the history will say so")
+    if not force and rollout.soaked_s < stage.soak_s:
+        seen = f"{rollout.soaked_s:.0f} s of {stage.soak_s:.0f} s"
+        raise Conflict(f"stage {stage.name} of {name} was seen in order for {seen}: wait, or overrule it with force")
+    return decision_id, state.revision

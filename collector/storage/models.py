@@ -149,7 +149,11 @@ class NotificationRow(Base):
 
 
 class RolloutRow(Base):
-    """A rollout under watch. `failed_at` is the latch: once set, it stays."""
+    """A rollout under watch. `failed_at` is the latch: once set, it stays until a person re-arms.
+
+    `spec` is the file of a staged rollout, NULL for one that is only watched. `arm` and the minima are then those of its
+    stage: what the gate asks for now. `revision` grows with each change and is what writers compare.
+    """
 
     __tablename__ = "rollouts"
 
@@ -161,6 +165,48 @@ class RolloutRow(Base):
     started_at: Mapped[datetime]
     failed_at: Mapped[datetime | None]
     failed_decision_id: Mapped[str | None] = mapped_column(String(64))
+    spec: Mapped[Json | None]
+    status: Mapped[str] = mapped_column(String(20))
+    stage: Mapped[str] = mapped_column(String(100))
+    stage_kind: Mapped[str] = mapped_column(String(20))
+    triggers: Mapped[list[Any] | None]
+    """Those of the stage; NULL for a rollout that is only watched, which has all."""
+    stage_started_at: Mapped[datetime | None]
+    percent: Mapped[float] = mapped_column(Float(53))
+    revision: Mapped[int] = mapped_column(Integer())
+    changed_at: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(Text())
+    actor: Mapped[str] = mapped_column(String(200))
+    soaked_s: Mapped[float] = mapped_column(Float(53))
+    """Seconds of this stage that were seen in order; counted look by look, never from two times of the wall clock."""
+    soaked_at: Mapped[datetime | None]
+    """The last look that was counted."""
+
+
+class RolloutEventRow(Base):
+    """One change of a staged rollout. Append-only but for the two columns of its announcement."""
+
+    __tablename__ = "rollout_events"
+    __table_args__ = (Index("ix_rollout_events_rollout_sequence", "rollout", "sequence"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger(), unique=True)
+    """Grows by one over all rollouts, in the order of the commits."""
+    rollout: Mapped[str] = mapped_column(String(100), ForeignKey("rollouts.name"))
+    service: Mapped[str] = mapped_column(String(100))
+    revision: Mapped[int] = mapped_column(Integer())
+    action: Mapped[str] = mapped_column(String(20))
+    from_status: Mapped[str] = mapped_column(String(20))
+    to_status: Mapped[str] = mapped_column(String(20))
+    from_stage: Mapped[str] = mapped_column(String(100))
+    to_stage: Mapped[str] = mapped_column(String(100))
+    actor: Mapped[str] = mapped_column(String(200))
+    reason: Mapped[str] = mapped_column(Text())
+    decision_id: Mapped[str | None] = mapped_column(String(64))
+    at: Mapped[datetime]
+    announce_after: Mapped[datetime | None]
+    """A replica that tells of this event claims it until then; another one tries again afterwards."""
+    announced_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class DecisionRow(Base):

@@ -25,6 +25,12 @@ from tests.real_parts.postgres import Postgres
 from tests.real_parts.postgres import postgres as running_postgres
 
 SEND, READ = "token-that-sends", "token-that-reads"
+PERSON = {"actor": "ann", "reason": "because"}
+STAGES = [
+    {"name": "internal", "kind": "internal", "soak": "1m", "minimum": {"exposed_requests": 20}},
+    {"name": "canary", "percent": 10, "soak": "1m"},
+    {"name": "full", "percent": 100, "soak": "1m", "advance": "manual"},
+]
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 _numbers = itertools.count(1)
@@ -176,6 +182,20 @@ class Api:
         answer = await self.post("/v1/rollouts", {"name": name, "service": "chat", **plan})
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
+
+    async def apply(self, name: str = "checkout", **changes: object) -> httpx2.Response:
+        """Apply a file with three stages of a minute each, the first for internal users."""
+        spec = {"rollout": name, "service": "chat", "internal_users": ["ann"], "stages": STAGES} | changes
+        return await self.client.put(f"/v1/rollouts/{name}", json={"spec": spec, **PERSON}, headers=bearer(READ))
+
+    async def step(self, step: str, name: str = "checkout", **about: object) -> httpx2.Response:
+        return await self.post(f"/v1/rollouts/{name}/{step}", PERSON | about)
+
+    async def state(self, name: str = "checkout") -> dict[str, Any]:
+        return dict((await self.get(f"/v1/rollouts/{name}")).json()["state"])
+
+    async def history(self, name: str = "checkout") -> list[dict[str, Any]]:
+        return list((await self.get(f"/v1/rollouts/{name}/history")).json()["items"])
 
     async def gate(self, name: str = "canary-1") -> dict[str, Any]:
         answer = await self.get(f"/v1/gates/{name}")

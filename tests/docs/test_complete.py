@@ -45,7 +45,7 @@ def test_every_make_target_and_isomon_command_in_the_pages_exists() -> None:
     text = "\n".join(p.read_text(encoding="utf-8") for p in PAGES)
 
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
-    for words in sorted(set(re.findall(r"isomon ((?:gate|rollout|demo|slo) [a-z]+|migrate|doctor)", text))):
+    for words in sorted(set(re.findall(r"isomon ((?:gate|rollout|demo|slo) [a-z-]+|migrate|doctor)", text))):
         done = subprocess.run(
             [sys.executable, "-m", "isolation_monitor.cli.main", *words.split(), "--help"],
             cwd=ROOT,
