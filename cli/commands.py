@@ -32,6 +32,9 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "migrate": Command("isolation_monitor.cli.migrate", "Bring the collector's database to this version's schema.", "collector"),
         "doctor": Command("isolation_monitor.cli.doctor", "Say what is instrumented in a service, what is not, and why.", "cli"),
         "drill": Command("isolation_monitor.cli.drill", "Cause every alert on an invented service; check that each arrives.", "demo"),
+        "validate": Command(
+            "isolation_monitor.cli.validate", "Watch a service for a day: load, planted faults, drills, gate; a signed report.", "demo"
+        ),
         "slo": Command("isolation_monitor.cli.slo", "Check what is promised to users; say how much of each budget is left.", "demo"),
         "demo": Command("isolation_monitor.cli.demo", "Bring the whole product up on this machine and break it on purpose.", "demo"),
     }

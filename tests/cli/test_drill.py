@@ -178,3 +178,19 @@ def _read(stack: Stack, path: str) -> str:
     request = urllib.request.Request(stack.collector.url + path, headers=stack.collector.reading)
     with urllib.request.urlopen(request, timeout=20) as answer:
         return str(answer.read().decode())
+
+
+@pytest.mark.slow
+def test_a_validation_drills_and_says_what_arrived(stack: Stack, tmp_path: Path):
+    """The service itself is not there: what its gate says is another test's."""
+    command = [sys.executable, "-m", "isolation_monitor.cli", "validate", "--for", "1h", "--look-every", "1s", "--drill-every", "1h"]
+    command += [*stack.command()[4:], "--drill-option", "--alert IsolationViolation", "--journal", str(tmp_path / "journal.jsonl")]
+    del command[command.index("--alertmanager") : command.index("--alertmanager") + 2]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        eventually(lambda: '"kind": "drill"' in (tmp_path / "journal.jsonl").read_text(), "the drill came to its end", within_s=180)
+        process.kill()
+
+    (drill,) = (
+        entry for line in (tmp_path / "journal.jsonl").read_text().splitlines() if (entry := json.loads(line)).get("kind") == "drill"
+    )
+    assert (drill["arrived"], drill["missed"], drill["why"]) == (1, [], "")
