@@ -10,6 +10,8 @@ import asyncio
 import gc
 import sys
 from contextvars import Context
+from itertools import accumulate, repeat, takewhile
+from itertools import chain as chain_of
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -44,21 +46,24 @@ def stack_of_thread(thread_id: int) -> tuple[FrameType, RawStack] | None:
     innermost = sys._current_frames().get(thread_id)
     if innermost is None:
         return None
-    taken: list[tuple[CodeType, int]] = []
-    frame: FrameType | None = innermost
-    while frame is not None and len(taken) < DEPTH * 2:
-        taken.append((frame.f_code, frame.f_lasti))
-        frame = frame.f_back
+    taken: list[tuple[CodeType, int]] = [(frame.f_code, frame.f_lasti) for frame in _and_callers(innermost, DEPTH * 2)]
     return innermost, tuple(taken)
 
 
 def request_of_frames(frame: FrameType | None) -> RequestContext | None:
     """Return the request whose middleware call is among the callers of `frame`; for code that runs in no task of its own."""
-    for _ in range(_WALKED):
-        if frame is None:
-            return None
-        if frame.f_code.co_qualname == _MIDDLEWARE and frame.f_globals.get("__name__") == _MIDDLEWARE_MODULE:
-            request = frame.f_locals.get("request")
+    for one in () if frame is None else _and_callers(frame, _WALKED):
+        if one.f_code.co_qualname == _MIDDLEWARE and one.f_globals.get("__name__") == _MIDDLEWARE_MODULE:
+            request = one.f_locals.get("request")
             return request if type(request) is RequestContext else None
-        frame = frame.f_back
     return None
+
+
+def _and_callers(frame: FrameType, limit: int) -> list[FrameType]:
+    """Return a frame of another thread and its callers, innermost first.
+
+    In one go inside of the interpreter, where no other thread runs: in a loop of ours the thread would run on between two steps,
+    and where it then leaves a greenlet or a generator, the next step may find what is no frame any more.
+    """
+    chain = accumulate(chain_of((frame,), repeat("f_back", limit - 1)), getattr)  # type: ignore[arg-type]  # of each frame its caller
+    return [one for one in list(takewhile(bool, chain)) if type(one) is FrameType]
