@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from isolation_monitor.telemetry.names import SESSION_LEAK
+
 Json = dict[str, Any]  # Any: whatever JSON the sender put there
 
 GRADE_ORDER: Final = {"hygiene": 0, "reachable": 1, "crossed": 2}
@@ -110,6 +112,13 @@ class Batch:
                 self.runs.append(record)
             case UnknownRecord():
                 self.unknown.append(record)
+
+    @property
+    def may_be_harm(self) -> bool:
+        """Say whether a rollout of the service should be looked at now; its gate then decides what counts."""
+        return any(v.grade != "hygiene" or v.kind == SESSION_LEAK for v in self.violations if not v.synthetic) or any(
+            amendment.grade is not None for amendment in self.amendments
+        )
 
     def __len__(self) -> int:
         return len(self.violations) + len(self.amendments) + len(self.runs) + len(self.unknown)

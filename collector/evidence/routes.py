@@ -50,7 +50,7 @@ async def post_records(request: Request, runtime: RuntimeDep) -> JsonResponse:
     except Exception:
         runtime.metrics.batch_refused("defect")
         raise
-    if batch.violations or batch.amendments:
+    if batch.may_be_harm:
         runtime.harm.give(batch.service)
     runtime.metrics.batch_stored(stored.accepted, stored.duplicate, len(batch.rejected), time.perf_counter() - started)
     return JsonResponse(answers.reply(batch, stored))

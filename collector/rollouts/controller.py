@@ -23,6 +23,7 @@ logger = logging.getLogger("isolation_monitor.collector")
 _TRIES = 5
 """Each lost race means that somebody else changed the rollout; more in a row than this is left to the next round."""
 _RETRY_S = 0.5
+_REST_S = 0.2
 _LONGEST_TICKS = 3
 """One look may add this many rounds to a soak time: more means that nobody looked in between."""
 _COMPLAIN_EVERY_S = 60.0
@@ -58,11 +59,14 @@ class RolloutController:
     async def _nudges(self) -> None:
         while True:
             services = await self._nudge.taken()
-            if not await whole(self.look(services)):
-                # The store was away: what was told must not wait for the next round.
-                await asyncio.sleep(_RETRY_S)
-                for service in services:
-                    self._nudge.give(service)
+            if await whole(self.look(services)):
+                # A storm of records that are no harm after all is not a storm of evaluations, each of which is kept.
+                await asyncio.sleep(_REST_S)
+                continue
+            # The store was away: what was told must not wait for the next round.
+            await asyncio.sleep(_RETRY_S)
+            for service in services:
+                self._nudge.give(service)
 
     async def look(self, services: set[str] | None = None) -> bool:
         """Look once at the live rollouts, of these services or of all; False when something kept it from looking."""

@@ -242,6 +242,21 @@ class TestHarm:
 
         assert (await api.state())["status"] == "running"
 
+    async def test_an_escalation_of_what_was_no_harm_takes_it_back(self, api: Api) -> None:
+        await started(api)
+        await api.send(api.violation(id="v", grade="hygiene"))
+
+        await api.send(api.escalation("v"))
+
+        await rolled_back(api)
+
+    async def test_a_leaked_session_takes_it_back(self, api: Api) -> None:
+        await started(api)
+
+        await api.send(api.violation(kind="session_leak", grade="hygiene"))
+
+        await rolled_back(api)
+
     async def test_a_rollout_of_another_service_stays(self, api: Api) -> None:
         await started(api)
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,24 +36,34 @@ class Collector:
 
 @contextlib.contextmanager
 def collector(
-    folder: Path, *, port: int | None = None, database_url: str | None = None, prometheus_url: str | None = None, migrated: bool = True
+    folder: Path,
+    *,
+    port: int | None = None,
+    database_url: str | None = None,
+    prometheus_url: str | None = None,
+    migrated: bool = True,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Collector]:
-    """Run a collector in `folder` until the block ends; starting another one there afterwards finds the same records."""
+    """Run a collector in `folder` until the block ends; starting another one there afterwards finds the same records.
+
+    `settings` are more of its environment.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     database_url = database_url or f"sqlite+aiosqlite:///{folder / 'collector.sqlite3'}"
     if migrated:
         asyncio.run(migrate(database_url))
     send_token, read_token = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-    settings = {
+    every = {
         "COLLECTOR_DATABASE_URL": database_url,
         "COLLECTOR_SEND_TOKEN": send_token,
         "COLLECTOR_READ_TOKEN": read_token,
         **({"COLLECTOR_PROMETHEUS_URL": prometheus_url} if prometheus_url else {}),
+        **(settings or {}),
     }
     clean = {key: value for key, value in os.environ.items() if not key.startswith("COLLECTOR_")}
     command = [sys.executable, "-m", "uvicorn", "--factory", "isolation_monitor.collector.app:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     url = f"http://127.0.0.1:{port}"
-    with running(command, folder / "collector.log", f"{url}/healthz", environment=clean | settings) as process:
+    with running(command, folder / "collector.log", f"{url}/healthz", environment=clean | every) as process:
         yield Collector(url, send_token, read_token, process)
