@@ -84,7 +84,7 @@ def rule_of(plain: object) -> FlagRule:
     """
     if not isinstance(plain, dict):
         raise FlagRulesError("a rule is no object")
-    key, enabled, variants = plain.get("key"), plain.get("enabled"), plain.get("variants") or {}
+    key, enabled, variants = plain.get("key"), plain.get("enabled"), plain.get("variants", {})
     if not isinstance(key, str) or not 0 < len(key) <= KEY_LIMIT:
         raise FlagRulesError(f"a key is a text of 1 to {KEY_LIMIT} characters")
     if not isinstance(enabled, bool):
