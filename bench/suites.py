@@ -48,6 +48,7 @@ SUITES: dict[str, Suite] = {
     "own-stretch": own_stretch.stretch,
     "run-ids": run_ids.resolution,
     "flags": flags.evaluation,
+    "flag-changes": flags.change,
     "sqlalchemy-session": sqlalchemy_session.session,
     "scrape": scrape,
     "collector-away": collector_away.away,

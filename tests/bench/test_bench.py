@@ -201,6 +201,7 @@ def test_every_budget_of_the_issue_has_its_suite() -> None:
         "own-stretch",
         "run-ids",
         "flags",
+        "flag-changes",
         "sqlalchemy-session",
         "scrape",
         "collector-away",
