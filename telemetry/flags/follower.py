@@ -174,7 +174,7 @@ class Follower:
             raise FlagRulesError(f"the rules are larger than {saved.SIZE_LIMIT} bytes")
         found = parse(body)
         if found.refused:
-            LOGGER.warning("flags that cannot be read keep their last known rule: %s", "; ".join(found.refused))
+            LOGGER.warning("flags that cannot be read keep their last known rule: %s", dict(found.refused))
         self._etag = response.headers.get("ETag", "")
         if known is not None and found.completed_by(known).rules == known.rules and found.revision == known.revision:
             self._heard()

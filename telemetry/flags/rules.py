@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn
 
 from isolation_monitor.telemetry.errors import IsolationMonitorError
@@ -33,15 +33,14 @@ class FlagSet:
 
     revision: int
     rules: Mapping[str, FlagRule]
-    refused: tuple[str, ...] = ()
-    """Why rules of the document were left out."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Rules of the document that were left out, by key: why."""
 
     def completed_by(self, known: FlagSet | None) -> FlagSet:
         """Return this set with the last known rule of each key whose own rule could not be read."""
         if not self.refused or known is None:
             return self
-        keys = [text.partition(":")[0] for text in self.refused]
-        return replace(self, rules={**{key: known.rules[key] for key in keys if key in known.rules}, **self.rules})
+        return replace(self, rules={**{key: known.rules[key] for key in self.refused if key in known.rules}, **self.rules})
 
 
 def parse(text: bytes | str) -> FlagSet:
@@ -65,15 +64,15 @@ def parse(text: bytes | str) -> FlagSet:
 def rules_of(revision: int, flags: Iterable[object]) -> FlagSet:
     """Return the rules of plain values."""
     rules: dict[str, FlagRule] = {}
-    refused = []
+    refused: dict[str, str] = {}
     for plain in flags:
         key = plain.get("key") if isinstance(plain, dict) else None
         try:
             rule = rule_of(plain)
             rules[rule.key] = rule
         except FlagRulesError as error:
-            refused.append(f"{key}: {error}")
-    return FlagSet(revision, rules, tuple(refused))
+            refused[str(key)] = str(error)
+    return FlagSet(revision, rules, refused)
 
 
 def rule_of(plain: object) -> FlagRule:
