@@ -6,7 +6,18 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from bench import all_detectors, collector_away, delivery_message, http_core, memory, own_stretch, run_ids, sqlalchemy_session, websocket
+from bench import (
+    all_detectors,
+    collector_away,
+    delivery_message,
+    flags,
+    http_core,
+    memory,
+    own_stretch,
+    run_ids,
+    sqlalchemy_session,
+    websocket,
+)
 from bench.rows import Row
 
 Suite = Callable[[bool], Coroutine[Any, Any, list[Row]]]
@@ -36,6 +47,8 @@ SUITES: dict[str, Suite] = {
     "memory": memory.memory,
     "own-stretch": own_stretch.stretch,
     "run-ids": run_ids.resolution,
+    "flags": flags.evaluation,
+    "flag-changes": flags.change,
     "sqlalchemy-session": sqlalchemy_session.session,
     "scrape": scrape,
     "collector-away": collector_away.away,

@@ -18,6 +18,10 @@ from isolation_monitor.collector import problems
 from isolation_monitor.collector.alerts import routes as alerts
 from isolation_monitor.collector.clock import Clock, utc_now
 from isolation_monitor.collector.evidence import routes as evidence
+from isolation_monitor.collector.flags import ofrep
+from isolation_monitor.collector.flags import routes as flags
+from isolation_monitor.collector.flags.domain import FlagSource
+from isolation_monitor.collector.flags.service import FlagService
 from isolation_monitor.collector.gates import routes as gates
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
@@ -25,6 +29,7 @@ from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.rollouts import routes as rollouts
 from isolation_monitor.collector.rollouts.announcer import Announcer
 from isolation_monitor.collector.rollouts.controller import RolloutController
+from isolation_monitor.collector.rollouts.domain import RolloutEvent
 from isolation_monitor.collector.rollouts.service import RolloutService
 from isolation_monitor.collector.runtime import Runtime
 from isolation_monitor.collector.security import TokenGuard
@@ -34,8 +39,9 @@ from isolation_monitor.collector.storage.schema import newest_revision
 from isolation_monitor.collector.web import health, runbooks
 
 
-def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now) -> FastAPI:
-    """Return the collector. Without `settings` they come from the environment.
+def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now, flag_source: FlagSource | None = None) -> FastAPI:
+    """Return the collector. Without `settings` they come from the environment; without `flag_source` the flags are
+    those of its rollouts.
 
     Starts also while the database is away: `/readyz` tells, and requests are answered 503 until it is back.
 
@@ -60,6 +66,12 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     )
     rollouts_service = RolloutService(database, clock, runtime.rollouts_changed)
     controller = RolloutController(rollouts_service, gates_service, runtime.harm, settings.rollout_interval_s)
+    flags_service = FlagService(flag_source or rollouts_service)
+
+    async def look_at_flags(_event: RolloutEvent) -> None:
+        flags_service.look()
+
+    runtime.rollout_listeners.append(look_at_flags)
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
 
     @asynccontextmanager
@@ -88,12 +100,16 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.rollouts = rollouts_service
     app.state.rollout_controller = controller
     app.state.announcer = announcer
+    app.state.flags = flags_service
     app.state.guard = TokenGuard(settings.tokens_by_scope())
     app.state.schema_revision = newest_revision()
     problems.install(app)
     app.add_exception_handler(StoreUnavailable, _store_unavailable)
     app.add_middleware(_RefuseNul)
-    for router in (evidence.router, alerts.router, rollouts.router, gates.router, health.router, runbooks.router):
+    for router in (
+        *(evidence.router, alerts.router, rollouts.router, gates.router, flags.router, ofrep.router),
+        *(health.router, runbooks.router),
+    ):
         app.include_router(router)
     return app
 

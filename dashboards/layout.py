@@ -31,6 +31,7 @@ RUNS_UID: Final = "runs"
 CONNECTIONS_UID: Final = "connections"
 RESOLUTION_UID: Final = "resolution"
 EXPERIENCE_UID: Final = "experience"
+FLAGS_UID: Final = "flags"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -42,6 +43,7 @@ TITLES: Final[dict[str, str]] = {
     FACTORIES_UID: "Instances",
     PROCESS_UID: "Process",
     EXPERIENCE_UID: "Users' experience",
+    FLAGS_UID: "Flags",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 

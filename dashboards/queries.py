@@ -269,6 +269,28 @@ def circuits_open() -> str:
     return f"sum by (source) ({scraped(names.ID_CIRCUIT_OPEN)})"
 
 
+# --- flags ------------------------------------------------------------------------------------------------------------
+
+_ARMS: Final = "=~" + "|".join(names.VARIANTS)
+
+
+def share_with_variant() -> str:
+    """Share of the requests with an arm that were given `on`, 0-1, by service and rollout."""
+    with_it = rate(names.GATE_REQUESTS, "service", "rollout", arm="on")
+    return f"{with_it} / ({rate(names.GATE_REQUESTS, 'service', 'rollout', arm=_ARMS)} > 0)"
+
+
+def error_share_of_arms() -> str:
+    """Share of the requests of each arm that failed, 0-1, by rollout and arm."""
+    failed = rate(names.GATE_REQUESTS, "rollout", "arm", arm=_ARMS, outcome="error")
+    return f"{failed} / ({rate(names.GATE_REQUESTS, 'rollout', 'arm', arm=_ARMS)} > 0)"
+
+
+def out_of_touch(*by: str) -> str:
+    """Workers that have heard nothing of the flags' rules for a minute."""
+    return f"sum{_by(by)} ({scraped(names.FLAG_STALE)})"
+
+
 # --- the process ------------------------------------------------------------------------------------------------------
 
 

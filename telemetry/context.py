@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry import names, stacks
 
 if TYPE_CHECKING:
+    from isolation_monitor.telemetry.flags.arms import Arms
     from isolation_monitor.telemetry.metrics.cells import HistogramCell
     from isolation_monitor.telemetry.principals import Principal, Scope
     from isolation_monitor.telemetry.stacks import RawStack
@@ -35,7 +36,7 @@ class Connection:
 
     __slots__ = (
         "answers", "asked", "closed", "closed_by", "heard_at", "is_accepted", "is_measured", "opened_at", "outcome", "principal", "said",
-        "scope", "sent_at", "serial", "served", "task",
+        "scope", "sending", "sent_at", "serial", "served", "task",
     )  # fmt: skip
 
     def __init__(self, principal: Principal | None, scope: Scope) -> None:
@@ -59,6 +60,8 @@ class Connection:
         """When something came from its client last: a message, a pong, an acknowledgement; 0 before the first. As `opened_at`."""
         self.sent_at = 0.0
         """When the application sent something last."""
+        self.sending: RequestContext | None = None
+        """Whose event the frame is that is being sent: its run's request, else the message that is being served."""
         self.answers = False
         """Its client's pongs or acknowledgements are seen here, so that their absence says something."""
         self.asked = 0
@@ -68,6 +71,10 @@ class Connection:
         """Note that the client's side answered by itself: a pong, an acknowledgement."""
         self.heard_at = clock()
         self.answers = True
+
+    def sending_arm(self) -> str:
+        """Return the arm of the frame that is being sent."""
+        return self.sending.arm if self.sending is not None else "none"
 
     def state(self, now: float) -> str:
         """Return `busy`, `idle`, or `dead`: it was sent something a minute ago or more and has not answered since, though it does so."""
@@ -103,6 +110,7 @@ class RequestContext:
 
     __slots__ = (
         "arm",
+        "arms",
         "baseline",
         "checkouts",
         "connection",
@@ -125,6 +133,7 @@ class RequestContext:
         "unverifiable",
         "violated",
         "violations",
+        "worked_until",
     )
 
     def __init__(self, principal: Principal | None, scope: Scope, connection: Connection | None, baseline: Context | None) -> None:
@@ -139,6 +148,8 @@ class RequestContext:
         self.stream: Any = None
         """The streaming answer that carries events of runs (`delivery/streamed.py`), once it has begun."""
         self.arm = "none"
+        self.arms: Arms | None = None
+        """What it was given of each rollout; None until it evaluates a flag."""
         self.exposed = False
         self.violated = False
         self.unverifiable = False
@@ -156,6 +167,8 @@ class RequestContext:
         self.ingress: Any = None
         """What it said of itself when it came in, for the content detector; None until somebody reads it."""
         self.open_runs = 0
+        self.worked_until = 0.0
+        """When the last of its runs ended, as `started`; 0 where none did."""
         self.pending: list[Any] | None = None
         """Findings that wait for the route to be known."""
         self.violations: list[Violation] | None = None

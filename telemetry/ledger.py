@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import evidence, names
 from isolation_monitor.telemetry.context import CURRENT, Exposure, RequestContext
+from isolation_monitor.telemetry.flags import arms
+from isolation_monitor.telemetry.flags.cells import RolloutCells
 from isolation_monitor.telemetry.suppressions import Suppressions
 from isolation_monitor.telemetry.violations import GRADE_ORDER, Violation, iso_time, request_id, uuid7
 
@@ -43,6 +45,8 @@ class Ledger:
     def __init__(self, registry: MetricRegistry, outbox: Outbox, suppressions: Suppressions | None = None) -> None:
         self.registry = registry
         self.outbox = outbox
+        self.rollouts = RolloutCells(registry)
+        """The numbers of rollouts by arm."""
         self.suppressions = suppressions or Suppressions()
         self.switches: Switches | None = None
         """Set by the detection: a detector that is off reports nothing, whatever still asks it."""
@@ -95,6 +99,7 @@ class Ledger:
             if self._is_planted(requests):
                 violation.synthetic = True
             _tell_who_acts(violation)
+            _tell_arms(violation, requests)
             if violation.synthetic:
                 self._report_planted(violation, requests)
                 return
@@ -256,6 +261,8 @@ class Ledger:
             arm=violation.arm,
             synthetic="true" if violation.synthetic else "false",
         ).inc()
+        if violation.rollouts and not violation.synthetic:
+            self.rollouts.violated(violation)
 
     def _send(self, violation: Violation) -> None:
         now = time.monotonic()
@@ -319,6 +326,13 @@ def _tell_who_acts(violation: Violation) -> None:
         side = getattr(violation, name)
         if side is not None and side.request_id == here:
             setattr(violation, name, replace(side, task=evidence.current_task(), trace=evidence.current_trace() or side.trace))
+
+
+def _tell_arms(violation: Violation, requests: tuple[RequestContext | None, ...]) -> None:
+    """Say what each side was given: harm that touches the new code is the new code's until somebody looked."""
+    if rollouts := arms.merged(requests):
+        violation.rollouts = rollouts
+        violation.arm = arms.strongest({**rollouts, "": violation.arm})
 
 
 def _note(request: RequestContext, violation: Violation) -> None:

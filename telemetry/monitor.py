@@ -32,6 +32,7 @@ from isolation_monitor.telemetry.detectors.instance_reuse import InstanceReuse
 from isolation_monitor.telemetry.detectors.slow_creation import SlowCreation
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.factory import Factories
+from isolation_monitor.telemetry.flags.flags import Flags
 from isolation_monitor.telemetry.housekeeper import Housekeeper
 from isolation_monitor.telemetry.instrument import pongs
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
@@ -94,6 +95,7 @@ class IsolationMonitor:
             settings.stuck_after_s,
             Spans(settings.run_spans),
         )
+        self.flags = Flags(settings, self.ledger, self.housekeeper)
         self.frames = Frames(
             self.ledger, self.principals, self.runs, settings.run_id_field, settings.event_field, settings.body_limit_bytes
         )
@@ -426,6 +428,7 @@ class IsolationMonitor:
         self.detection.foreign_content.walked(time.monotonic())
         self.uninstrument()
         self.delivery.close()
+        self.flags.close()
         self.housekeeper.close()
         self.outbox.close()
         self.endpoint.close()

@@ -25,6 +25,8 @@ VERDICTS: Final = ("isolated", "violated", "unverified")
 GRADES: Final = ("crossed", "reachable", "hygiene")
 TRANSPORTS: Final = ("http", "websocket")
 ARMS: Final = ("on", "off", "none")
+VARIANTS: Final = ("on", "off")
+"""The arms that a rollout compares."""
 BOOLEANS: Final = ("false", "true")
 CHECK_RESULTS: Final = ("pass", "violation", "error", "skipped")
 
@@ -178,10 +180,17 @@ EVENT_DROP_REASONS: Final = ("number", "bytes", "age")
 RESUME_OUTCOMES: Final = ("resumed", "unknown", "refused")
 CLIENT_REPORT_KINDS: Final = ("gaps", "duplicates", "disorder")
 
+ROLLOUT_LIMIT: Final = 20
+"""Rollouts that metrics tell apart in the life of a process."""
+REQUEST_OUTCOMES: Final = ("ok", "error")
+FLAG_REASONS: Final = ("static", "targeting_match", "split", "disabled", "default", "stale", "error", OTHER)
+"""Why a flag had the value that it had, in OpenFeature's words; by default, stale and error a request has no arm."""
+FLAG_FETCHES: Final = ("changed", "unchanged", "failed")
+
 DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
-    "housekeeper", "delivery", "exporter", "render", "principal", "resolution",
+    "housekeeper", "delivery", "exporter", "render", "principal", "resolution", "flags",
 )  # fmt: skip
 """Where in the monitor an error of its own happened."""
 RECORD_STATES: Final = ("queued", "sent", "failed")
@@ -205,6 +214,9 @@ STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_EVENTS_BUCKETS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
 QUEUE_BYTES_BUCKETS: Final = (1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0)
 QUEUE_AGE_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+GATE_BUCKETS: Final = tuple(float(f"{0.005 * 1.1**n:.4g}") for n in range(81))
+"""5 ms to 10 s in steps of 10 %: the gate's question is whether a percentile rose by 10 %, and a bucket wider than that cannot tell.
+84 series an arm, so 168 a rollout: as many as three routes cost in the ladder of the semantic conventions."""
 BLAST_BUCKETS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Principals that one failure touched."""
 
@@ -444,6 +456,24 @@ INSTANCE_SHARED = Metric(
     "isolation",
     unit="{instance}",
 )
+GATE_REQUESTS = Metric(
+    "isolation_gate_requests_total",
+    "counter",
+    "Requests that evaluated the flag of a rollout, by the arm that they were given. error: they failed on the server's side; none: they "
+    "were given no arm (error, default or stale state). Synthetic ones are left out.",
+    {"rollout": ROLLOUT_LIMIT, "arm": ARMS, "outcome": REQUEST_OUTCOMES},
+    "isolation",
+    unit="{request}",
+)
+GATE_VIOLATIONS = Metric(
+    "isolation_gate_violations_total",
+    "counter",
+    "Violations one side of which was a request that had evaluated the flag of a rollout; `on` where either side had it. No synthetic "
+    "ones.",
+    {"rollout": ROLLOUT_LIMIT, "arm": ARMS, "grade": GRADES},
+    "isolation",
+    unit="{violation}",
+)
 MONITOR_INFO = Metric(
     "isolation_monitor_info",
     "gauge",
@@ -483,6 +513,36 @@ HTTP_DURATION = Metric(
     "main",
     HTTP_BUCKETS,
     unit="s",
+)
+GATE_DURATION = Metric(
+    "isolation_gate_request_duration_seconds",
+    "histogram",
+    "Duration of the requests and messages that evaluated the flag of a rollout, by arm, in buckets of 10 %. No synthetic ones.",
+    {"rollout": ROLLOUT_LIMIT, "arm": VARIANTS},
+    "main",
+    GATE_BUCKETS,
+    unit="s",
+)
+FLAG_EVALUATIONS = Metric(
+    "isolation_flag_evaluations_total",
+    "counter",
+    "Evaluations of flags within requests, by reason. After default, stale and error the request has no arm of that rollout.",
+    {"rollout": ROLLOUT_LIMIT, "reason": FLAG_REASONS},
+    unit="{evaluation}",
+)
+FLAG_FETCHES_TOTAL = Metric(
+    "isolation_flag_fetches_total",
+    "counter",
+    "Times that a worker asked the collector for the rules of the flags, by what came of it.",
+    {"result": FLAG_FETCHES},
+    unit="{request}",
+)
+FLAG_STALE = Metric(
+    "isolation_flag_stale",
+    "gauge",
+    "Workers that have heard nothing of the flags' rules for a minute: users keep what they have, and changes do not arrive.",
+    {},
+    unit="{process}",
 )
 WEBSOCKET_ACTIVE = Metric("isolation_websocket_connection_active", "gauge", "WebSocket connections open now.", {}, unit="{connection}")
 WEBSOCKET_CONNECTIONS = Metric(
@@ -746,11 +806,17 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     INSTANCE_CREATE,
     INSTANCE_RESET,
     INSTANCE_SHARED,
+    GATE_REQUESTS,
+    GATE_VIOLATIONS,
     MONITOR_INFO,
     MONITOR_ERRORS,
     MONITOR_DROPPED,
     MONITOR_LAST_CHECK,
     HTTP_DURATION,
+    GATE_DURATION,
+    FLAG_EVALUATIONS,
+    FLAG_FETCHES_TOTAL,
+    FLAG_STALE,
     WEBSOCKET_ACTIVE,
     WEBSOCKET_CONNECTIONS,
     WEBSOCKET_CLOSES,

@@ -119,6 +119,14 @@ class Settings:
         None, "Revision of the service's code, on every record. Unset: `service.version` of `OTEL_RESOURCE_ATTRIBUTES`."
     )
     queue_limit: int = _setting(10_000, "Records kept in memory for sending; beyond it new ones are dropped and counted.")
+    flags_cache_file: str | None = _setting(
+        None, "File that keeps the last known rules of flags, so that they survive a restart while the collector is away (docs/flags.md)."
+    )
+    flags_off_after_s: float = _setting(
+        0.0,
+        "Rollouts below 100 % fall to `off` when nothing was heard of the collector for so long, seconds. 0: never, users keep what "
+        "they have.",
+    )
     metrics_dir: str | None = _setting(None, "Folder of the counters that all workers share. Unset: chosen under the temporary folder.")
     metrics_path: str | None = _setting(
         "/metrics", "Path of the metrics page. An answer of the application's own at this path is never replaced. Empty: none."

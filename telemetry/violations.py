@@ -77,6 +77,9 @@ class Violation:
     victim: Side | None
     offender: Side | None
     arm: str = "none"
+    """The strongest arm of both sides: `on` before `off` before `none`."""
+    rollouts: dict[str, str] = field(default_factory=dict)
+    """By rollout, the strongest arm that a side was given."""
     synthetic: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid7())
@@ -100,6 +103,7 @@ class Violation:
             "grade": self.grade,
             "detector": self.kind,
             "arm": self.arm,
+            "rollouts": self.rollouts,
             "synthetic": self.synthetic,
             "summary": self.summary,
             "fingerprint": self.fingerprint,

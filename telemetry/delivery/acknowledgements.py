@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.queues import Backlog
 
 LOOK_EVERY_S: Final = 0.25
+ROWS_LIMIT: Final = 1_000
+"""Changes of arm among the unsettled events of one connection that are told apart."""
 CLIENT: Final = "client_acked"
 
 Message = MutableMapping[str, Any]
@@ -50,6 +53,7 @@ class Acks:
     """The acknowledgements of one connection: counts of events, those in an envelope (`client`) apart from the others."""
 
     __slots__ = (
+        "_arms",
         "_home",
         "_is_noted",
         "_kernel",
@@ -60,6 +64,7 @@ class Acks:
         "_ponged",
         "_send",
         "_sent_cells",
+        "arm",
         "client",
         "highest",
         "on_pong",
@@ -77,6 +82,10 @@ class Acks:
         """Events without one."""
         self.settled = 0
         """How many of the latter are settled."""
+        self.arm: Callable[[], str] = lambda: "none"
+        """Tells the arm of the event that is being sent."""
+        self._arms: deque[tuple[str, int]] = deque()
+        """Arms of the events that are not settled: each with the number of the last event of an unbroken row of them."""
         self.on_pong: Callable[[], None] = lambda: None
         """Called when the peer has answered."""
         self._home = home
@@ -95,9 +104,15 @@ class Acks:
         if message["type"] == "websocket.close":
             # The pong comes before the peer's answer to the close: the last frames before it can still be acknowledged.
             self._ping()
+        arm = self.arm()
         await self._send(message)
         if message["type"] == "websocket.send":
             self.others += 1
+            rows = self._arms
+            if rows and (rows[-1][0] == arm or len(rows) >= ROWS_LIMIT):
+                rows[-1] = (rows[-1][0], self.others)
+            else:
+                rows.append((arm, self.others))
             for cell in self._sent_cells:
                 cell.values[cell.index] += 1.0
             if not self._is_noted:
@@ -168,9 +183,14 @@ class Acks:
                 self._ladder.climbed(rung, highest, n)
 
     def _settle(self, outcome: str, upto: int) -> None:
-        if upto > self.settled:
-            self._ladder.settled(outcome, self.highest, upto - self.settled)
-            self.settled = upto
+        rows = self._arms
+        while rows and upto > self.settled:
+            arm, last = rows[0]
+            number = min(last, upto)
+            self._ladder.settled(outcome, self.highest, number - self.settled, arm=arm)
+            self.settled = number
+            if number == last:
+                rows.popleft()
 
 
 class Acknowledgements:

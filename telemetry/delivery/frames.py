@@ -132,6 +132,8 @@ class Frames:
             passes.values[passes.index] += 1.0
             if run.connection is not connection:
                 run.connection = connection
+            if run.request is not None:
+                connection.sending = run.request
         self._judge_identity(text, run, event, connection, request)
         if self.content is not None and request is not None:
             sender = CURRENT.get()

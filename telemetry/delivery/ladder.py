@@ -37,7 +37,9 @@ class Ladder:
             for highest in names.HIGHEST_RUNGS
         }
         self._results = {
-            result: registry.counter(names.EVENT_DELIVERIES, result=result, arm="none") for result in ("delivered", "lost", "unknown")
+            (result, arm): registry.counter(names.EVENT_DELIVERIES, result=result, arm=arm)
+            for result in ("delivered", "lost", "unknown")
+            for arm in names.ARMS
         }
         self._dropped = {reason: registry.counter(names.EVENTS_DROPPED, reason=reason) for reason in names.EVENT_DROP_REASONS}
         self._resumes = {outcome: registry.counter(names.RESUMES, outcome=outcome) for outcome in names.RESUME_OUTCOMES}
@@ -50,15 +52,16 @@ class Ladder:
     def climbed(self, rung: str, highest: str, events: int = 1) -> None:
         self._rungs[rung, highest].inc(float(events))
 
-    def settled(self, outcome: str, highest: str, events: int = 1, *, result: str | None = None) -> None:
+    def settled(self, outcome: str, highest: str, events: int = 1, *, arm: str = "none", result: str | None = None) -> None:
         """Count what became of `events`; once for each event.
 
         Args:
+            arm: of the requests that they were events of.
             result: what it means for the delivery rate, where that is not what `RESULTS` says.
         """
         if events > 0:
             self._settled[outcome, highest].inc(float(events))
-            self._results[result or RESULTS[outcome]].inc(float(events))
+            self._results[result or RESULTS[outcome], arm].inc(float(events))
 
     def dropped(self, reason: str, events: int = 1) -> None:
         """Count events that will not be sent again, by one of `names.EVENT_DROP_REASONS`."""

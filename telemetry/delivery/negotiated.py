@@ -209,7 +209,7 @@ class Negotiated:
             if stream.queue.principal is None and principal is not None:
                 self._delivery.retention.named(stream, principal)
             stream.events += 1
-            return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic())
+            return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic(), self._connection.sending_arm())
         except Exception as error:
             self._delivery.on_error(error)
             return None

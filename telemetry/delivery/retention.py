@@ -16,6 +16,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.delivery.envelope import own_frame
 from isolation_monitor.telemetry.delivery.stream import Entry, Stream
 
@@ -182,11 +183,7 @@ class Retention:
         lost = 0
         one: Stream | None = old
         while one is not None and one is not stream:
-            if one.shed_to > one.settled_to:
-                lost += one.shed_to - one.settled_to
-                self.ladder.settled("expired", "client_acked", one.shed_to - one.settled_to)
-                one.settled_to = one.shed_to
-            lost += one.lost
+            lost += one.expire_shed() + one.lost
             one.lost = 0
             after = one.successor
             missed += self._taken_over(one, stream)
@@ -304,7 +301,8 @@ class Retention:
 
 def _entry(stream: Stream, frame: Frame) -> Entry:
     stream.events += 1
-    return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic())
+    request = CURRENT.get()
+    return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic(), request.arm if request is not None else "none")
 
 
 async def _nobody(message: object) -> None:

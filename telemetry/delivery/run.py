@@ -291,6 +291,7 @@ class Runs:
         finally:
             if run.request is not None:
                 run.request.open_runs -= 1
+                run.request.worked_until = time.perf_counter()
 
     def _take_as_emitted(self, run: Run) -> None:
         """The application never says what it emits: its frames say it for it."""

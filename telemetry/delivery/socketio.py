@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
@@ -67,8 +68,10 @@ class SocketIO:
         self._receive = receive
         self._send = send
         self._acks = acks
-        self._pending: dict[Call, float] = {}
-        """When each acknowledgement that is waited for was asked for; oldest first."""
+        self.arm: Callable[[], str] = lambda: "none"
+        """Tells the arm of the event that is being sent."""
+        self._pending: dict[Call, tuple[float, str]] = {}
+        """When each acknowledgement that is waited for was asked for, and its event's arm; oldest first."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def send(self, message: Message) -> None:
@@ -81,13 +84,15 @@ class SocketIO:
         elif found is None:
             await self._send(message)
         elif found[2]:
+            arm = self.arm()
             await self._send(message)
-            self._guarded(self._asked, (found[1] or "/", found[2]))
+            self._guarded(self._asked, (found[1] or "/", found[2]), arm)
         elif acks is not None:
             await acks.send(message)
         else:
+            arm = self.arm()
             await self._send(message)
-            self._guarded(self._handed_over)
+            self._guarded(self._handed_over, arm)
 
     async def receive(self) -> Message:
         """As the server's; acknowledgements are noted and go on to the application, whose own they are."""
@@ -100,33 +105,34 @@ class SocketIO:
         """The connection is over: what was not acknowledged is unknown."""
         if self._timer is not None:
             self._timer.cancel()
-        self._ladder.settled("unknown", CLIENT, len(self._pending))
+        for arm, n in Counter(arm for _, arm in self._pending.values()).items():
+            self._ladder.settled("unknown", CLIENT, n, arm=arm)
         self._pending.clear()
 
-    def _asked(self, call: Call) -> None:
+    def _asked(self, call: Call, arm: str) -> None:
         self._ladder.climbed("emitted", CLIENT)
         self._ladder.climbed("sent", CLIENT)
         if self._acks is not None:
             self._acks.sent_enveloped()
         pending = self._pending
         if len(pending) >= PENDING_LIMIT:
-            del pending[next(iter(pending))]
-            self._ladder.settled("unknown", CLIENT)
-        pending[call] = time.monotonic()
+            _, oldest_arm = pending.pop(next(iter(pending)))
+            self._ladder.settled("unknown", CLIENT, arm=oldest_arm)
+        pending[call] = time.monotonic(), arm
         if self._timer is None:
             self._wait(self._wait_s)
 
-    def _handed_over(self) -> None:
+    def _handed_over(self, arm: str) -> None:
         self._ladder.climbed("emitted", HANDED_OVER)
         self._ladder.climbed("sent", HANDED_OVER)
-        self._ladder.settled("acknowledged", HANDED_OVER)
+        self._ladder.settled("acknowledged", HANDED_OVER, arm=arm)
 
     def _heard(self, text: object) -> None:
         found = _ACK.match(text) if type(text) is str else None
         # One that came too late was settled already, and one that nobody asked for settles nothing.
-        if found is not None and self._pending.pop((found[1] or "/", found[2]), None) is not None:
+        if found is not None and (asked := self._pending.pop((found[1] or "/", found[2]), None)) is not None:
             self._ladder.climbed(CLIENT, CLIENT)
-            self._ladder.settled("acknowledged", CLIENT)
+            self._ladder.settled("acknowledged", CLIENT, arm=asked[1])
 
     def _wait(self, seconds: float) -> None:
         # An empty context: the timer belongs to no request.
@@ -138,12 +144,13 @@ class SocketIO:
             now, pending = time.monotonic(), self._pending
             while pending:
                 oldest = next(iter(pending))
-                left = pending[oldest] + self._wait_s - now
+                asked_at, arm = pending[oldest]
+                left = asked_at + self._wait_s - now
                 if left > 0:
                     self._wait(left)
                     return
                 del pending[oldest]
-                self._ladder.settled("unknown", CLIENT)
+                self._ladder.settled("unknown", CLIENT, arm=arm)
         except Exception as error:
             self._on_error(error)
 

@@ -7,8 +7,8 @@ the server, so that a client which sees them out of order has seen the transport
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -24,10 +24,12 @@ ServerSend = Callable[[dict[str, Any]], Awaitable[None]]
 class Entry:
     """One event that waits for its acknowledgement. `at` is when it was emitted, in the clock of `Retention`."""
 
-    __slots__ = ("at", "conn", "frame", "id", "stream", "text", "was_replayed", "was_sent")
+    __slots__ = ("arm", "at", "conn", "frame", "id", "stream", "text", "was_replayed", "was_sent")
 
-    def __init__(self, id: str, frame: Frame, at: float) -> None:
+    def __init__(self, id: str, frame: Frame, at: float, arm: str = "none") -> None:
         self.id = id
+        self.arm = arm
+        """Of the request that it is an event of."""
         self.frame = frame
         self.text = frame[1]
         """What it keeps in memory; the rest is small."""
@@ -41,7 +43,7 @@ class Entry:
 
     def again(self) -> Entry:
         """Return the same event, to be sent once more: with its own id, under a number of another stream."""
-        entry = Entry(self.id, self.frame, self.at)
+        entry = Entry(self.id, self.frame, self.at, self.arm)
         entry.was_replayed = True
         entry.was_sent = self.was_sent
         return entry
@@ -91,7 +93,7 @@ class Stream:
 
     __slots__ = (
         "_emitted", "_envelope", "_ladder", "_send", "_sent", "_tell_sent", "closed_at", "entries", "events", "is_open", "last", "lost",
-         "name", "queue", "reports", "serial", "settled_to", "shed_at", "shed_to", "successor", "turn", "unsure",
+         "name", "queue", "reports", "serial", "settled_to", "shed_arm", "shed_at", "shed_to", "successor", "turn", "unsure",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +120,8 @@ class Stream:
         self.shed_to = 0
         """Numbers above `settled_to` and up to here can still be acknowledged, but not be sent again: a limit was reached."""
         self.shed_at = 0.0
+        self.shed_arm = "none"
+        """Arm of the event forgotten last, under which all forgotten ones count: a user has the same one for long."""
         self.lost = 0
         """Events given up since the connection was lost: the answer to whoever resumes."""
         self.is_open = True
@@ -250,20 +254,18 @@ class Stream:
         before = self.settled_to
         if number <= before:
             return 0
-        replayed, acknowledged = 0, max(0, min(number, self.shed_to) - before)
+        replayed, acknowledged = Counter[str](), Counter({self.shed_arm: max(0, min(number, self.shed_to) - before)})
         entries = self.entries
         while entries and 0 < entries[0].conn <= number:
             entry = entries.popleft()
             self.queue.remove(entry)
-            if entry.was_replayed:
-                replayed += 1
-            else:
-                acknowledged += 1
+            (replayed if entry.was_replayed else acknowledged)[entry.arm] += 1
         self.settled_to = number
-        self._ladder.climbed("client_acked", HIGHEST, acknowledged + replayed)
-        self._ladder.settled("acknowledged", HIGHEST, acknowledged)
-        self._ladder.settled("replayed", HIGHEST, replayed)
-        return acknowledged + replayed
+        n = acknowledged.total() + replayed.total()
+        self._ladder.climbed("client_acked", HIGHEST, n)
+        self._settle("acknowledged", acknowledged)
+        self._settle("replayed", replayed)
+        return n
 
     def shed(self, entry: Entry, reason: str) -> None:
         """Forget the text of the oldest event here, because its user's queue is full. It can still be acknowledged."""
@@ -271,9 +273,9 @@ class Stream:
         self.queue.remove(entry)
         self._ladder.dropped(reason)
         if entry.conn:
-            self.shed_to, self.shed_at = entry.conn, entry.at
+            self.shed_to, self.shed_at, self.shed_arm = entry.conn, entry.at, entry.arm
         else:
-            self._ladder.settled("expired", HIGHEST)
+            self._ladder.settled("expired", HIGHEST, arm=entry.arm)
             self.lost += 1
 
     def expire(self, before: float) -> None:
@@ -281,26 +283,41 @@ class Stream:
         outcome = "unknown" if self.is_open else "expired"
         if self.shed_to > self.settled_to and self.shed_at < before:
             self.lost += self.shed_to - self.settled_to
-            self._ladder.settled(outcome, HIGHEST, self.shed_to - self.settled_to, result="unknown")
+            self._settle(outcome, {self.shed_arm: self.shed_to - self.settled_to}, result="unknown")
             self.settled_to = self.shed_to
-        n = 0
+        late = Counter[str]()
         while self.entries and self.entries[0].at < before:
-            n += 1
+            late[self.entries[0].arm] += 1
             self._forget(self.entries.popleft())
-        if n:
-            self.lost += n
+        if late:
+            self.lost += late.total()
             # A user who never comes back may have left on purpose: nobody knows whether he missed anything.
-            self._ladder.settled(outcome, HIGHEST, n, result="unknown")
-            self._ladder.dropped("age", n)
+            self._settle(outcome, late, result="unknown")
+            self._ladder.dropped("age", late.total())
+
+    def expire_shed(self) -> int:
+        """Settle what was forgotten and not acknowledged, now that the client says so; return how many events that were."""
+        n = self.shed_to - self.settled_to
+        if n <= 0:
+            return 0
+        self._settle("expired", {self.shed_arm: n})
+        self.settled_to = self.shed_to
+        return n
 
     def give_up(self, outcome: str) -> int:
         """Settle everything that waits; return how many events that were."""
         n = self.waiting
-        self._ladder.settled(outcome, HIGHEST, n)
+        left = Counter({self.shed_arm: n - len(self.entries)})
         while self.entries:
+            left[self.entries[0].arm] += 1
             self._forget(self.entries.popleft())
+        self._settle(outcome, left)
         self.settled_to = max(self.settled_to, self.shed_to)
         return n
+
+    def _settle(self, outcome: str, by_arm: Mapping[str, int], result: str | None = None) -> None:
+        for arm, n in by_arm.items():
+            self._ladder.settled(outcome, HIGHEST, n, arm=arm, result=result)
 
     def _forget(self, entry: Entry) -> None:
         self.queue.remove(entry)

@@ -208,6 +208,8 @@ class IsolationMiddleware:
                 values, at = durations.values, durations.index
                 values[at + bisect_left(durations.bounds, seconds)] += 1.0
                 values[at + durations.sum_offset] += seconds
+                if request.arms is not None:
+                    self._ledger.rollouts.ended(request, status >= 500 or request.failed, seconds)
             except Exception as error:
                 self._ledger.internal_error("middleware", error)
 

@@ -13,6 +13,7 @@ from isolation_monitor.telemetry.context import CURRENT, SCOPE_KEY, Connection, 
 from isolation_monitor.telemetry.delivery.envelope import is_asked
 from isolation_monitor.telemetry.delivery.socketio import is_socketio
 from isolation_monitor.telemetry.detectors import inherited_context
+from isolation_monitor.telemetry.flags.arms import inherit
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.frames import Frames
@@ -47,16 +48,17 @@ class Sockets:
     async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection by `app`, watching what comes and goes."""
         connection = self._open(scope)
-        unit: RequestContext | None = self._enter_handshake(scope, connection)
+        handshake = unit = self._enter_handshake(scope, connection)
         frames, received, sent = self._frames, self._received, self._sent
         acks = self._delivery.acknowledgements.watch(send)
         negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
         if acks is not None:
-            acks.on_pong = connection.answered
+            acks.on_pong, acks.arm = connection.answered, connection.sending_arm
         socketio = self._delivery.socketio(receive, send, acks) if negotiated is None and is_socketio(scope) else None
         if negotiated is not None:
             receive, send = negotiated.receive, negotiated.send
         elif socketio is not None:
+            socketio.arm = connection.sending_arm
             receive, send = socketio.receive, socketio.send
         elif acks is not None:
             send = acks.send
@@ -68,7 +70,7 @@ class Sockets:
             # One inbound message and what it starts is one request. It is judged when the application asks for the next
             # one, or, while a run of it is still going, when the next one comes.
             if unit is not None and not unit.finished and not unit.open_runs:
-                self._leave_message(unit, connection)
+                self._leave_message(unit, connection, is_handshake=unit is handshake)
             message = await receive()
             # What the server queues for the application feeds no socket.
             queues.latest = None
@@ -76,10 +78,13 @@ class Sockets:
                 received.values[received.index] += 1.0
                 connection.heard_at = clock()
                 if unit is not None and not unit.finished:
-                    self._leave_message(unit, connection)
+                    self._leave_message(unit, connection, is_handshake=unit is handshake)
                 unit = self._enter_message(scope, connection, unit)
-                if unit is not None and self._limit:
-                    self._take(unit, message)
+                if unit is not None:
+                    if handshake is not None and handshake.arms is not None:
+                        inherit(unit, handshake)
+                    if self._limit:
+                        self._take(unit, message)
             elif message["type"] == "websocket.disconnect":
                 connection.closed = True
                 handshakes.closed(connection, "client", message.get("code"))
@@ -89,7 +94,7 @@ class Sockets:
             kind = message["type"]
             if kind == "websocket.send":
                 sent.values[sent.index] += 1.0
-                connection.sent_at = clock()
+                connection.sent_at, connection.sending = clock(), unit
                 if queues.latest is not None:
                     queues.sent()
                 if connection.principal is None and connection.asked < ASKED_LIMIT:
@@ -124,7 +129,7 @@ class Sockets:
                 acks.ended()
             self._close(connection, failure)
             if unit is not None and not unit.finished:
-                self._leave_message(unit, connection)
+                self._leave_message(unit, connection, is_handshake=unit is handshake)
 
     def _judge_access(self, request: RequestContext, scope: Scope) -> None:
         """Judge whether the user may see what the handshake names, now that the application lets him in."""
@@ -223,7 +228,7 @@ class Sockets:
         except Exception as error:
             self._ledger.internal_error("middleware", error)
 
-    def _leave_message(self, request: RequestContext, connection: Connection) -> None:
+    def _leave_message(self, request: RequestContext, connection: Connection, *, is_handshake: bool = False) -> None:
         try:
             if request.pending is not None:
                 inherited_context.settle(request, self._ledger)
@@ -254,5 +259,15 @@ class Sockets:
                 exposure.latest_finished = request.serial
                 cell = self._isolated[request.arm][request.exposed]
                 cell.values[cell.index] += 1.0
+            if request.arms is not None:
+                self._ledger.rollouts.ended(request, request.failed, None if is_handshake else _worked_s(request))
         except Exception as error:
             self._ledger.internal_error("middleware", error)
+
+
+def _worked_s(message: RequestContext) -> float | None:
+    """Return how long a message was worked on, seconds: to the end of its runs, or until the next was asked for.
+
+    None while a run is still going, which the next message or the end of the connection cut off.
+    """
+    return None if message.open_runs else (message.worked_until or clock()) - message.started

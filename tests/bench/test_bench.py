@@ -200,6 +200,8 @@ def test_every_budget_of_the_issue_has_its_suite() -> None:
         "memory",
         "own-stretch",
         "run-ids",
+        "flags",
+        "flag-changes",
         "sqlalchemy-session",
         "scrape",
         "collector-away",

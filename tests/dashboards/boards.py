@@ -22,6 +22,7 @@ UIDS = (
     "factories",
     "process",
     "experience",
+    "flags",
 )
 WINDOW = Window(0.0, 1800.0, 15.0)
 

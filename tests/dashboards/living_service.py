@@ -87,6 +87,7 @@ class LivingService:
         self._requests()
         self._runs()
         self._resolutions()
+        self._flags()
         self._process()
         self._health()
         for fault in tuple(self._faults):
@@ -164,6 +165,18 @@ class LivingService:
         self.count(names.ID_REGISTRATIONS_TOTAL, 2, source="created", result="stored")
         self.count(names.ID_REGISTRATIONS_TOTAL, 1, source="orchestrator", result="stored")
         self.registry.gauge(names.ID_CIRCUIT_OPEN, source="orchestrator").set("orchestrator-down" in self._faults)
+
+    def _flags(self) -> None:
+        for arm, seconds in (("on", 0.03), ("off", 0.04)):
+            self.count(names.GATE_REQUESTS, 2, rollout="checkout-v2", arm=arm, outcome="ok")
+            self.count(names.GATE_REQUESTS, 0.1, rollout="checkout-v2", arm=arm, outcome="error")
+            self.registry.histogram(names.GATE_DURATION, rollout="checkout-v2", arm=arm).observe(seconds)
+            for grade in names.GRADES:
+                self.count(names.GATE_VIOLATIONS, 0, rollout="checkout-v2", arm=arm, grade=grade)
+        self.count(names.GATE_REQUESTS, 0.1, rollout="checkout-v2", arm="none", outcome="ok")
+        self.count(names.FLAG_EVALUATIONS, 4, rollout="checkout-v2", reason="split")
+        self.count(names.FLAG_FETCHES_TOTAL, 0.1, result="unchanged")
+        self.registry.gauge(names.FLAG_STALE).set(0)
 
     def _process(self) -> None:
         self.registry.histogram(names.FAILURE_PRINCIPALS).observe(1)
@@ -345,7 +358,19 @@ def _every_kind(service: LivingService) -> None:
         service.violate(kind, grades[-1])
 
 
+def _bad_variant(service: LivingService) -> None:
+    service.count(names.GATE_VIOLATIONS, 1, rollout="checkout-v2", arm="on", grade="crossed")
+    service.count(names.GATE_REQUESTS, 2, rollout="checkout-v2", arm="on", outcome="error")
+    service.count(names.GATE_REQUESTS, 3, rollout="checkout-v2", arm="none", outcome="ok")
+    service.count(names.FLAG_EVALUATIONS, 3, rollout="checkout-v2", reason="error")
+    service.count(names.FLAG_FETCHES_TOTAL, 1, result="failed")
+    service.registry.gauge(names.FLAG_STALE).set(2)
+    for _ in range(5):
+        service.registry.histogram(names.GATE_DURATION, rollout="checkout-v2", arm="on").observe(0.4)
+
+
 FAULTS = {
+    "bad-variant": _bad_variant,
     "shared-agent": _shared_agent,
     "wrong-socket": _wrong_socket,
     "inherited-context": _inherited_context,

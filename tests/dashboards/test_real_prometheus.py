@@ -22,7 +22,9 @@ from tests.real_parts.prometheus import Prometheus
 pytestmark = pytest.mark.xdist_group("dashboards")
 
 Numbers = dict[str, list[tuple[str, float]]]
-OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE = (f"{uid} / " for uid in UIDS)
+OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE, FLAGS = (
+    f"{uid} / " for uid in UIDS
+)
 EMPTY_WHEN_WELL = {OVERVIEW + "Detectors that miss planted faults / B", OVERVIEW + "Detectors that miss planted faults / C"}
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
@@ -214,6 +216,20 @@ CHANGES = {
             "Time to first event / C",
             "Bad events, by promise and source / A",
             "Error budget left, over time / A",
+        )
+    },
+    "bad-variant": {
+        FLAGS + title
+        for title in (
+            "Violations with the variant / A",
+            "Without an arm / A",
+            "Workers out of touch / A",
+            "Failed requests, by arm / A",
+            "Slowest 5 %, by arm / A",
+            "Violations, by arm and grade / A",
+            "Evaluations, by reason / A",
+            "Questions to the collector / A",
+            "Workers out of touch, by service / A",
         )
     },
     "refused-handshakes": {EXPERIENCE + "Connections asked for, by outcome / A", EXPERIENCE + "Bad events, by promise and source / A"},
