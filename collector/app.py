@@ -18,6 +18,7 @@ from isolation_monitor.collector import problems
 from isolation_monitor.collector.alerts import routes as alerts
 from isolation_monitor.collector.clock import Clock, utc_now
 from isolation_monitor.collector.evidence import routes as evidence
+from isolation_monitor.collector.gates import flagger
 from isolation_monitor.collector.gates import routes as gates
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
@@ -93,7 +94,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     problems.install(app)
     app.add_exception_handler(StoreUnavailable, _store_unavailable)
     app.add_middleware(_RefuseNul)
-    for router in (evidence.router, alerts.router, rollouts.router, gates.router, health.router, runbooks.router):
+    for router in (evidence.router, alerts.router, rollouts.router, gates.router, flagger.router, health.router, runbooks.router):
         app.include_router(router)
     return app
 

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
 
-Scope = Literal["send", "read", "alerts", "operate"]
+Scope = Literal["send", "read", "alerts", "operate", "gates"]
 
 
 class SettingsError(Exception):
@@ -44,6 +44,9 @@ class CollectorSettings(BaseSettings):
     operate_token: SecretStr | None = None
     """Token that changes rollouts; without one, the read token does."""
     operate_token_file: Path | None = None
+    gates_token: SecretStr | None = None
+    """Token of rollout tools: it asks for verdicts and reads nothing else. The read token opens those routes too."""
+    gates_token_file: Path | None = None
 
     rollout_interval_s: float = Field(default=5.0, gt=0, le=3600)
     """How often running rollouts are looked at besides; records and alerts are acted on at once."""
@@ -107,10 +110,13 @@ class CollectorSettings(BaseSettings):
         return tuple(part for part in re.split(r"[\s,]+", text) if part)
 
     def tokens_by_scope(self) -> dict[Scope, tuple[str, ...]]:
-        """Return the live tokens of each scope. Without any of their own, `alerts` takes those of `send` and `operate` those of `read`."""
+        """Return the live tokens of each scope. Without any of their own, `alerts` takes those of `send` and `operate` those of `read`.
+
+        Tokens of `read` open `gates` too.
+        """
         send, read = self._tokens("send"), self._tokens("read")
         alerts, operate = self._tokens("alerts") or send, self._tokens("operate") or read
-        return {"send": send, "read": read, "alerts": alerts, "operate": operate}
+        return {"send": send, "read": read, "alerts": alerts, "operate": operate, "gates": self._tokens("gates") + read}
 
     def prometheus_bearer(self) -> str | None:
         """Return the token for queries, or None."""
