@@ -16,6 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from isolation_monitor import __version__
 from isolation_monitor.collector import problems
 from isolation_monitor.collector.alerts import routes as alerts
+from isolation_monitor.collector.announcements.alertmanager import Alertmanager
+from isolation_monitor.collector.announcements.domain import Links
+from isolation_monitor.collector.announcements.grafana import Grafana
+from isolation_monitor.collector.announcements.service import AnnouncementService
 from isolation_monitor.collector.clock import Clock, utc_now
 from isolation_monitor.collector.evidence import routes as evidence
 from isolation_monitor.collector.gates import flagger
@@ -61,15 +65,18 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     )
     rollouts_service = RolloutService(database, clock, runtime.rollouts_changed)
     controller = RolloutController(rollouts_service, gates_service, runtime.harm, settings.rollout_interval_s)
+    announcements = _announcements(settings, database, clock)
+    runtime.rollout_listeners.extend((announcements.mark, announcements.page))
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(controller.run()), asyncio.create_task(announcer.run())]
+        tasks = [asyncio.create_task(work) for work in (controller.run(), announcer.run(), announcements.watch_bursts())]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await announcements.close()
         if source is not None:
             await source.close()
         await database.close()
@@ -89,6 +96,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.rollouts = rollouts_service
     app.state.rollout_controller = controller
     app.state.announcer = announcer
+    app.state.announcements = announcements
     app.state.guard = TokenGuard(settings.tokens_by_scope())
     app.state.schema_revision = newest_revision()
     problems.install(app)
@@ -97,6 +105,12 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     for router in (evidence.router, alerts.router, rollouts.router, gates.router, flagger.router, health.router, runbooks.router):
         app.include_router(router)
     return app
+
+
+def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:
+    grafana = Grafana(settings.grafana_url, settings.grafana_bearer()) if settings.grafana_url else None
+    alertmanager = Alertmanager(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
+    return AnnouncementService(database, clock, Links(settings.base_url, settings.grafana_url), grafana, alertmanager)
 
 
 async def _store_unavailable(_request: Request, error: Exception) -> Response:

@@ -61,6 +61,15 @@ class CollectorSettings(BaseSettings):
     scrape_stale_after_s: float = Field(default=30.0, gt=0)
     """A newest sample older than this is no look at the service at all."""
 
+    grafana_url: str | None = None
+    """Grafana that gets a mark for each change of a rollout and each burst of violations; none without it."""
+    grafana_token: SecretStr | None = None
+    grafana_token_file: Path | None = None
+    alertmanager_url: str | None = None
+    """Alertmanager that pages when a rollout was rolled back; without it only alerts of Prometheus page."""
+    alertmanager_token: SecretStr | None = None
+    alertmanager_token_file: Path | None = None
+
     max_body_bytes: int = Field(default=1024 * 1024, gt=0)
     max_inflated_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
     max_records: int = Field(default=1000, gt=0)
@@ -78,7 +87,7 @@ class CollectorSettings(BaseSettings):
         except DatabaseUrlError as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("base_url", "prometheus_url")
+    @field_validator("base_url", "prometheus_url", "grafana_url", "alertmanager_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None or value == "":
@@ -120,7 +129,18 @@ class CollectorSettings(BaseSettings):
 
     def prometheus_bearer(self) -> str | None:
         """Return the token for queries, or None."""
-        tokens = self._tokens("prometheus")
+        return self._first_token("prometheus")
+
+    def grafana_bearer(self) -> str | None:
+        """Return the token of the service account that writes annotations, or None."""
+        return self._first_token("grafana")
+
+    def alertmanager_bearer(self) -> str | None:
+        """Return the token for posting alerts, or None."""
+        return self._first_token("alertmanager")
+
+    def _first_token(self, name: str) -> str | None:
+        tokens = self._tokens(name)
         return tokens[0] if tokens else None
 
 
