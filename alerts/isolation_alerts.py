@@ -138,6 +138,7 @@ def _cascade(t: Thresholds) -> Alert:
             "through something that these requests share. It goes on spreading as long as that is shared."
         ),
         dashboard="containment",
+        rollback=True,
         keep_firing_for=t.violation.keep_firing_for,
     )
 

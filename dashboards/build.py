@@ -27,6 +27,7 @@ from isolation_monitor.dashboards import (
     isolation_overview,
     process,
     resolution,
+    rollout,
     runs,
     sessions,
 )
@@ -37,7 +38,19 @@ GENERATED = Path(__file__).parent / "generated"
 def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) -> dict[str, dict[str, Any]]:
     """Return every dashboard as Grafana's classic JSON, by uid. Runbooks open under `base_url`."""
     limits, links = t or thresholds.load(), Links(base_url.rstrip("/"), None)
-    parts = (isolation_overview, event_delivery, runs, connections, resolution, containment, sessions, factories, process, experience)
+    parts = (
+        isolation_overview,
+        event_delivery,
+        runs,
+        connections,
+        resolution,
+        containment,
+        sessions,
+        factories,
+        process,
+        experience,
+        rollout,
+    )
     built = [part.build(limits, links) for part in parts]
     return {str(board.uid): _plain(json.loads(JSONEncoder().encode(board))) for board in built}
 

@@ -25,6 +25,8 @@ VERDICTS: Final = ("isolated", "violated", "unverified")
 GRADES: Final = ("crossed", "reachable", "hygiene")
 TRANSPORTS: Final = ("http", "websocket")
 ARMS: Final = ("on", "off", "none")
+VARIANTS: Final = ("on", "off")
+"""The arms that a rollout compares."""
 BOOLEANS: Final = ("false", "true")
 CHECK_RESULTS: Final = ("pass", "violation", "error", "skipped")
 
@@ -178,6 +180,10 @@ EVENT_DROP_REASONS: Final = ("number", "bytes", "age")
 RESUME_OUTCOMES: Final = ("resumed", "unknown", "refused")
 CLIENT_REPORT_KINDS: Final = ("gaps", "duplicates", "disorder")
 
+ROLLOUT_LIMIT: Final = 20
+"""Rollouts that metrics tell apart in the life of a process."""
+REQUEST_OUTCOMES: Final = ("ok", "error")
+
 DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
@@ -205,6 +211,9 @@ STALL_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_EVENTS_BUCKETS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
 QUEUE_BYTES_BUCKETS: Final = (1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0)
 QUEUE_AGE_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+GATE_BUCKETS: Final = tuple(float(f"{0.005 * 1.1**n:.4g}") for n in range(81))
+"""5 ms to 10 s in steps of 10 %: the gate's question is whether a percentile rose by 10 %, and a bucket wider than that cannot tell.
+84 series an arm, so 168 a rollout: as many as three routes cost in the ladder of the semantic conventions."""
 BLAST_BUCKETS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Principals that one failure touched."""
 
@@ -444,6 +453,23 @@ INSTANCE_SHARED = Metric(
     "isolation",
     unit="{instance}",
 )
+GATE_REQUESTS = Metric(
+    "isolation_gate_requests_total",
+    "counter",
+    "Requests that evaluated the flag of a rollout, by the arm that they were given. error: they failed on the server's side; none: they "
+    "were given no arm (error, default or stale state). Synthetic ones are left out.",
+    {"rollout": ROLLOUT_LIMIT, "arm": ARMS, "outcome": REQUEST_OUTCOMES},
+    "isolation",
+    unit="{request}",
+)
+GATE_VIOLATIONS = Metric(
+    "isolation_gate_violations_total",
+    "counter",
+    "Violations one side of which was a request that had evaluated the flag of a rollout; `on` where either side had it. No drills.",
+    {"rollout": ROLLOUT_LIMIT, "arm": ARMS, "grade": GRADES},
+    "isolation",
+    unit="{violation}",
+)
 MONITOR_INFO = Metric(
     "isolation_monitor_info",
     "gauge",
@@ -482,6 +508,15 @@ HTTP_DURATION = Metric(
     {"http_route": 60, "http_request_method": HTTP_METHODS, "http_response_status_code": 20},
     "main",
     HTTP_BUCKETS,
+    unit="s",
+)
+GATE_DURATION = Metric(
+    "isolation_gate_request_duration_seconds",
+    "histogram",
+    "Duration of the requests and messages that evaluated the flag of a rollout, by arm, in buckets of 10 %. No synthetic ones.",
+    {"rollout": ROLLOUT_LIMIT, "arm": VARIANTS},
+    "main",
+    GATE_BUCKETS,
     unit="s",
 )
 WEBSOCKET_ACTIVE = Metric("isolation_websocket_connection_active", "gauge", "WebSocket connections open now.", {}, unit="{connection}")
@@ -746,11 +781,14 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     INSTANCE_CREATE,
     INSTANCE_RESET,
     INSTANCE_SHARED,
+    GATE_REQUESTS,
+    GATE_VIOLATIONS,
     MONITOR_INFO,
     MONITOR_ERRORS,
     MONITOR_DROPPED,
     MONITOR_LAST_CHECK,
     HTTP_DURATION,
+    GATE_DURATION,
     WEBSOCKET_ACTIVE,
     WEBSOCKET_CONNECTIONS,
     WEBSOCKET_CLOSES,
