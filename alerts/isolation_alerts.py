@@ -140,6 +140,7 @@ def _cascade(t: Thresholds) -> Alert:
         dashboard="containment",
         rollback=True,
         keep_firing_for=t.violation.keep_firing_for,
+        labels={"trigger": "cascade"},
     )
 
 

@@ -1,8 +1,8 @@
 """Alerts on rollouts: the two triggers that compare the arms, and gates that cannot look or wait for ever.
 
 Errors and latency come in bursts, so the arms are compared by blocks of one minute and not by requests: an alert is
-raised when the mean of the blocks is beyond the margin and lies surely above nothing. It makes the collector look at the
-gate at once, which decides; the page comes whether or not a collector is there.
+raised when the mean of the blocks is beyond the margin and lies surely above nothing. The collector takes the rollout back
+when it hears of it; the page comes whether or not a collector is there.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def _errors(t: Thresholds) -> Alert:
         dashboard="rollout",
         rollback=True,
         keep_firing_for=t.violation.keep_firing_for,
+        labels={"trigger": "error_rate"},
     )
 
 
@@ -99,6 +100,7 @@ def _latency(t: Thresholds) -> Alert:
         dashboard="rollout",
         rollback=True,
         keep_firing_for=t.violation.keep_firing_for,
+        labels={"trigger": "latency"},
     )
 
 

@@ -82,7 +82,7 @@ def _errors() -> Scenario:
     def firing(**percent: str) -> list[Firing]:
         return [
             Firing(
-                {"service": service, "rollout": "r", **_PAGE},
+                {"service": service, "rollout": "r", "trigger": "error_rate", **_PAGE},
                 f"{service}: rollout r makes requests fail",
                 f"Requests of {service} that have rollout r fail more often than those that have not, by {value} percentage points; "
                 "1 is allowed. Both kinds were served at the same time by the same workers.",
@@ -160,7 +160,7 @@ def _latency() -> Scenario:
     def firing(**percent: str) -> list[Firing]:
         return [
             Firing(
-                {"service": service, "rollout": "r", **_PAGE},
+                {"service": service, "rollout": "r", "trigger": "latency", **_PAGE},
                 f"{service}: rollout r makes requests slow",
                 f"The slowest 5 % of requests of {service} that have rollout r take {value} % longer than those that have not; "
                 "10 % is allowed. Both kinds were served at the same time by the same workers.",
