@@ -84,8 +84,14 @@ class AnnouncementService:
     async def watch_bursts(self) -> None:
         """Mark bursts until cancelled; without a Grafana there is nothing to do."""
         while self._grafana is not None:
+            look = asyncio.create_task(self.mark_bursts())
             try:
-                await self.mark_bursts()
+                await asyncio.shield(look)
+            except asyncio.CancelledError:
+                # A look that is cut in the middle would leave its connection to the store behind.
+                await asyncio.wait({look}, timeout=_INTERVAL_S)
+                look.cancel()
+                raise
             except Exception as error:
                 # The store or Grafana is away: the next look finds the same rows again.
                 self._complain(error)

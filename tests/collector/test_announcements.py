@@ -18,7 +18,7 @@ from isolation_monitor.collector.announcements.alertmanager import Alertmanager 
 from isolation_monitor.collector.announcements.domain import ALERT, Links, alerts_of_change, bursts, mark_of_change
 from isolation_monitor.collector.announcements.grafana import Grafana as Marker
 from isolation_monitor.collector.announcements.grafana import NotTold
-from isolation_monitor.collector.clock import utc_now
+from isolation_monitor.collector.clock import rfc3339, utc_now
 from tests.collector.conftest import START, Api
 from tests.real_parts.alertmanager import Alertmanager, alertmanager
 from tests.real_parts.grafana import Grafana, grafana
@@ -299,6 +299,33 @@ async def test_the_collector_tells_both_of_a_change_and_the_change_does_not_wait
 
     await asyncio.to_thread(eventually, lambda: on_call.told("both"), "the page arrives")
     assert any("isolation-id:event-both" in item["tags"] for item in await asyncio.to_thread(server.annotations))
+
+
+async def test_harm_is_rolled_back_marked_and_paged_with_no_one_touching_anything(
+    make_api: Callable[..., Any], sqlite_url: str, server: Grafana, on_call: OnCall
+) -> None:
+    address = f"http://{on_call.alertmanager.address}"
+    async with make_api(
+        sqlite_url, utc_now, grafana_url=server.url, grafana_token=server.token, alertmanager_url=address, rollout_interval_s=0.2
+    ) as api:
+        assert (await api.apply("harmful")).status_code in (200, 201)
+        await api.step("start", "harmful")
+        now = rfc3339(utc_now())
+        await api.send(api.violation(time=now, id="harmful-1"))
+
+        page = await asyncio.to_thread(eventually, lambda: on_call.told("harmful"), "the page arrives")
+        marks = await asyncio.to_thread(
+            eventually,
+            lambda: [item for item in server.annotations() if "rollback" in item["tags"] and "rollout:harmful" in item["tags"]],
+            "it is marked",
+        )
+        state = await api.state("harmful")
+
+    assert state["status"] == "rolled_back"
+    assert (page[0]["labels"]["action"], page[0]["labels"]["alertname"]) == ("page", ALERT)
+    assert "one is enough" in page[0]["annotations"]["description"]
+    assert len(marks) == 1
+    assert marks[0]["text"].startswith("harmful was rolled back at stage ")
 
 
 async def test_without_grafana_and_alertmanager_nothing_is_told_and_nothing_fails(make_api: Callable[..., Any], sqlite_url: str) -> None:
