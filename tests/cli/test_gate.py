@@ -304,7 +304,7 @@ def test_explain_against_a_real_collector(tmp_path: Path) -> None:
         unknown = isomon("explain", "nothing", **about)
         subprocess.run(
             [sys.executable, "-m", "isolation_monitor.cli", "rollout", "start", "canary-1", "--service", "chat"],
-            env=os.environ | about, check=True, timeout=60, capture_output=True,
+            env=os.environ | about, check=True, timeout=300, capture_output=True,
         )  # fmt: skip
         known = isomon("explain", "canary-1", **about)
         whole = json.loads(isomon("explain", "canary-1", "--json", **about).stdout)

@@ -27,14 +27,13 @@ _FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", 
 
 
 GATE = {
-    "rollout": "canary-42",
     "service": SERVICE,
     "metrics": {"requests": 2000, "error_diff_pp": 0.2},
     "thresholds": {"min_exposed_requests": 300},
     "started_at": "2026-01-01T12:00:00.000Z",
     "as_of": "2026-01-01T13:00:00.000Z",
 }
-"""What a gate answers, without its verdict."""
+"""What a gate answers, without its rollout and verdict."""
 
 
 class LivingService:
@@ -47,7 +46,8 @@ class LivingService:
             self.registry.declare(metric)
         self._stop = threading.Event()
         self._faults: set[str] = set()
-        self.gate: dict[str, Any] = GATE | {"verdict": "pass", "verdict_code": 1, "reasons": []}
+        passing = GATE | {"verdict": "pass", "verdict_code": 1, "reasons": []}
+        self.gates: dict[str, dict[str, Any]] = {name: passing | {"rollout": name} for name in ("canary-42", "canary-43")}
         self.grown = 0.0
         """How much more than at first the process holds of each resource."""
         service = self
@@ -210,8 +210,9 @@ class LivingService:
                 self.registry.gauge(names.DETECTOR_STATE, detector=detector, state=state).set(state == ("grey" if is_grey else "proven"))
         self.collector.batch_stored(2, 0, 0, 0.004)
         self.collector.alert_received("DeadMansSwitch", "firing")
-        self.collector.gate_evaluated("canary-42", self.gate["verdict"], time.time(), 0.02)
-        self.collector.gate_answered(self.gate)
+        for name, answer in self.gates.items():
+            self.collector.gate_evaluated(name, answer["verdict"], time.time(), 0.02)
+            self.collector.gate_answered(answer)
 
     def violate(self, kind: str, grade: str) -> None:
         self.count(names.VIOLATIONS, 1, kind=kind, grade=grade, arm="none", synthetic="false")
@@ -376,11 +377,11 @@ def _harmful_rollout(service: LivingService) -> None:
     for _ in range(5):
         service.registry.histogram(names.GATE_DURATION, rollout="checkout-v2", arm="on").observe(0.4)
     missing = {"state": "inconclusive", "have": 100, "need": 400}
-    service.gate = GATE | {"verdict": "inconclusive", "verdict_code": 0, "reasons": [missing], "metrics": {"requests": 100}}
+    service.gates["canary-42"] |= {"verdict": "inconclusive", "verdict_code": 0, "reasons": [missing], "metrics": {"requests": 100}}
 
 
 def _failed_gate(service: LivingService) -> None:
-    service.gate = GATE | {"verdict": "fail", "verdict_code": -1, "reasons": [], "thresholds": {"min_exposed_requests": 400}}
+    service.gates["canary-43"] |= {"verdict": "fail", "verdict_code": -1, "thresholds": {"min_exposed_requests": 400}}
 
 
 FAULTS = {
