@@ -17,6 +17,7 @@ from isolation_monitor.alerts import (
     prometheus_config,
     recording,
     resolution_alerts,
+    rollout_alerts,
     run_alerts,
     slo,
     slo_rules,
@@ -28,6 +29,8 @@ GENERATED = Path(__file__).parent / "generated"
 RUNBOOKS = Path(__file__).parent / "runbooks"
 TEMPLATE = Path(__file__).parent / "templates" / "isolation.tmpl"
 DEFAULT_BASE_URL = "http://localhost:8400"
+PUSHED = ("RolloutRolledBack",)
+"""Alerts that no rule makes: the collector hands them to Alertmanager. Each has its runbook as the others."""
 DEFAULT_GRAFANA_URL = "http://localhost:3000"
 
 _FILES: dict[str, str] = {
@@ -36,6 +39,7 @@ _FILES: dict[str, str] = {
     "delivery.yml": "Alerts on event delivery.",
     "runs.yml": "Alerts on runs and connections.",
     "resolution.yml": "Alerts on the resolution of run ids to threads.",
+    "rollouts.yml": "Alerts on rollouts: the arms side by side, and gates that cannot look or wait.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
     "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
 }
@@ -50,6 +54,7 @@ def rule_groups(thresholds: Thresholds | None = None, slos: slo.Slos | None = No
         delivery_alerts.groups(t),
         run_alerts.groups(t),
         resolution_alerts.groups(t),
+        rollout_alerts.groups(t),
         blindness_alerts.groups(t),
         slo_rules.groups(slos or slo.load()),
     )
@@ -73,14 +78,14 @@ def rules(base_url: str = DEFAULT_BASE_URL, grafana_url: str | None = DEFAULT_GR
 def series_used() -> set[tuple[str, frozenset[str]]]:
     """Return each exposed sample name that a rule reads, with every label that some rule names on it.
 
-    Recorded series and Prometheus's own `up` are left out: no service exposes them. A histogram appears by its sample
+    Recorded series, the collector's and Prometheus's own `up` are left out: no service exposes them. A histogram appears by its sample
     names (`_bucket`, `_count`). Needs promql-parser.
     """
     # Here, because writing the rules (the demo does) must not need a development dependency.
     from isolation_monitor.alerts.series import series_of
 
     every = [rule for groups in rule_groups().values() for group in groups for rule in group.rules]
-    not_exposed = {rule.name for rule in every if isinstance(rule, Recording)} | {"up"}
+    not_exposed = {rule.name for rule in every if isinstance(rule, Recording)} | {"up", *rollout_alerts.COLLECTOR_SERIES}
     labels: dict[str, frozenset[str]] = {}
     for rule in every:
         for name, named in series_of(rule.expr).items():

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from isolation_monitor.alerts import build
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
 from isolation_monitor.alerts.model import Alert
+from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
 from isolation_monitor.alerts.thresholds import Duration
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.names import Metric
@@ -131,6 +132,34 @@ def _requests(*, checked: bool = True, **labels: str) -> Recipe:
     return Recipe((_sample(names.REQUESTS, labels=labels, rate=20.0), checks))
 
 
+def _arms(*, failing: float) -> Recipe:
+    """Both arms serve the same; so many of a hundred requests of the one that has the rollout fail."""
+    return Recipe(
+        (
+            _sample(names.GATE_REQUESTS, labels={"arm": "on", "outcome": "ok"}, rate=100 - failing),
+            _sample(names.GATE_REQUESTS, labels={"arm": "on", "outcome": "error"}, rate=failing),
+            _sample(names.GATE_REQUESTS, labels={"arm": "off", "outcome": "ok"}, rate=100.0),
+            _sample(names.GATE_REQUESTS, labels={"arm": "off", "outcome": "error"}),
+        )
+    )
+
+
+def _slow_arm() -> Recipe:
+    """One arm answers within the first bucket, the one that has the rollout within the last."""
+    samples: list[Sample] = []
+    for arm, answers_in in (("on", names.GATE_BUCKETS[-1]), ("off", names.GATE_BUCKETS[0])):
+        for bound in (*(f"{bound:g}" for bound in names.GATE_BUCKETS), "+Inf"):
+            within = float(bound) >= answers_in
+            samples.append(_sample(names.GATE_DURATION, "_bucket", {"arm": arm, "le": bound}, rate=50.0 if within else 0.0))
+        samples.append(_sample(names.GATE_DURATION, "_count", {"arm": arm}, rate=50.0))
+    return Recipe(tuple(samples))
+
+
+def _gate(series: str, *, jump: float) -> Recipe:
+    """A collector shows this of a rollout of the invented service."""
+    return Recipe((Sample(series, {"rollout": COMPONENT}, "main", jump=jump),), job="collector")
+
+
 RECIPES: Final[Mapping[str, Recipe]] = {
     "IsolationViolation": _violation(names.INSTANCE_REUSE),
     "WebSocketIsolationViolation": _violation(names.WRONG_SOCKET),
@@ -177,6 +206,10 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "IsolationCoverageLow": _requests(verdict="unverified"),
     "IsolationTelemetryDropping": _once(names.MONITOR_DROPPED, reason="queue_full"),
     "IsolationMonitorErrors": _once(names.MONITOR_ERRORS, hook="middleware"),
+    "RolloutErrors": _arms(failing=80.0),
+    "RolloutLatency": _slow_arm(),
+    "GateError": _gate(VERDICT_CODE, jump=-2),
+    "RolloutStuck": _gate(WAITING, jump=100_000),
     # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
     "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),
     "DeadMansSwitch": Recipe(names_service=False, expected={}, receiver=DEAD_MAN, is_always_firing=True),

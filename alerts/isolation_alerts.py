@@ -138,7 +138,9 @@ def _cascade(t: Thresholds) -> Alert:
             "through something that these requests share. It goes on spreading as long as that is shared."
         ),
         dashboard="containment",
+        rollback=True,
         keep_firing_for=t.violation.keep_firing_for,
+        labels={"trigger": "cascade"},
     )
 
 

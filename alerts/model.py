@@ -30,6 +30,7 @@ Dashboard = Literal[
     "connections",
     "resolution",
     "experience",
+    "rollout",
 ]
 
 

@@ -116,6 +116,23 @@ class Blindness:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollouts:
+    window: Duration
+    min_blocks: int
+    standard_errors: int
+    min_block_requests: int
+    min_block_durations: int
+    max_error_percent: int
+    max_slower_percent: int
+    disaster_error_percent: int
+    disaster_errors: int
+    disaster_slower_percent: int
+    disaster_durations: int
+    gate_error_for: Duration
+    max_waiting_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     violation: Violation
     score: Score
@@ -126,6 +143,7 @@ class Thresholds:
     containment: Containment
     sessions: Sessions
     blindness: Blindness
+    rollouts: Rollouts
 
 
 _Section = TypeVar("_Section")
@@ -150,6 +168,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
+        rollouts=_section(Rollouts, tree, "rollouts"),
     )
 
 

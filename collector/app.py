@@ -16,12 +16,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from isolation_monitor import __version__
 from isolation_monitor.collector import problems
 from isolation_monitor.collector.alerts import routes as alerts
+from isolation_monitor.collector.announcements.alertmanager import Alertmanager
+from isolation_monitor.collector.announcements.domain import Links
+from isolation_monitor.collector.announcements.grafana import Grafana
+from isolation_monitor.collector.announcements.service import AnnouncementService
 from isolation_monitor.collector.clock import Clock, utc_now
 from isolation_monitor.collector.evidence import routes as evidence
 from isolation_monitor.collector.flags import ofrep
 from isolation_monitor.collector.flags import routes as flags
 from isolation_monitor.collector.flags.domain import FlagSource
 from isolation_monitor.collector.flags.service import FlagService
+from isolation_monitor.collector.gates import flagger
 from isolation_monitor.collector.gates import routes as gates
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
@@ -72,15 +77,18 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         flags_service.look()
 
     runtime.rollout_listeners.append(look_at_flags)
+    announcements = _announcements(settings, database, clock)
+    runtime.rollout_listeners.extend((announcements.mark, announcements.page))
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(controller.run()), asyncio.create_task(announcer.run())]
+        tasks = [asyncio.create_task(work) for work in (controller.run(), announcer.run(), announcements.watch_bursts())]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await announcements.close()
         if source is not None:
             await source.close()
         await database.close()
@@ -101,17 +109,24 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.rollout_controller = controller
     app.state.announcer = announcer
     app.state.flags = flags_service
+    app.state.announcements = announcements
     app.state.guard = TokenGuard(settings.tokens_by_scope())
     app.state.schema_revision = newest_revision()
     problems.install(app)
     app.add_exception_handler(StoreUnavailable, _store_unavailable)
     app.add_middleware(_RefuseNul)
     for router in (
-        *(evidence.router, alerts.router, rollouts.router, gates.router, flags.router, ofrep.router),
+        *(evidence.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
         *(health.router, runbooks.router),
     ):
         app.include_router(router)
     return app
+
+
+def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:
+    grafana = Grafana(settings.grafana_url, settings.grafana_bearer()) if settings.grafana_url else None
+    alertmanager = Alertmanager(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
+    return AnnouncementService(database, clock, Links(settings.base_url, settings.grafana_url), grafana, alertmanager)
 
 
 async def _store_unavailable(_request: Request, error: Exception) -> Response:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.telemetry.names import OTHER
 
 RECORD_RESULTS: Final = ("accepted", "duplicate", "rejected")
 REFUSALS: Final = ("malformed", "too_large", "media", "invalid", "timeout", "store_unavailable", "defect")
-GATE_VERDICTS: Final = ("pass", "fail", "inconclusive", "error")
 _ALERTNAME_CAP: Final = 100
-_ROLLOUT_CAP: Final = 200
 _INGEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -45,25 +45,14 @@ class CollectorMetrics:
             ["alertname", "status"],
             registry=self.registry,
         )
-        self._verdict = Gauge(
-            "isolation_gate_verdict",
-            "1 for the verdict that the last evaluation of a rollout gave, 0 for the others.",
-            ["rollout", "verdict"],
-            registry=self.registry,
-        )
-        self._evaluated = Gauge(
-            "isolation_gate_last_evaluation_timestamp_seconds",
-            "Unix time of the last evaluation of a rollout's gate.",
-            ["rollout"],
-            registry=self.registry,
-        )
         self._evaluation = Histogram(
             "isolation_gate_evaluation_duration_seconds",
             "Time one evaluation of a gate took, queries included.",
             registry=self.registry,
         )
         self._alertnames: set[str] = set()
-        self._rollouts: dict[str, None] = {}
+        self._gates = GateMetrics()
+        self.registry.register(self._gates)
         for result in RECORD_RESULTS:
             self._records.labels(result)
         for reason in REFUSALS:
@@ -85,19 +74,13 @@ class CollectorMetrics:
         self._alerts.labels(alertname, status).inc()
 
     def gate_evaluated(self, rollout: str, verdict: str, at_unix_s: float, duration_s: float) -> None:
-        """Show the verdict of `rollout`. The longest unseen rollout leaves when there are too many."""
-        self._rollouts.pop(rollout, None)
-        self._rollouts[rollout] = None
-        if len(self._rollouts) > _ROLLOUT_CAP:
-            oldest = next(iter(self._rollouts))
-            del self._rollouts[oldest]
-            self._evaluated.remove(oldest)
-            for name in GATE_VERDICTS:
-                self._verdict.remove(oldest, name)
-        for name in GATE_VERDICTS:
-            self._verdict.labels(rollout, name).set(1 if name == verdict else 0)
-        self._evaluated.labels(rollout).set(at_unix_s)
+        """Show the verdict of `rollout`."""
+        self._gates.evaluated(rollout, verdict, at_unix_s)
         self._evaluation.observe(duration_s)
+
+    def gate_answered(self, answer: Mapping[str, Any]) -> None:  # Any: gate/v1
+        """Show the numbers of the answer that was just evaluated, beside what they are held to."""
+        self._gates.answered(answer)
 
     def render(self) -> bytes:
         """Return the Prometheus text format."""

@@ -1,12 +1,15 @@
 """Bearer tokens and what each may do.
 
 Scopes: `send` (records), `alerts` (Alertmanager's webhook), `read` (everything that is read, and the collector's own
-metrics), `operate` (rollouts are changed). Watching a rollout may be started with `read`, `operate` or `send`. Health
-and runbooks are open: a probe has no token, and a runbook holds no data.
+metrics), `operate` (rollouts are changed), `gates` (the verdicts of gates and nothing else: for rollout tools, whose
+tokens stand in manifests). Watching a rollout may be started with `read`, `operate` or `send`. Health and runbooks are
+open: a probe has no token, and a runbook holds no data.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
@@ -35,8 +38,11 @@ class TokenGuard:
         return found
 
 
-def requires(*allowed: Scope) -> Callable[[Request], Awaitable[None]]:
+def requires(*allowed: Scope, password: bool = False) -> Callable[[Request], Awaitable[None]]:
     """Return a dependency that lets requests pass whose token has one of the `allowed` scopes.
+
+    `password` also takes the token as the password of Basic authentication, whoever the user: Flagger's webhooks can
+    send no header of their own, only `http://USER:TOKEN@HOST/`.
 
     Raises (from the dependency):
         Unauthenticated: no token, or one that is not known.
@@ -47,6 +53,8 @@ def requires(*allowed: Scope) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         guard: TokenGuard = request.app.state.guard
+        if password and scheme.lower() == "basic":
+            scheme, token = "bearer", _password(token)
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("no token: send 'Authorization: Bearer <token>'", headers={"WWW-Authenticate": "Bearer"})
         scopes = guard.scopes(token.strip())
@@ -56,6 +64,14 @@ def requires(*allowed: Scope) -> Callable[[Request], Awaitable[None]]:
             raise Forbidden(f"this token may {' and '.join(sorted(scopes))}; needed here: {' or '.join(allowed)}")
 
     return check
+
+
+def _password(credentials: str) -> str:
+    """Return the password of Basic credentials; empty when they are none."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode("utf-8").partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _digest(token: str) -> bytes:

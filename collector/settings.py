@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
 
-Scope = Literal["send", "read", "alerts", "operate"]
+Scope = Literal["send", "read", "alerts", "operate", "gates"]
 
 
 class SettingsError(Exception):
@@ -44,6 +44,9 @@ class CollectorSettings(BaseSettings):
     operate_token: SecretStr | None = None
     """Token that changes rollouts; without one, the read token does."""
     operate_token_file: Path | None = None
+    gates_token: SecretStr | None = None
+    """Token of rollout tools: it asks for verdicts and reads nothing else. The read token opens those routes too."""
+    gates_token_file: Path | None = None
 
     rollout_interval_s: float = Field(default=5.0, gt=0, le=3600)
     """How often running rollouts are looked at besides; records and alerts are acted on at once."""
@@ -57,6 +60,15 @@ class CollectorSettings(BaseSettings):
     """For all queries of one evaluation together: gates' callers give up after 5 s."""
     scrape_stale_after_s: float = Field(default=30.0, gt=0)
     """A newest sample older than this is no look at the service at all."""
+
+    grafana_url: str | None = None
+    """Grafana that gets a mark for each change of a rollout and each burst of violations; none without it."""
+    grafana_token: SecretStr | None = None
+    grafana_token_file: Path | None = None
+    alertmanager_url: str | None = None
+    """Alertmanager that pages when a rollout was rolled back; without it only alerts of Prometheus page."""
+    alertmanager_token: SecretStr | None = None
+    alertmanager_token_file: Path | None = None
 
     max_body_bytes: int = Field(default=1024 * 1024, gt=0)
     max_inflated_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
@@ -75,7 +87,7 @@ class CollectorSettings(BaseSettings):
         except DatabaseUrlError as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("base_url", "prometheus_url")
+    @field_validator("base_url", "prometheus_url", "grafana_url", "alertmanager_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None or value == "":
@@ -107,14 +119,28 @@ class CollectorSettings(BaseSettings):
         return tuple(part for part in re.split(r"[\s,]+", text) if part)
 
     def tokens_by_scope(self) -> dict[Scope, tuple[str, ...]]:
-        """Return the live tokens of each scope. Without any of their own, `alerts` takes those of `send` and `operate` those of `read`."""
+        """Return the live tokens of each scope. Without any of their own, `alerts` takes those of `send` and `operate` those of `read`.
+
+        Tokens of `read` open `gates` too.
+        """
         send, read = self._tokens("send"), self._tokens("read")
         alerts, operate = self._tokens("alerts") or send, self._tokens("operate") or read
-        return {"send": send, "read": read, "alerts": alerts, "operate": operate}
+        return {"send": send, "read": read, "alerts": alerts, "operate": operate, "gates": self._tokens("gates") + read}
 
     def prometheus_bearer(self) -> str | None:
         """Return the token for queries, or None."""
-        tokens = self._tokens("prometheus")
+        return self._first_token("prometheus")
+
+    def grafana_bearer(self) -> str | None:
+        """Return the token of the service account that writes annotations, or None."""
+        return self._first_token("grafana")
+
+    def alertmanager_bearer(self) -> str | None:
+        """Return the token for posting alerts, or None."""
+        return self._first_token("alertmanager")
+
+    def _first_token(self, name: str) -> str | None:
+        tokens = self._tokens(name)
         return tokens[0] if tokens else None
 
 

@@ -28,6 +28,7 @@ from isolation_monitor.dashboards import (
     isolation_overview,
     process,
     resolution,
+    rollout,
     runs,
     sessions,
 )
@@ -50,6 +51,7 @@ def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) ->
         process,
         experience,
         flags,
+        rollout,
     )
     built = [part.build(limits, links) for part in parts]
     return {str(board.uid): _plain(json.loads(JSONEncoder().encode(board))) for board in built}

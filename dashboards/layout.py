@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as models
 
 from isolation_monitor.alerts.model import Links
@@ -32,6 +33,7 @@ CONNECTIONS_UID: Final = "connections"
 RESOLUTION_UID: Final = "resolution"
 EXPERIENCE_UID: Final = "experience"
 FLAGS_UID: Final = "flags"
+ROLLOUT_UID: Final = "rollout"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -44,6 +46,7 @@ TITLES: Final[dict[str, str]] = {
     PROCESS_UID: "Process",
     EXPERIENCE_UID: "Users' experience",
     FLAGS_UID: "Flags",
+    ROLLOUT_UID: "Rollout",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 
@@ -57,8 +60,10 @@ class Row:
     collapsed: bool = False
 
 
-def dashboard(*, uid: str, description: str, rows: Sequence[Row], links: Links) -> models.Dashboard:
-    """Return a dashboard. Its links to the others keep the time range and the chosen service."""
+def dashboard(
+    *, uid: str, description: str, rows: Sequence[Row], links: Links, marks: Sequence[builders.AnnotationQuery] = ()
+) -> models.Dashboard:
+    """Return a dashboard. Its links to the others keep the time range and the chosen service; `marks` are annotations of its own."""
     built = (
         builders.Dashboard(TITLES[uid])
         .uid(uid)
@@ -70,7 +75,7 @@ def dashboard(*, uid: str, description: str, rows: Sequence[Row], links: Links) 
         .time("now-30m", "now")
         .refresh(REFRESH)
         .variables([_datasource(), _service(), _instance()])
-        .annotations([_violations(), _alerts()])
+        .annotations([_violations(), _alerts(), *marks])
         .links(
             [
                 *(_sibling(other, title) for other, title in TITLES.items() if other != uid),
@@ -143,6 +148,24 @@ def _query_variable(name: str, label: str, query: str, every: str) -> builders.Q
     )
 
 
+def decisions(expr: str) -> builders.AnnotationQuery:
+    """Return marks where a gate's verdict changed, by the metrics alone."""
+    return _marks("Verdicts", expr, "{{rollout}}", "the gate's verdict changed", "service,rollout", "blue")
+
+
+def told() -> builders.AnnotationQuery:
+    """Return the marks that the collector makes in Grafana itself: stages, rollbacks, bursts of violations, with their reasons."""
+    return (
+        builders.AnnotationQuery()
+        .name("Rollouts")
+        .datasource(common.DataSourceRef(type_val="grafana", uid="-- Grafana --"))
+        .enable(True)
+        .icon_color("purple")
+        # The SDK asks for a query here; Grafana's own data source takes tags instead.
+        .target(builders.AnnotationTarget().limit(100).match_any(False).tags(["isolation"]).type("tags"))  # type: ignore[arg-type]
+    )
+
+
 def _violations() -> builders.AnnotationQuery:
     return _marks("Violations", queries.violation_marks(), "{{service}}: {{kind}}", "isolation broken", "service,kind", "red")
 
@@ -195,6 +218,7 @@ __all__ = [
     "FACTORIES_UID",
     "OVERVIEW_UID",
     "PROCESS_UID",
+    "ROLLOUT_UID",
     "RUNS_UID",
     "SCHEMA_VERSION",
     "SESSIONS_UID",

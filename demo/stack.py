@@ -189,6 +189,7 @@ class Stack:
             "COLLECTOR_READ_TOKEN_FILE": str(self.layout.read_token),
             "COLLECTOR_ALERTS_TOKEN_FILE": str(self.layout.alerts_token),
             "COLLECTOR_PROMETHEUS_URL": self.urls.prometheus,
+            "COLLECTOR_ALERTMANAGER_URL": self.urls.alertmanager,
             "COLLECTOR_BASE_URL": self.urls.collector,
         }
 

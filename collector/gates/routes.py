@@ -23,7 +23,7 @@ Gates = Annotated[GateService, Depends(_service)]
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-@router.get("/{rollout}", dependencies=[Depends(requires("read"))])
+@router.get("/{rollout}", dependencies=[Depends(requires("gates", "read"))])
 async def get_gate(
     gates: Gates, rollout: str, stage: Annotated[str, Query(max_length=100, pattern=r"^[A-Za-z0-9._-]*$")] = ""
 ) -> JsonResponse:

@@ -56,6 +56,7 @@ class GateService:
         started = time.perf_counter()
         answer = await self._answer(name, stage)
         self._metrics.gate_evaluated(name, answer["verdict"], self._clock().timestamp(), time.perf_counter() - started)
+        self._metrics.gate_answered(answer)
         decision_url = f"{self._base_url}/v1/gates/{name}/decisions/{answer['decision_id']}"
         return answer | {"stage": stage, "decision_url": decision_url}
 
@@ -157,6 +158,12 @@ def _gate_answer(
         "latched": False,
         "reasons": [reason.as_json() for reason in judgement.reasons],
         "metrics": judgement.metrics,
+        "thresholds": {
+            "min_exposed_requests": plan.min_exposed_requests,
+            "min_owed_events": plan.min_owed_events,
+            "delivery_floor_percent": plan.delivery_floor_percent,
+            "scrape_stale_after_s": plan.scrape_stale_after_s,
+        },
         "started_at": rfc3339(started_at),
         "as_of": rfc3339(as_of),
         "config_sha256": config_sha256,

@@ -166,7 +166,7 @@ GROWTH_CASES = [
         "Cascade",
         "isolation_cascades_total",
         {},
-        {"severity": "critical", **_PAGE},
+        {"trigger": "cascade", **_CRITICAL},
         "a failure spreads from user to user",
         lambda n, service: (
             f"About {n} failures of {service} in the last 10s each drew in the requests of two other users or more, "

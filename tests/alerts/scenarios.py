@@ -7,10 +7,19 @@ from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
 from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
+from tests.alerts.rollout_scenarios import ROLLOUT_SCENARIOS
 from tests.alerts.score_scenarios import SCORE_SCENARIOS
 from tests.alerts.slo_scenarios import SLO_SCENARIOS
 
-SCENARIOS = [*GROWTH_SCENARIOS, *LEVEL_SCENARIOS, *RESOLUTION_SCENARIOS, *BLINDNESS_SCENARIOS, *SCORE_SCENARIOS, *SLO_SCENARIOS]
+SCENARIOS = [
+    *GROWTH_SCENARIOS,
+    *LEVEL_SCENARIOS,
+    *RESOLUTION_SCENARIOS,
+    *BLINDNESS_SCENARIOS,
+    *SCORE_SCENARIOS,
+    *SLO_SCENARIOS,
+    *ROLLOUT_SCENARIOS,
+]
 
 DASHBOARDS = {
     "event-delivery": {
@@ -27,6 +36,7 @@ DASHBOARDS = {
     "factories": {"SingletonReuse", "InstanceCreationSlow", "InstanceResetSlow"},
     "process": {"ResourceTrend"},
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
+    "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
 _NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}

@@ -9,6 +9,7 @@ import yaml
 
 from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
 from isolation_monitor.alerts.drills import RECIPES, own_wait_s
+from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.settings import load_settings
@@ -40,6 +41,10 @@ def test_a_recipe_shows_what_services_expose_on_the_page_that_carries_it(alert):
     }
 
     for sample in RECIPES[alert].samples:
+        if sample.name in COLLECTOR_SERIES:
+            assert RECIPES[alert].job == "collector"
+            assert (sample.endpoint, {"service", *sample.labels}) == ("main", COLLECTOR_SERIES[sample.name])
+            continue
         metric = known[sample.name]
         assert sample.endpoint == metric.endpoint
         assert set(sample.labels) - {"le"} == set(metric.labels)

@@ -32,6 +32,7 @@ PROMISES = ("service_slo:", "slo:")
 EQUIVALENT = {
     "DeadMansSwitch: 1 becomes 2": "the value of a constant alert is compared with nothing",
     "DeadMansSwitch: 1 becomes 0": "as above",
+    "RolloutLatency: < becomes <=": "a mean of measured percentiles is never exactly four standard errors above zero",
     "instance_creation_time_ms: >= becomes >": "the comparison drops NaN; a percentile of durations is never 0",
     "instance_creation_time_ms: 0 becomes -1": "as above",
 }

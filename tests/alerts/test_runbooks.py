@@ -10,12 +10,21 @@ import pytest
 import yaml
 
 from isolation_monitor.alerts import build
+from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
 from isolation_monitor.alerts.series import series_of
+from isolation_monitor.collector.announcements.domain import ALERT
+from isolation_monitor.collector.gate_metrics import GateMetrics
+from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.telemetry import names
 from tests.alerts.scenarios import DASHBOARDS, LINKS
 
 HEADINGS = ["Meaning", "Impact", "First five minutes", "Fix", "How to silence"]
-ALERTS = [alert.name for alert in build.alerts()]
+RULES = [alert.name for alert in build.alerts()]
+ALERTS = [*RULES, *build.PUSHED]
+COLLECTOR = {sample.name for family in CollectorMetrics().registry.collect() for sample in family.samples} | {
+    family.name for family in CollectorMetrics().registry.collect()
+}
+"""What the collector itself exposes."""
 
 
 def sections(alert: str) -> dict[str, str]:
@@ -54,7 +63,7 @@ def test_a_runbook_has_queries_that_parse_and_read_what_exists(alert):
     assert len(queries(alert)) >= 2
     for query in queries(alert):
         promql_parser.parse(query)
-        assert series_of(query).keys() <= exposed | recorded | {"up", "ALERTS"}, query
+        assert series_of(query).keys() <= exposed | recorded | COLLECTOR | {"up", "ALERTS"}, query
 
 
 @pytest.mark.parametrize("alert", build.alerts(), ids=lambda alert: alert.name)
@@ -98,4 +107,20 @@ def test_the_rollback_triggers_are_those_that_gates_know():
         "SessionLeak",
         "EventDeliveryBelow95",
         "ResolutionConflict",
+        "Cascade",
+        "RolloutErrors",
+        "RolloutLatency",
     }
+
+
+def test_the_alert_that_the_collector_pushes_is_the_one_that_has_a_runbook():
+    assert build.PUSHED == (ALERT,)
+
+
+def test_the_collectors_series_in_rules_are_what_it_exposes():
+    found = GateMetrics()
+    found.evaluated("r", "pass", 1.0)
+    found.answered({"rollout": "r", "service": "s", "verdict": "pass", "verdict_code": 1})
+    exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
+
+    assert {name: exposed[name] for name in COLLECTOR_SERIES} == COLLECTOR_SERIES

@@ -200,7 +200,7 @@ class TestTokens:
     def test_an_alerts_token_of_its_own_takes_the_route_from_the_send_token(self) -> None:
         scopes = load_settings(send_token="s", read_token="r", alerts_token="a").tokens_by_scope()
 
-        assert scopes == {"send": ("s",), "read": ("r",), "alerts": ("a",), "operate": ("r",)}
+        assert scopes == {"send": ("s",), "read": ("r",), "alerts": ("a",), "operate": ("r",), "gates": ("r",)}
 
 
 class TestStart:

@@ -23,6 +23,7 @@ UIDS = (
     "process",
     "experience",
     "flags",
+    "rollout",
 )
 WINDOW = Window(0.0, 1800.0, 15.0)
 
@@ -50,6 +51,9 @@ def expressions(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for target in panel["targets"]:
             yield f"{tree['uid']} / {panel['title']} / {target['refId']}", target["expr"]
     for annotation in tree["annotations"]["list"]:
+        if "expr" not in annotation:
+            # Marks that Grafana keeps itself have tags instead of a query.
+            continue
         yield f"{tree['uid']} / annotation {annotation['name']}", annotation["expr"]
 
 

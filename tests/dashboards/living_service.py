@@ -11,6 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.telemetry import names
@@ -25,6 +26,16 @@ RESOURCES = {"memory": 120e6, "fds": 40.0, "threads": 8.0, "children": 1.0, "tas
 _FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
 
 
+GATE = {
+    "service": SERVICE,
+    "metrics": {"requests": 2000, "error_diff_pp": 0.2},
+    "thresholds": {"min_exposed_requests": 300},
+    "started_at": "2026-01-01T12:00:00.000Z",
+    "as_of": "2026-01-01T13:00:00.000Z",
+}
+"""What a gate answers, without its rollout and verdict."""
+
+
 class LivingService:
     """Serves `/metrics/isolation` and `/metrics` of a service, and `/collector/metrics` of a collector, on a free port."""
 
@@ -35,6 +46,8 @@ class LivingService:
             self.registry.declare(metric)
         self._stop = threading.Event()
         self._faults: set[str] = set()
+        passing = GATE | {"verdict": "pass", "verdict_code": 1, "reasons": []}
+        self.gates: dict[str, dict[str, Any]] = {name: passing | {"rollout": name} for name in ("canary-42", "canary-43")}
         self.grown = 0.0
         """How much more than at first the process holds of each resource."""
         service = self
@@ -200,7 +213,9 @@ class LivingService:
                 self.registry.gauge(names.DETECTOR_STATE, detector=detector, state=state).set(state == ("grey" if is_grey else "proven"))
         self.collector.batch_stored(2, 0, 0, 0.004)
         self.collector.alert_received("DeadMansSwitch", "firing")
-        self.collector.gate_evaluated("canary-42", "pass", time.time(), 0.02)
+        for name, answer in self.gates.items():
+            self.collector.gate_evaluated(name, answer["verdict"], time.time(), 0.02)
+            self.collector.gate_answered(answer)
 
     def violate(self, kind: str, grade: str) -> None:
         self.count(names.VIOLATIONS, 1, kind=kind, grade=grade, arm="none", synthetic="false")
@@ -369,8 +384,24 @@ def _bad_variant(service: LivingService) -> None:
         service.registry.histogram(names.GATE_DURATION, rollout="checkout-v2", arm="on").observe(0.4)
 
 
+def _harmful_rollout(service: LivingService) -> None:
+    for arm in ("on", "off"):
+        service.count(names.GATE_VIOLATIONS, 1, rollout="checkout-v2", arm=arm, grade="crossed")
+    service.count(names.GATE_REQUESTS, 3, rollout="checkout-v2", arm="on", outcome="error")
+    for _ in range(5):
+        service.registry.histogram(names.GATE_DURATION, rollout="checkout-v2", arm="on").observe(0.4)
+    missing = {"state": "inconclusive", "have": 100, "need": 400}
+    service.gates["canary-42"] |= {"verdict": "inconclusive", "verdict_code": 0, "reasons": [missing], "metrics": {"requests": 100}}
+
+
+def _failed_gate(service: LivingService) -> None:
+    service.gates["canary-43"] |= {"verdict": "fail", "verdict_code": -1, "thresholds": {"min_exposed_requests": 400}}
+
+
 FAULTS = {
     "bad-variant": _bad_variant,
+    "harmful-rollout": _harmful_rollout,
+    "failed-gate": _failed_gate,
     "shared-agent": _shared_agent,
     "wrong-socket": _wrong_socket,
     "inherited-context": _inherited_context,

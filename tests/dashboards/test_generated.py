@@ -78,7 +78,8 @@ def test_no_variable_is_unused_and_none_is_unknown(uid):
 
 @pytest.mark.parametrize("uid", UIDS)
 def test_violations_and_alerts_are_marked_in_every_graph(uid):
-    assert {item["name"]: item["enable"] for item in board(uid)["annotations"]["list"]} == {"Violations": True, "Alerts": True}
+    more = {"Verdicts": True, "Rollouts": True} if uid == "rollout" else {}
+    assert {item["name"]: item["enable"] for item in board(uid)["annotations"]["list"]} == {"Violations": True, "Alerts": True, **more}
 
 
 @pytest.mark.parametrize("uid", UIDS)

@@ -95,6 +95,15 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Requests that failed": (),
     "Answers, slowest 5 %": (),
     "First event, slowest 5 %": (),
+    "Gates that failed": ZERO,
+    "Gates that cannot look": ZERO,
+    "Evidence so far": (),
+    "Longest wait": (T.rollouts.max_waiting_s,),
+    "Waiting for a verdict": (T.rollouts.max_waiting_s,),
+    "Violations with it": ZERO,
+    "Share that has it": (),
+    "Errors of the new version beyond the old": (T.rollouts.max_error_percent,),
+    "Slowness of the new version beyond the old": (T.rollouts.max_slower_percent,),
 }
 
 
@@ -175,12 +184,22 @@ def exposed() -> dict[str, set[str]]:
     collector.batch_stored(1, 0, 0, 0.01)
     collector.alert_received("DeadMansSwitch", "firing")
     collector.gate_evaluated("canary", "pass", 1.0, 0.01)
+    collector.gate_answered(
+        {
+            "rollout": "canary",
+            "service": "chat",
+            "verdict": "pass",
+            "verdict_code": 1,
+            "metrics": {"requests": 1},
+            "thresholds": {"min_owed_events": 1},
+        }
+    )
     for family in text_string_to_metric_families(collector.render().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, {"instance", "job"}).update(sample.labels)
     for groups in rule_groups().values():
         for rule in (rule for group in groups for rule in group.rules if isinstance(rule, Recording)):
-            found.setdefault(rule.name, {"service", "instance", "detector"}).update(rule.labels)
+            found.setdefault(rule.name, {"service", "instance", "detector", "rollout"}).update(rule.labels)
     return found
 
 

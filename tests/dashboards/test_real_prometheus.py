@@ -22,12 +22,14 @@ from tests.real_parts.prometheus import Prometheus
 pytestmark = pytest.mark.xdist_group("dashboards")
 
 Numbers = dict[str, list[tuple[str, float]]]
-OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE, FLAGS = (
+OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE, FLAGS, ROLLOUT = (
     f"{uid} / " for uid in UIDS
 )
 EMPTY_WHEN_WELL = {OVERVIEW + "Detectors that miss planted faults / B", OVERVIEW + "Detectors that miss planted faults / C"}
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
+SIGNED = {"Errors of the new version beyond the old", "Slowness of the new version beyond the old"}
+"""Differences: better is below zero."""
 RANGES = {"percentunit": (0.0, 1.0), "percent": (0.0, 100.0)}
 
 
@@ -70,7 +72,7 @@ def test_shares_and_percentages_stay_in_their_range(watched: Prometheus):
         for board in boards():
             answers = page.ask(board, client, window)
             for panel in board.panels:
-                low, high = RANGES.get(panel.unit, (float("-inf"), float("inf")))
+                low, high = RANGES.get("" if panel.title in SIGNED else panel.unit, (float("-inf"), float("inf")))
                 values = [value for series in answers[page.key(panel)].values() for one in series for _, value in one.points]
                 assert all(low <= value <= high + 1e-9 for value in values), panel.title
 
@@ -232,6 +234,27 @@ CHANGES = {
             "Workers out of touch, by service / A",
         )
     },
+    "harmful-rollout": {
+        ROLLOUT + title
+        for title in (
+            "Evidence so far / A",
+            "Longest wait / A",
+            "Violations with it / A",
+            "Verdict of each gate / A",
+            "Evidence against what is needed / A",
+            "Waiting for a verdict / A",
+            "Requests of each arm / A",
+            "Failed requests of each arm / A",
+            "Slowest requests of each arm / A",
+            "Violations of each arm / A",
+            "Errors of the new version beyond the old / A",
+            "Slowness of the new version beyond the old / A",
+            "Share that has it / A",
+            "Share that has it, over time / A",
+            "Counted / A",
+        )
+    },
+    "failed-gate": {ROLLOUT + "Gates that failed / A", ROLLOUT + "Held to / A"},
     "refused-handshakes": {EXPERIENCE + "Connections asked for, by outcome / A", EXPERIENCE + "Bad events, by promise and source / A"},
     "orchestrator-down": {
         RESOLUTION + title

@@ -16,8 +16,8 @@ from .conftest import eventually
 
 pytestmark = pytest.mark.xdist_group("stack")
 
-NOT_IN_THE_CHAT = {"isolation_instance_reset_duration_seconds"}
-"""The chat makes a fresh agent for each request and resets none; tests/telemetry measures resets."""
+NOT_IN_THE_CHAT = {"isolation_instance_reset_duration_seconds", "isolation_gate_request"}
+"""The chat makes a fresh agent for each request and resets none, and has no rollout here; tests/telemetry measures both."""
 
 
 async def test_every_series_in_a_rule_is_scraped_from_the_running_service(temporary: Path) -> None:
