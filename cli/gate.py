@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isolation_monitor.cli import gate_backtest, gate_replay
 from isolation_monitor.cli.collector_client import (
     DEFAULT_URL,
     TOKEN_FILE_ENV,
@@ -33,6 +34,8 @@ _POLL_S: Final = 1.0
 _COLOURS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "magenta"}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("backtest", epilog=gate_backtest.EPILOG)(gate_backtest.backtest)
+app.command("replay", epilog=gate_replay.EPILOG)(gate_replay.replay)
 
 
 @app.callback()
