@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-delivery bench-rollback soak up docs lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-delivery bench-gates bench-rollback soak up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -56,6 +56,10 @@ bench-delivery: $(STAMP) ## every event of a thousand sockets accounted for, thr
 
 bench-rollback: $(STAMP) ## from the harm to the flag that is off, by record and by alert, on real parts; build/bench/rollback.json
 	@$(BIN)/python -m bench.rollback $(BENCH_ARGS)
+
+bench-gates: $(STAMP) ## how often gates err and how fast they find harm, in thousands of rollouts; build/bench/gates.json
+	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
+	@$(BIN)/python -m bench.gates $(BENCH_ARGS)
 
 soak: $(STAMP) ## ten minutes of users, rude users and faults (SOAK_ARGS='--minutes 1440': a day); build/bench/soak.json
 	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isolation_monitor.cli import gate_explain, gate_summary
+from isolation_monitor.cli import gate_backtest, gate_explain, gate_replay, gate_summary
 from isolation_monitor.cli.collector_client import (
     DEFAULT_URL,
     TOKEN_FILE_ENV,
@@ -38,6 +38,8 @@ _PATIENT_AFTER_S: Final = 60.0
 _COLOURS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "magenta"}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("backtest", epilog=gate_backtest.EPILOG)(gate_backtest.backtest)
+app.command("replay", epilog=gate_replay.EPILOG)(gate_replay.replay)
 
 
 @app.callback()

@@ -10,26 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-Verdict = Literal["pass", "fail", "inconclusive", "error"]
-State = Literal["fail", "inconclusive", "error"]
+from isolation_monitor.collector.gates.comparison import ComparisonPlan
+from isolation_monitor.collector.gates.coverage import coverage
+from isolation_monitor.collector.gates.delivery_rate import delivery_rate
+from isolation_monitor.collector.gates.error_rate import error_rate
+from isolation_monitor.collector.gates.latency import latency
+from isolation_monitor.collector.gates.minutes import MinuteReading
+from isolation_monitor.collector.gates.reasons import PRECEDENCE, Numbers, Reason, Verdict, too_few
+from isolation_monitor.collector.gates.statistics import rate_excluded
 
 VERDICT_CODES: Final[dict[Verdict, int]] = {"pass": 1, "inconclusive": 0, "fail": -1, "error": -2}
-PRECEDENCE: Final[tuple[State, ...]] = ("fail", "error", "inconclusive")
 DELIVERY_FLOOR_PERCENT: Final = 95
 """Share of owed events that must be delivered (requirement R5: below is a rollback trigger)."""
 DELIVERY_MIN_OWED: Final = 100
 TRIGGERS: Final = ("isolation", "cascade", "session_leak", "singleton_reuse", "error_rate", "latency", "delivery")
 """What a stage may leave out, isolation excepted; a test holds it to the list of the rollouts' files."""
+ISOLATION_CERTAINTY: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
-    """Thresholds of one rollout. `arm` None judges all arms together.
+    """Thresholds of one rollout, or of one stage of it. `arm` None judges all arms together.
 
     `stage_kind` internal has too few users for statistics. `triggers` None means all of them. `rolled_back` says why the
-    rollout was taken back, which is a failure until a person re-arms it; empty when it was not.
+    rollout was taken back, which is a failure until a person re-arms it; empty when it was not. `comparison` None: the arms
+    are not compared.
     """
 
     rollout: str
@@ -42,10 +49,22 @@ class GatePlan:
     stage_kind: str = "percent"
     triggers: Sequence[str] | None = None
     rolled_back: str = ""
+    stage: str = ""
+    comparison: ComparisonPlan | None = None
 
     def uses(self, trigger: str) -> bool:
         """Say whether a reason of this trigger counts. What is no trigger (`source`, `rollout`) always does."""
         return self.triggers is None or trigger not in TRIGGERS or trigger in self.triggers
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> GatePlan:
+        """Return the plan that `dataclasses.asdict` had written; members that it does not know are left out."""
+        given = {name: value[name] for name in GatePlan.__slots__ if name in value}
+        if given.get("comparison") is not None:
+            given["comparison"] = ComparisonPlan.from_json(given["comparison"])
+        if given.get("triggers") is not None:
+            given["triggers"] = tuple(given["triggers"])
+        return GatePlan(**given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,8 @@ class RecordCounts:
     session_leaks: int = 0
     examples: tuple[str, ...] = ()
     """Ids of some of them."""
+    singleton_reuses: int = 0
+    """Of the violations, those by an instance that two principals were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +98,32 @@ class MetricReading:
     session_leaks_retracted: float | None = None
     delivered: float | None = None
     lost: float | None = None
+    cascades: float | None = None
+    escaped: float | None = None
+    """Failures of this arm that touched another principal."""
+    escaped_elsewhere: float | None = None
+    singleton_reuses: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All that a judgement rests on. `elapsed_s` is the age of the rollout."""
+    """All that a judgement rests on. `elapsed_s` is the age of the rollout; `minutes` None: nothing is compared."""
 
     elapsed_s: float
     records: RecordCounts
     metrics: MetricReading
+    minutes: MinuteReading | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        minutes = None if self.minutes is None else self.minutes.as_json()
+        return {"elapsed_s": self.elapsed_s, "records": asdict(self.records), "metrics": asdict(self.metrics), "minutes": minutes}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Inputs:
         records = RecordCounts(**{**value["records"], "examples": tuple(value["records"]["examples"])})
-        return Inputs(value["elapsed_s"], records, MetricReading(**value["metrics"]))
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a verdict is not `pass`: which trigger, how grave, a code for machines and a sentence for people."""
-
-    trigger: str
-    state: State
-    code: str
-    detail: str
-    have: float | int | None = None
-    need: float | int | None = None
-    about_minutes: int | None = None
-    examples: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return only what is known: a consumer never meets null."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if value not in (None, ())}
+        minutes = value.get("minutes")
+        reading = None if minutes is None else MinuteReading.from_json(minutes)
+        return Inputs(value["elapsed_s"], records, MetricReading(**value["metrics"]), reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +138,42 @@ def judge(plan: GatePlan, inputs: Inputs) -> Judgement:
     reasons = [
         *_rolled_back(plan),
         *_isolation(inputs),
+        *_singleton_reuse(inputs),
         *_session_leaks(inputs),
+        *_cascade(plan, inputs.metrics),
         *_sight(plan, inputs.metrics),
         *_exposure(plan, inputs),
         *_delivery(plan, inputs),
     ]
+    numbers = _numbers(inputs)
+    if plan.comparison is not None:
+        compared, more = compare(plan.comparison, inputs.minutes, plan.delivery_floor_percent)
+        reasons += compared
+        numbers |= more
     reasons = [reason for reason in reasons if plan.uses(reason.trigger)]
     reasons.sort(key=lambda reason: PRECEDENCE.index(reason.state))
     verdict: Verdict = reasons[0].state if reasons else "pass"
-    return Judgement(verdict, tuple(reasons), _numbers(inputs))
+    return Judgement(verdict, tuple(reasons), numbers)
+
+
+def compare(plan: ComparisonPlan, reading: MinuteReading | None, delivery_floor_percent: float) -> tuple[list[Reason], Numbers]:
+    """Return the reasons and numbers of the triggers that compare the arms of one stage."""
+    if reading is None:
+        return [Reason("source", "error", "series_absent", "nothing was read by minute")], {}
+    reasons = coverage(plan, reading)
+    numbers: Numbers = {}
+    if not reading.minutes or any(reason.code == "sample_ratio_mismatch" for reason in reasons):
+        # Arms of a wrong size are not the arms that were drawn: any difference may be one of their users.
+        return reasons, numbers
+    for trigger, (found, more) in (
+        ("error_rate", error_rate(plan, reading)),
+        ("latency", latency(plan, reading)),
+        ("delivery", delivery_rate(plan, reading, delivery_floor_percent)),
+    ):
+        if trigger in plan.triggers:
+            reasons += found
+            numbers |= more
+    return reasons, numbers
 
 
 def _rolled_back(plan: GatePlan) -> list[Reason]:
@@ -144,14 +183,32 @@ def _rolled_back(plan: GatePlan) -> list[Reason]:
 
 
 def _isolation(inputs: Inputs) -> list[Reason]:
-    found = max(inputs.records.violations, _count(inputs.metrics.violations))
+    by_minute = 0 if inputs.minutes is None else _count(inputs.minutes.violations)
+    counted = max(_count(inputs.metrics.violations), by_minute)
+    found = max(inputs.records.violations, counted)
     if not found:
         return []
-    detail = (
-        f"{inputs.records.violations} violations in records and {_count(inputs.metrics.violations)} in metrics since the rollout began; "
-        "one is enough"
-    )
+    detail = f"{inputs.records.violations} violations in records and {counted} in metrics since the rollout began; one is enough"
     return [Reason("isolation", "fail", "violations", detail, have=found, need=0, examples=inputs.records.examples)]
+
+
+def _singleton_reuse(inputs: Inputs) -> list[Reason]:
+    found = max(inputs.records.singleton_reuses, _count(inputs.metrics.singleton_reuses))
+    if not found:
+        return []
+    detail = f"{found} times an instance that is made for one principal was given to another"
+    return [Reason("singleton_reuse", "fail", "singleton_reused", detail, have=found, need=0)]
+
+
+def _cascade(plan: GatePlan, metrics: MetricReading) -> list[Reason]:
+    found = _count(metrics.cascades)
+    if not found:
+        return []
+    detail = f"{found} failures reached two other principals or more"
+    if plan.arm is not None and not _count(metrics.escaped) and _count(metrics.escaped_elsewhere):
+        why = f"{detail}, all of them outside of arm {plan.arm}: find out why before going on"
+        return [Reason("cascade", "inconclusive", "cascade_elsewhere", why, have=found, need=0)]
+    return [Reason("cascade", "fail", "cascades", f"{detail}; one is enough", have=found, need=0)]
 
 
 def _session_leaks(inputs: Inputs) -> list[Reason]:
@@ -169,12 +226,14 @@ def _delivery(plan: GatePlan, inputs: Inputs) -> list[Reason]:
         return []
     delivered, owed = metrics.delivered or 0.0, (metrics.delivered or 0.0) + (metrics.lost or 0.0)
     judged_from = min(DELIVERY_MIN_OWED, plan.min_owed_events or DELIVERY_MIN_OWED)
-    if owed >= judged_from and delivered * 100 < plan.delivery_floor_percent * owed:
+    # Where arms are compared a test judges; and of a handful of internal users a share says nothing.
+    by_floor = plan.comparison is None and plan.stage_kind != "internal"
+    if by_floor and owed >= judged_from and delivered * 100 < plan.delivery_floor_percent * owed:
         share = round(100 * delivered / owed, 2)
         detail = f"{share} % of {_whole(owed)} owed events were delivered, at least {plan.delivery_floor_percent} % must be"
         return [Reason("delivery", "fail", "below_floor", detail, have=share, need=plan.delivery_floor_percent)]
     if owed < plan.min_owed_events:
-        return [_too_few("delivery", "owed events", owed, plan.min_owed_events, inputs.elapsed_s)]
+        return [too_few("delivery", "owed events", owed, plan.min_owed_events, inputs.elapsed_s)]
     return []
 
 
@@ -215,18 +274,8 @@ def _exposure(plan: GatePlan, inputs: Inputs) -> list[Reason]:
         return [Reason("isolation", "inconclusive", "no_checks", "requests were served but no detector checked any of them")]
     have = metrics.exposed_isolated or 0.0
     if have < plan.min_exposed_requests:
-        return [_too_few("isolation", f"exposed isolated requests{arm}", have, plan.min_exposed_requests, inputs.elapsed_s)]
+        return [too_few("isolation", f"exposed isolated requests{arm}", have, plan.min_exposed_requests, inputs.elapsed_s)]
     return []
-
-
-def _too_few(trigger: str, what: str, have: float, need: int, elapsed_s: float) -> Reason:
-    whole = math.floor(max(have, 0.0))
-    detail = f"{whole} of {need} {what}"
-    minutes = None
-    if whole:
-        minutes = max(1, math.ceil((need - have) / have * elapsed_s / 60))
-        detail += f"; needs {need - whole} more, about {minutes} min at the traffic so far"
-    return Reason(trigger, "inconclusive", "min_samples", detail, have=whole, need=need, about_minutes=minutes)
 
 
 def _numbers(inputs: Inputs) -> dict[str, float | int]:
@@ -252,9 +301,9 @@ def _numbers(inputs: Inputs) -> dict[str, float | int]:
 
 
 def _upper95(exposed: float | None) -> float | None:
-    """Return the rate of violations that so many clean requests exclude with 95 % certainty: 1 - 0.05^(1/n)."""
+    """Return the rate of violations that so many clean requests exclude with 95 % certainty."""
     clean = math.floor(exposed or 0.0)
-    return round(1 - 0.05 ** (1 / clean), 6) if clean >= 1 else None
+    return round(rate_excluded(clean, ISOLATION_CERTAINTY), 6) if clean >= 1 else None
 
 
 def _net_leaks(metrics: MetricReading) -> int:

@@ -1,16 +1,24 @@
-"""Instant queries to Prometheus, or to anything that answers its API (Thanos, Mimir, VictoriaMetrics)."""
+"""Queries to Prometheus, or to anything that answers its API (Thanos, Mimir, VictoriaMetrics)."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import httpx2
 
-_ANSWER_LIMIT = 1024 * 1024
+T = TypeVar("T")
+Sample = tuple[dict[str, str], float, float]
+"""Labels, time in seconds since 1970, value; the value may be NaN or infinite."""
+
+_ANSWER_LIMIT: Final = 1024 * 1024
+_RANGE_LIMIT: Final = 32 * 1024 * 1024
+_ATTEMPTS: Final = 2
+_RETRIED: Final = (429, 500, 502, 503, 504)
+_PAUSE_S: Final = 0.2
 
 
 class SourceUnavailable(Exception):
@@ -28,6 +36,7 @@ class PrometheusSource:
         if tenant:
             headers["X-Scope-OrgID"] = tenant
         self._url = f"{url.rstrip('/')}/api/v1/query"
+        self._range_url = f"{url.rstrip('/')}/api/v1/query_range"
         self._timeout_s = timeout_s
         self._client = httpx2.AsyncClient(headers=headers, timeout=timeout_s, trust_env=False)
 
@@ -47,21 +56,52 @@ class PrometheusSource:
             raise SourceUnavailable(f"Prometheus did not answer within {self._timeout_s:g} s") from None
         return dict(zip(queries, values, strict=True))
 
-    async def _value(self, query: str, at: datetime) -> float | None:
+    async def read_range(self, queries: Mapping[str, str], start_s: int, end_s: int, step_s: int) -> dict[str, list[Sample]]:
+        """Return the samples of each query at every step from `start_s` to `end_s` (seconds since 1970).
+
+        Raises:
+            SourceUnavailable: at least one query could not be answered in time.
+        """
         try:
-            answer = await self._client.post(
-                self._url, data={"query": query, "time": f"{at.timestamp():.3f}", "timeout": f"{self._timeout_s:g}s"}
-            )
-        except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise SourceUnavailable(f"Prometheus cannot be reached ({type(error).__name__})") from None
+            async with asyncio.timeout(self._timeout_s):
+                found = await asyncio.gather(*(self._range(query, start_s, end_s, step_s) for query in queries.values()))
+        except TimeoutError:
+            raise SourceUnavailable(f"Prometheus did not answer within {self._timeout_s:g} s") from None
+        return dict(zip(queries, found, strict=True))
+
+    async def _value(self, query: str, at: datetime) -> float | None:
+        return await self._asked(self._url, {"query": query, "time": f"{at.timestamp():.3f}"}, _ANSWER_LIMIT, _single)
+
+    async def _range(self, query: str, start_s: int, end_s: int, step_s: int) -> list[Sample]:
+        asked = {"query": query, "start": str(start_s), "end": str(end_s), "step": str(step_s)}
+        return await self._asked(self._range_url, asked, _RANGE_LIMIT, _samples)
+
+    async def _asked(self, url: str, data: dict[str, str], limit: int, parse: Callable[[Any], T]) -> T:
+        data = data | {"timeout": f"{self._timeout_s:g}s"}
+        answer = await self._posted(url, data)
         if answer.status_code != 200:
             raise SourceUnavailable(f"Prometheus answered {answer.status_code}")
-        if len(answer.content) > _ANSWER_LIMIT:
-            raise SourceUnavailable("Prometheus answered more than one number's worth")
+        if len(answer.content) > limit:
+            raise SourceUnavailable("Prometheus answered more than was asked for")
         try:
-            return _single(answer.json())
+            return parse(answer.json())
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             raise SourceUnavailable("the configured address did not answer as Prometheus does") from None
+
+    async def _posted(self, url: str, data: dict[str, str]) -> httpx2.Response:
+        """Ask, and once more where the first try met a connection that broke or a server that was busy."""
+        for attempt in range(_ATTEMPTS):
+            last = attempt + 1 == _ATTEMPTS
+            try:
+                answer = await self._client.post(url, data=data)
+            except (httpx2.RequestError, httpx2.InvalidURL) as error:
+                if last or not isinstance(error, httpx2.RequestError):
+                    raise SourceUnavailable(f"Prometheus cannot be reached ({type(error).__name__})") from None
+            else:
+                if last or answer.status_code not in _RETRIED:
+                    return answer
+            await asyncio.sleep(_PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _single(body: Any) -> float | None:  # Any: another program's JSON
@@ -74,3 +114,9 @@ def _single(body: Any) -> float | None:  # Any: another program's JSON
         raise ValueError("more than one series")
     value = float(result[0]["value"][1])
     return value if math.isfinite(value) else None
+
+
+def _samples(body: Any) -> list[Sample]:
+    if body["status"] != "success" or body["data"]["resultType"] != "matrix":
+        raise ValueError("not a range of vectors")
+    return [(dict(series["metric"]), float(time), float(value)) for series in body["data"]["result"] for time, value in series["values"]]

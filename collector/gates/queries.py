@@ -49,6 +49,14 @@ def queries(window: Window) -> dict[str, str]:
         "session_leaks": _noticed_exactly(_selector(names.SESSION_LEAKS, window), window),
         "session_leaks_retracted": _counted(_selector(names.SESSION_LEAKS_RETRACTED, window), window),
         "delivered": _counted(_selector(names.EVENT_DELIVERIES, window, 'result="delivered"'), window),
+        "cascades": _noticed(_selector(names.CASCADES, window, by_arm=False), window),
+        "escaped": _noticed(_selector(names.FAILURES, window, 'outcome="escaped"'), window),
+        "escaped_elsewhere": _noticed(
+            _selector(names.FAILURES, window, 'outcome="escaped"', f"arm!={_quoted(window.arm or '')}", by_arm=False), window
+        ),
+        "singleton_reuses": _noticed(
+            _selector(names.VIOLATIONS, window, f'kind="{names.INSTANCE_REUSE}"', 'grade=~"crossed|reachable"', 'synthetic!="true"'), window
+        ),
         "lost": _counted(_selector(names.EVENT_DELIVERIES, window, 'result="lost"'), window),
     }
 

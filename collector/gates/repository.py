@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.gates.domain import RecordCounts
+from isolation_monitor.collector.gates.stages import WatchedStage, stage_of
 from isolation_monitor.collector.storage.models import DecisionRow, RolloutRow, ViolationRow
-from isolation_monitor.telemetry.names import SESSION_LEAK
+from isolation_monitor.telemetry.names import INSTANCE_REUSE, SESSION_LEAK
 
 Json = dict[str, Any]  # Any: JSON as it was stored
 
@@ -38,6 +39,7 @@ class WatchedRollout:
     triggers: tuple[str, ...] | None = None
     rolled_back: str = ""
     """Why it was rolled back; empty when it was not."""
+    stage: WatchedStage | None = None
 
     @property
     def harm_arm(self) -> str | None:
@@ -78,7 +80,7 @@ class GateRepository:
         return WatchedRollout(
             row.name, row.service, row.arm, row.min_exposed_requests, row.min_owed_events, row.started_at, row.answer,
             row.stage_started_at or row.started_at, row.stage_kind, None if row.triggers is None else tuple(row.triggers),
-            row.reason or "by hand" if row.status == "rolled_back" else "",
+            row.reason or "by hand" if row.status == "rolled_back" else "", stage_of(row),
         )  # fmt: skip
 
     async def counts(self, service: str, arm: str | None, since: datetime) -> RecordCounts:
@@ -99,8 +101,9 @@ class GateRepository:
         total = func.coalesce(func.sum(row.count), 0)
         violations = (await self._connection.execute(select(total).where(*mine, crossing))).scalar_one()
         leaks = (await self._connection.execute(select(total).where(*mine, row.kind == SESSION_LEAK))).scalar_one()
+        reuses = (await self._connection.execute(select(total).where(*mine, crossing, row.kind == INSTANCE_REUSE))).scalar_one()
         examples = await self._connection.execute(select(row.id).where(*mine, crossing).order_by(row.time, row.id).limit(_EXAMPLES))
-        return RecordCounts(int(violations), int(leaks), tuple(examples.scalars()))
+        return RecordCounts(int(violations), int(leaks), tuple(examples.scalars()), int(reuses))
 
     async def add(self, decision: Decision) -> None:
         await self._connection.execute(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 import uuid
-from dataclasses import asdict
-from datetime import datetime
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from isolation_monitor.collector.clock import Clock, rfc3339
 from isolation_monitor.collector.gates.domain import VERDICT_CODES, GatePlan, Inputs, Judgement, MetricReading, judge
+from isolation_monitor.collector.gates.minutes import MinuteReading
 from isolation_monitor.collector.gates.prometheus import PrometheusSource, SourceUnavailable
 from isolation_monitor.collector.gates.queries import Window, queries
+from isolation_monitor.collector.gates.ranges import MinuteBook
+from isolation_monitor.collector.gates.replay import sha256
 from isolation_monitor.collector.gates.repository import Decision, GateRepository, WatchedRollout
+from isolation_monitor.collector.gates.stages import WatchedStage
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.storage.database import Database
@@ -25,6 +27,34 @@ Json = dict[str, Any]  # Any: JSON
 _PATIENCE_AFTER_RECORD_S = 0.3
 """A rollback by record is promised within a second."""
 _TARGETS = ("targets_up", "targets_down")
+
+_ANSWER_KEPT: Final = timedelta(seconds=60)
+_WATCHED_LIMIT: Final = 100
+_CHUNKS_AT_ONCE: Final = 4
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A stage whose arms are compared: its minutes, and the last answer while nothing has changed."""
+
+    stage: WatchedStage
+    book: MinuteBook
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    answer: Json = field(default_factory=dict)
+    as_of: datetime | None = None
+    minutes: MinuteReading | None = None
+
+    def answers(self, decision: Decision, minutes: MinuteReading | None) -> bool:
+        """Say whether the last answer still holds: the same minutes, the same verdict for the same reasons, and not old."""
+        return (
+            self.as_of is not None
+            and self.minutes is minutes
+            and timedelta() <= decision.as_of - self.as_of < _ANSWER_KEPT
+            and _said(self.answer) == _said(decision.answer)
+        )
+
+    def keep(self, decision: Decision, minutes: MinuteReading | None) -> None:
+        self.answer, self.as_of, self.minutes = decision.answer, decision.as_of, minutes
 
 
 class GateService:
@@ -45,6 +75,7 @@ class GateService:
         self._clock = clock
         self._scrape_stale_after_s = scrape_stale_after_s
         self._base_url = base_url
+        self._watched: dict[str, _Watched] = {}
 
     async def evaluate(self, name: str, stage: str = "") -> Json:
         """Return the answer `gate/v1` for a rollout; `stage` is only repeated in it.
@@ -72,14 +103,14 @@ class GateService:
         async with self._database.reading() as connection:
             records = await GateRepository(connection).counts(rollout.service, rollout.harm_arm, rollout.started_at)
         # Where a record has decided, a Prometheus that hangs must not hold the answer up.
-        patience_s = _PATIENCE_AFTER_RECORD_S if records.violations or records.session_leaks else None
-        reading, asked = await self._read_metrics(rollout, as_of, patience_s)
-        plan = GatePlan(
-            name, rollout.service, rollout.arm, rollout.min_exposed_requests, rollout.min_owed_events, self._scrape_stale_after_s,
-            stage_kind=rollout.stage_kind, triggers=rollout.triggers, rolled_back=rollout.rolled_back,
-        )  # fmt: skip
-        inputs = Inputs((as_of - rollout.evidence_since).total_seconds(), records, reading)
-        decision = _decide(plan, inputs, asked, as_of, rollout, stage)
+        decided = bool(records.violations or records.session_leaks)
+        reading, asked = await self._read_metrics(rollout, as_of, _PATIENCE_AFTER_RECORD_S if decided else None)
+        minutes, minutes_asked = await self._read_minutes(rollout, as_of, known_only=decided)
+        inputs = Inputs((as_of - rollout.evidence_since).total_seconds(), records, reading, minutes)
+        decision = _decide(_plan(rollout, self._scrape_stale_after_s), inputs, asked | minutes_asked, as_of, rollout, stage)
+        watched = self._watched.get(name)
+        if watched is not None and watched.answers(decision, minutes):
+            return watched.answer
 
         async with self._database.writing() as connection:
             repository = GateRepository(connection)
@@ -90,7 +121,32 @@ class GateService:
             await repository.add(decision)
             if decision.verdict == "fail":
                 await repository.latch(decision, rollout.started_at)
+        if watched is not None:
+            watched.keep(decision, minutes)
         return decision.answer
+
+    async def _read_minutes(
+        self, rollout: WatchedRollout, as_of: datetime, *, known_only: bool
+    ) -> tuple[MinuteReading | None, dict[str, str]]:
+        """Return the stage minute by minute; None where nothing is compared. `known_only`: ask nobody, what was read will do."""
+        stage = rollout.stage
+        if stage is None or stage.comparison is None:
+            self._watched.pop(rollout.name, None)
+            return None, {}
+        watched = self._watched.get(rollout.name)
+        if watched is None or watched.stage != stage:
+            if len(self._watched) >= _WATCHED_LIMIT:
+                self._watched.pop(next(iter(self._watched)))
+            book = MinuteBook(rollout.service, rollout.name, stage.started_at, stage.changed_at)
+            watched = self._watched[rollout.name] = _Watched(stage, book)
+        if self._source is None:
+            return MinuteReading(problem="no Prometheus is configured: set COLLECTOR_PROMETHEUS_URL"), {}
+        if known_only:
+            return watched.book.reading(stage.comparison), {}
+        # Two at a time would read the same minutes twice.
+        async with watched.lock:
+            reading = await watched.book.read(self._source, stage.comparison, as_of, chunks=_CHUNKS_AT_ONCE)
+        return reading, {f"minutes_{name}": query for name, query in watched.book.queries.items()}
 
     async def _read_metrics(
         self, rollout: WatchedRollout, as_of: datetime, patience_s: float | None
@@ -126,10 +182,10 @@ def _decide(plan: GatePlan, inputs: Inputs, asked: dict[str, str], as_of: dateti
     judgement = judge(plan, inputs)
     config = asdict(plan) | {"started_at": rfc3339(rollout.started_at)}
     evidence = inputs.as_json() | {"queries": asked, "time": rfc3339(as_of)}
-    config_sha256 = _sha256(config)
+    config_sha256 = sha256(config)
     decision_id = uuid.uuid4().hex
     answer = _gate_answer(decision_id, plan, judgement, inputs, as_of, rollout.started_at, stage, config_sha256)
-    return Decision(decision_id, plan.rollout, as_of, judgement.verdict, answer, evidence, config, config_sha256, _sha256(evidence))
+    return Decision(decision_id, plan.rollout, as_of, judgement.verdict, answer, evidence, config, config_sha256, sha256(evidence))
 
 
 def _gate_answer(
@@ -173,11 +229,20 @@ def _gate_answer(
     return answer
 
 
+def _plan(rollout: WatchedRollout, scrape_stale_after_s: float) -> GatePlan:
+    stage = rollout.stage
+    return GatePlan(
+        rollout.name, rollout.service, rollout.arm, rollout.min_exposed_requests, rollout.min_owed_events, scrape_stale_after_s,
+        stage_kind=rollout.stage_kind, triggers=rollout.triggers, rolled_back=rollout.rolled_back,
+        stage="" if stage is None else stage.name, comparison=None if stage is None else stage.comparison,
+    )  # fmt: skip
+
+
+def _said(answer: Json) -> Json:
+    reasons = [(reason["trigger"], reason["state"], reason["code"]) for reason in answer["reasons"]]
+    return {"verdict": answer["verdict"], "stage": answer["stage"], "reasons": reasons}
+
+
 def _latched(answer: Json) -> Json:
     """Return the answer that closed the latch: traffic that recovers, or ends, after a failure proves nothing."""
     return answer | {"latched": True}
-
-
-def _sha256(value: Json) -> str:
-    canonical = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

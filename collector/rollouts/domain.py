@@ -303,5 +303,5 @@ def alarm_against(rollout: StagedRollout, alarms: list[Alarm]) -> Move | None:
     return None
 
 
-_TRIGGER_OF_ALERT: Final = {"EventDeliveryBelow95": "delivery", "CascadeFailure": "cascade", "SessionLeak": "session_leak"}
+_TRIGGER_OF_ALERT: Final = {"EventDeliveryBelow95": "delivery", "Cascade": "cascade", "SessionLeak": "session_leak"}
 """Alerts that tell their trigger by name only; any other one is about isolation."""
