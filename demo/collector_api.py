@@ -19,6 +19,10 @@ class CollectorError(DemoError):
     """The collector refused a request; the text holds its reason."""
 
 
+_ACTOR = "the demonstration"
+"""Who the history of rollouts names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notification:
     """One alert as the receiver got it. Times are Unix seconds."""
@@ -67,6 +71,18 @@ class Collector:
         """Start a rollout, whose gate judges what the service does from now on."""
         response = await self._client.post("/v1/rollouts", json={"name": name, "service": service, "arm": None, **settings})
         _raise_for(response)
+
+    async def apply_rollout(self, name: str, spec: Json) -> None:
+        """Store a rollout's file; nobody gets anything by it."""
+        _raise_for(await self._client.put(f"/v1/rollouts/{name}", json={"spec": spec, "actor": _ACTOR, "reason": "the story's file"}))
+
+    async def take_step(self, name: str, step: str, reason: str) -> None:
+        """Take one step of a rollout: `start`, `advance`, `hold`, `rollback` or `re-arm`."""
+        _raise_for(await self._client.post(f"/v1/rollouts/{name}/{step}", json={"actor": _ACTOR, "reason": reason}))
+
+    async def rollout(self, name: str) -> Json:
+        """Return a rollout; `state` says its stage."""
+        return await self._get(f"/v1/rollouts/{name}")
 
     async def gate(self, rollout: str) -> Json:
         """Return the gate's answer for a rollout; `result` is pass, fail, inconclusive or error."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from isolation_monitor.demo.rollback import Rollback
+
 SCHEMA = "demo/1"
 PAGE_LIMIT_S = 10.0
 """From the harm to the arrival of its page, in every trial."""
@@ -56,6 +58,7 @@ class Report:
     clean: CleanMinute = field(default_factory=CleanMinute)
     faults: list[FaultTrial] = field(default_factory=list)
     score_recovers_s: float | None = None
+    rollback: Rollback = field(default_factory=Rollback)
     duration_s: float = 0.0
     failed: str | None = None
 
@@ -70,6 +73,9 @@ class Report:
             "clean": asdict(self.clean),
             "faults": [asdict(trial) for trial in self.faults],
             "after_heal": {"score_recovers_s": self.score_recovers_s},
+            "rollback_s": self.rollback.rollback_s,
+            "variant_traffic_zero_s": self.rollback.variant_traffic_zero_s,
+            "rollback": asdict(self.rollback),
             "duration_s": round(self.duration_s, 1),
             "ok": self.ok,
         }

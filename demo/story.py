@@ -23,6 +23,7 @@ from isolation_monitor.demo.expectations import EXPECTATIONS, Expectation
 from isolation_monitor.demo.harm import HarmProof, prove
 from isolation_monitor.demo.narrator import Narrator
 from isolation_monitor.demo.report import PAGE_LIMIT_S, PAGE_MEDIAN_LIMIT_S, FaultTrial, Report
+from isolation_monitor.demo.rollback import ALERT, bad_release
 from isolation_monitor.demo.stack import SERVICE, Stack
 from isolation_monitor.demo.users import Population
 from isolation_monitor.telemetry import names
@@ -57,6 +58,7 @@ class Story:
     expectations: tuple[Expectation, ...] = EXPECTATIONS
     wait_for_recovery: bool = True
     """The score looks back one minute; a test of something else need not wait for it."""
+    ends_with_rollback: bool = True
 
     async def tell(self) -> None:
         """Run every step.
@@ -76,6 +78,8 @@ class Story:
             raise StepFailedError(f"the median of the pages took {page_median:.2f} s, less than {PAGE_MEDIAN_LIMIT_S:.0f} s are allowed")
         if score_healed_at is not None and self.wait_for_recovery:
             await self._recovery(score_healed_at)
+        if self.ends_with_rollback:
+            await self._bad_release()
 
     async def _clean_minute(self, started: float) -> None:
         """All faults off: everything must be seen, judged and found in order."""
@@ -230,6 +234,17 @@ class Story:
         )
         self.report.score_recovers_s = _delay(back_at, healed_at)
         self.narrator.done(f"the score was 100 again {self.report.score_recovers_s:.1f} s after the last fault that lowers it was healed")
+
+    async def _bad_release(self) -> None:
+        """Give half of the users a release that shares one agent, and see it taken back."""
+        parts = self.stack.parts
+        self.report.rollback = found = await bad_release(
+            parts.collector, parts.prometheus, self.users, self.stack.urls.chat, SERVICE, self._until, self.narrator.doing
+        )
+        self.narrator.done(
+            f"bad release for half of the users: rolled back {found.rollback_s:.2f} s after the first harm, "
+            f"its traffic zero after {found.variant_traffic_zero_s:.1f} s, {ALERT} {found.page_s:.2f} s"
+        )
 
     # --- what is polled: each returns what it saw, or None for "not yet" ---------------------------------------------
 

@@ -26,7 +26,7 @@ def create_app(settings: Settings, monitor: IsolationMonitor) -> ASGIApp:
         from chat import faults
 
         board = faults.Switchboard(settings.faults_file, settings.fault_log)
-        parts = build_parts(settings, monitor, faults.defective_kinds(board))
+        parts = build_parts(settings, monitor, faults.defective_kinds(board, faults.release_of(monitor)))
         return faults.install(_assemble(parts, monitor), board)
     return _assemble(build_parts(settings, monitor, Kinds()), monitor)
 

@@ -15,12 +15,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, HTTPException
+from openfeature import api
+from openfeature.evaluation_context import EvaluationContext
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,6 +32,8 @@ from chat.connections import Connection, ConnectionGoneError, Connections, Frame
 from chat.database import Database
 from chat.parts import Kinds
 from chat.store import Line, User
+from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.flags.provider import IsolationFlagProvider
 
 logger = logging.getLogger("chat")
 
@@ -41,6 +45,10 @@ SLOW_FACTORY: Final = "slow-factory"
 LOST_EVENT: Final = "lost-event"
 FAULTS: Final = (SHARED_AGENT, WRONG_SOCKET, INHERITED_CONTEXT, SESSION_LEAK, SLOW_FACTORY, LOST_EVENT)
 
+RELEASE: Final = "agents-v2"
+"""The flag of a release that shares one agent among all who have it."""
+RELEASED: Final = 0.0
+"""In place of the time of a switch-on."""
 SLOW_CREATION_S: Final = 0.04
 _Job = tuple[Scope, Receive, Send, "asyncio.Future[None]"]
 
@@ -122,9 +130,11 @@ class SharedAgents(AgentFactory):
     The cached agent keeps the user, note and history of the one it was made for, and answers everybody with them.
     """
 
-    def __init__(self, board: Switchboard, word_pause_s: float) -> None:
+    def __init__(self, board: Switchboard, has_release: Callable[[User], bool], word_pause_s: float) -> None:
+        """`has_release`: whether a user has the release `agents-v2`, which came with `shared-agent`."""
         super().__init__(word_pause_s)
         self._board = board
+        self._has_release = has_release
         self._cached: Agent | None = None
         self._cached_since: float | None = None
 
@@ -134,8 +144,11 @@ class SharedAgents(AgentFactory):
             await asyncio.sleep(SLOW_CREATION_S)
             self._board.harmed(SLOW_FACTORY)
         since = self._board.since(SHARED_AGENT)
+        if since is None and self._has_release(user):
+            since = RELEASED
         if since is None:
-            self._cached = None
+            if self._cached_since != RELEASED:
+                self._cached = None
             return await super().create(user, note, history)
         if self._cached is None or self._cached_since != since:
             self._cached, self._cached_since = await super().create(user, note, history), since
@@ -295,13 +308,22 @@ class KeepingDatabase(Database):
             await session.close()
 
 
-def defective_kinds(board: Switchboard) -> Kinds:
+def release_of(monitor: IsolationMonitor) -> Callable[[User], bool]:
+    """Return what tells who has the release, by its rollout in the collector; nobody without one."""
+    # A domain for each application: several live in one process of tests.
+    domain = f"chat-{id(monitor)}"
+    api.set_provider(IsolationFlagProvider(monitor.flags), domain)
+    flags = api.get_client(domain)
+    return lambda user: flags.get_boolean_value(RELEASE, False, EvaluationContext(targeting_key=user.id))
+
+
+def defective_kinds(board: Switchboard, has_release: Callable[[User], bool]) -> Kinds:
     """Return the classes that replace the sound ones; with every fault off they behave as these."""
     return Kinds(
         tokens=functools.partial(RememberingTokens, board),
         database=functools.partial(KeepingDatabase, board),
         connections=functools.partial(CarelessConnections, board),
-        agents=functools.partial(SharedAgents, board),
+        agents=functools.partial(SharedAgents, board, has_release),
     )
 
 

@@ -14,7 +14,7 @@ def test_the_report_has_the_published_keys_and_no_others_while_all_held(tmp_path
     report.write(tmp_path / "build" / "report.json")
 
     body = json.loads((tmp_path / "build" / "report.json").read_text())
-    assert list(body) == ["schema", "clean", "faults", "after_heal", "duration_s", "ok"]
+    assert list(body) == ["schema", "clean", "faults", "after_heal", "rollback_s", "variant_traffic_zero_s", "rollback", "duration_s", "ok"]
     assert list(body["clean"]) == ["requests", "exposed", "violations", "pages", "score", "coverage", "evaluated"]
     assert list(body["faults"][0]) == [
         *("fault", "harm_proven", "record_s", "metric_s", "page_s", "alert", "gate_before", "gate_after"),

@@ -44,6 +44,10 @@ async def test_a_leak_is_proven_paged_and_fails_the_gate_and_the_stack_leaves_no
     assert (report.clean.violations, report.clean.pages, report.clean.score) == (0, 0, 100.0)
     [trial] = report.faults
     assert (trial.alert, trial.gate_before, trial.gate_after, trial.grade) == ("WebSocketIsolationViolation", "pass", "fail", "crossed")
+    # The end of the story: a bad release was taken back by itself.
+    assert report.rollback.rollback_s is not None
+    assert report.rollback.variant_traffic_zero_s is not None
+    assert "isolation" in (report.rollback.reason or "")
     assert open_ports(stack.urls) == []
     assert processes_with(str(temporary)) == []
     assert left_in(temporary) == []
