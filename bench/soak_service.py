@@ -26,8 +26,8 @@ from isolation_monitor.telemetry import names
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples"
 START_LIMIT_S: Final = 60.0
 FILLERS: Final = 12
-BUSY_PAUSE_S: Final = 0.2
 """Users who fill the bounded tables before anything is measured."""
+BUSY_PAUSE_S: Final = 0.2
 RUDE_EVERY_S: Final = 0.25
 
 
