@@ -18,7 +18,7 @@ def console_for_people() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Who follows a file for half an hour wants to see the progress, not the first 8 kB of it.
         sys.stdout.reconfigure(line_buffering=True)
-    return Console(width=150)
+    return Console(width=170)
 
 
 def table(title: str, rows: list[Row]) -> Table:
