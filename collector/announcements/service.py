@@ -54,6 +54,7 @@ class AnnouncementService:
         self._links = links
         self._grafana = grafana
         self._alertmanager = alertmanager
+        self._looking = asyncio.Lock()
         self._marked: list[_Marked] = []
         self._complained_s = float("-inf")
 
@@ -106,9 +107,11 @@ class AnnouncementService:
         """
         if self._grafana is None:
             return
-        async with self._database.reading() as connection:
-            found = await violations_since(connection, self._clock() - _LOOK_BACK)
-        self._marked = [await self._mark_burst(burst, self._grafana) for burst in bursts(found, PAUSE)]
+        # Two looks at once would each make the same mark.
+        async with self._looking:
+            async with self._database.reading() as connection:
+                found = await violations_since(connection, self._clock() - _LOOK_BACK)
+            self._marked = [await self._mark_burst(burst, self._grafana) for burst in bursts(found, PAUSE)]
 
     async def _mark_burst(self, burst: Burst, grafana: Grafana) -> _Marked:
         mark = mark_of_burst(burst, self._links)

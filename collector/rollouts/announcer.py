@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from isolation_monitor.collector.background import Nudge, whole
 from isolation_monitor.collector.clock import Clock
@@ -42,10 +43,10 @@ class Announcer:
             except Exception as error:
                 # The store is away, or a defect: nothing is lost, it stands in the history.
                 logger.debug("changes of rollouts were not announced: %s", error)
-            try:
-                await asyncio.wait_for(self._changed.taken(), _INTERVAL_S)
-            except TimeoutError:
-                pass
+            # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with a change, and nothing ends.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_INTERVAL_S):
+                    await self._changed.taken()
 
     async def tell(self) -> None:
         """Tell of every change that nobody was told about yet."""

@@ -122,15 +122,16 @@ def test_two_collectors_on_one_postgresql_never_both_act(tmp_path: Path, postgre
             collector(tmp_path / "one", database_url=url, settings=QUICK_ROUNDS) as one,
             collector(tmp_path / "two", database_url=url, settings=QUICK_ROUNDS) as two,
         ):
-            begin(one)
+            # The template may hold what other tests left there.
+            begin(one, "both")
             for number in range(5):
                 with ThreadPoolExecutor(2) as pool:
-                    list(pool.map(violate, (one, two), (f"v-{number}-one", f"v-{number}-two")))
-                rolled_back(two)
-                ask(one, "POST", "/v1/rollouts/checkout/re-arm", PERSON)
-                ask(two, "POST", "/v1/rollouts/checkout/start", PERSON)
+                    list(pool.map(violate, (one, two), (f"both-{number}-one", f"both-{number}-two"), ("both", "both")))
+                rolled_back(two, "both")
+                ask(one, "POST", "/v1/rollouts/both/re-arm", PERSON)
+                ask(two, "POST", "/v1/rollouts/both/start", PERSON)
 
-            changes = history(one)
+            changes = history(one, "both")
     finally:
         postgres.drop("two_collectors")
 

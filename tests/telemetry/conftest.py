@@ -143,7 +143,7 @@ def make_monitor(tmp_path: Path) -> Iterator[Callable[..., IsolationMonitor]]:
         arguments.setdefault("hash_key", "a key for tests")
         arguments.setdefault("service", "tests")
         # A machine under load stops every loop for a while: only tests of that ask for it.
-        arguments.setdefault("stall_threshold_ms", 5_000)
+        arguments.setdefault("stall_threshold_ms", 1_000)
         monitor = IsolationMonitor.from_env(**arguments)
         monitor.principal(user_of)
         made.append(monitor)

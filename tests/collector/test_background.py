@@ -1,0 +1,36 @@
+"""The collector's background tasks end when they are told to, whatever arrives at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from isolation_monitor.collector.background import Nudge
+from isolation_monitor.collector.clock import utc_now
+from isolation_monitor.collector.rollouts.announcer import Announcer
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+async def test_a_change_that_comes_with_the_end_does_not_swallow_the_end(monkeypatch: pytest.MonkeyPatch, *, is_told_first: bool) -> None:
+    async def nothing_to_tell(_self: Announcer) -> None:
+        return None
+
+    monkeypatch.setattr(Announcer, "tell", nothing_to_tell)
+    for turns in range(8):
+        changed = Nudge()
+        task = asyncio.create_task(Announcer(None, utc_now, changed, []).run())  # type: ignore[arg-type]  # it reads nothing
+        for _ in range(6):
+            await asyncio.sleep(0)
+        if is_told_first:
+            changed.give("chat")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        task.cancel()
+        if not is_told_first:
+            changed.give("chat")
+
+        done, _ = await asyncio.wait([task], timeout=10)
+
+        assert done, f"it goes on after {turns} turns of the loop"
+        assert task.cancelled()
