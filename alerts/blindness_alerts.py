@@ -151,8 +151,8 @@ def _errors(t: Thresholds) -> Alert:
 def _collector_down(t: Thresholds) -> Alert:
     return Alert(
         "IsolationCollectorDown",
-        # A drill's target carries the label `synthetic`; collectors carry none, so that all of them together are one.
-        f'(max by (synthetic) (up{{job="{COLLECTOR_JOB}"}}) or vector(0)) == 0',
+        # A drill's target carries the labels `synthetic` and `drill`; collectors carry none, so that all of them together are one.
+        f'(max by (synthetic, drill) (up{{job="{COLLECTOR_JOB}"}}) or vector(0)) == 0',
         "error",
         "page",
         summary="The isolation collector is down: evidence is not being stored",

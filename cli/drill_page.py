@@ -119,7 +119,8 @@ def announced(targets: Sequence[DrillTarget], folder: Path, address: str, run: s
 def _announcement(target: DrillTarget, address: str, job: Job) -> dict[str, object]:
     labels = {"service": target.service, "instance": target.service, "__param_drill": target.service}
     if job == "collector":
-        labels["synthetic"] = "true"
+        # Each is a collector by itself: that another drill's answers must not hide that this one is down.
+        labels |= {"synthetic": "true", "drill": target.alert}
     return {"targets": [address], "labels": labels}
 
 

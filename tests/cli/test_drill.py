@@ -194,3 +194,11 @@ def test_a_validation_drills_and_says_what_arrived(stack: Stack, tmp_path: Path)
         entry for line in (tmp_path / "journal.jsonl").read_text().splitlines() if (entry := json.loads(line)).get("kind") == "drill"
     )
     assert (drill["arrived"], drill["missed"], drill["why"]) == (1, [], "")
+
+
+@pytest.mark.slow
+def test_drills_of_collectors_do_not_hide_each_other(stack: Stack):
+    """Two drills show a collector that answers, while a third one's is down."""
+    result = stack.drill("--alert", "IsolationCollectorDown", "--alert", "GateError", "--alert", "RolloutStuck", "--json")
+
+    assert result.returncode == 0, result.stdout + result.stderr
