@@ -47,8 +47,11 @@ def feed(running: Collector, numbers: Iterator[int], acknowledged: list[str], st
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 if json.load(answer)["accepted"] == BATCH:
                     acknowledged.extend(ids)
-        except (urllib.error.HTTPError, http.client.HTTPException, OSError, ValueError):
-            # Refused, reset or cut off: not acknowledged, so nothing is promised.
+        except urllib.error.HTTPError as error:
+            # Refused. The answer holds its connection until it is closed.
+            error.close()
+        except (http.client.HTTPException, OSError, ValueError):
+            # Reset or cut off: not acknowledged, so nothing is promised.
             if running.process.poll() is not None:
                 return
 
