@@ -10,11 +10,16 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from isolation_monitor.collector.problems import MalformedBody, RequestTimeout, TooLarge, UnsupportedMedia
+from isolation_monitor.collector import jsontext
+from isolation_monitor.collector.problems import Invalid, MalformedBody, RequestTimeout, TooLarge, UnsupportedMedia
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,22 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
         raise RequestTimeout(f"the body did not arrive within {limits.timeout_s:g} s") from None
     except ClientDisconnect:
         raise MalformedBody("the connection closed before the body was complete") from None
+
+
+def parsed(body: bytes, model: type[M], what: str = "") -> M:
+    """Return a JSON body as `model` reads it; `what` begins the error text where the caller has to know what was expected.
+
+    Raises:
+        MalformedBody: not JSON.
+        Invalid: not what `model` says; the first place where it is not is named.
+    """
+    try:
+        return model.model_validate(jsontext.clean(jsontext.loads(body)))
+    except jsontext.JsonError as error:
+        raise MalformedBody(str(error)) from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise Invalid(f"{what}{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}") from None
 
 
 async def _limited(chunks: AsyncIterator[bytes], limits: BodyLimits) -> AsyncIterator[bytes]:

@@ -96,7 +96,7 @@ def shared() -> Panel:
 def crossed() -> Panel:
     return none_allowed(
         "Reused across users",
-        queries.found(names.INSTANCE_REUSE, queries.RANGE, grade="=~crossed|reachable"),
+        queries.found(names.INSTANCE_REUSE, queries.RANGE, grade=queries.ONE_OF_SCORED),
         no_value="blind",
         alerts=["IsolationViolation"],
         description=(

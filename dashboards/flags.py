@@ -52,7 +52,7 @@ def with_the_variant() -> Panel:
 def violations_now() -> Panel:
     return none_allowed(
         "Violations with the variant",
-        queries.grown(names.GATE_VIOLATIONS, queries.RANGE, arm="on", grade="=~crossed|reachable"),
+        queries.grown(names.GATE_VIOLATIONS, queries.RANGE, arm="on", grade=queries.ONE_OF_SCORED),
         no_value="no rollout",
         width=6,
         description=(
@@ -94,7 +94,7 @@ def stale_now() -> Panel:
 def share() -> Panel:
     return graph(
         "Share of requests with the variant",
-        Query(queries.share_with_variant(), "{{service}} {{rollout}}"),
+        Query(queries.share_with_variant("service", "rollout"), "{{service}} {{rollout}}"),
         unit="percentunit",
         maximum=1,
         width=12,

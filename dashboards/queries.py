@@ -27,6 +27,7 @@ GROWTH_WINDOW: Final = "30m"
 
 SCORED_GRADES: Final = ("crossed", "reachable")
 """Grades that lower the score."""
+ONE_OF_SCORED: Final = "=~" + "|".join(SCORED_GRADES)
 SCORED_KINDS: Final = tuple(kind for kind, grades in names.KIND_GRADES.items() if set(grades) & set(SCORED_GRADES))
 HYGIENE_KINDS: Final = tuple(kind for kind, grades in names.KIND_GRADES.items() if "hygiene" in grades)
 
@@ -174,7 +175,7 @@ def public_numbers() -> dict[str, str]:
 
 
 def scored_violations() -> str:
-    return grown(names.VIOLATIONS, STEP, "kind", kind=_one_of(SCORED_KINDS), grade=_one_of(SCORED_GRADES), synthetic="false")
+    return grown(names.VIOLATIONS, STEP, "kind", kind=_one_of(SCORED_KINDS), grade=ONE_OF_SCORED, synthetic="false")
 
 
 def hygiene_violations() -> str:
@@ -198,7 +199,7 @@ def score_states() -> str:
 
 def violation_marks() -> str:
     """Above zero wherever violations of a kind were found: for annotations."""
-    return f"{grown(names.VIOLATIONS, STEP, 'service', 'kind', grade=_one_of(SCORED_GRADES), synthetic='false')} > 0"
+    return f"{grown(names.VIOLATIONS, STEP, 'service', 'kind', grade=ONE_OF_SCORED, synthetic='false')} > 0"
 
 
 def alert_marks() -> str:
@@ -274,10 +275,9 @@ def circuits_open() -> str:
 _ARMS: Final = "=~" + "|".join(names.VARIANTS)
 
 
-def share_with_variant() -> str:
-    """Share of the requests with an arm that were given `on`, 0-1, by service and rollout."""
-    with_it = rate(names.GATE_REQUESTS, "service", "rollout", arm="on")
-    return f"{with_it} / ({rate(names.GATE_REQUESTS, 'service', 'rollout', arm=_ARMS)} > 0)"
+def share_with_variant(*by: str) -> str:
+    """Share of the requests with an arm that were given `on`, 0-1: the stage as users meet it."""
+    return f"{rate(names.GATE_REQUESTS, *by, arm='on')} / ({rate(names.GATE_REQUESTS, *by, arm=_ARMS)} > 0)"
 
 
 def error_share_of_arms() -> str:

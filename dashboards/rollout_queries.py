@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from isolation_monitor.alerts.rollout_alerts import ERROR_EXCESS, LATENCY_EXCESS, VERDICT_CODE, WAITING
-from isolation_monitor.dashboards.queries import RANGE, SCORED_GRADES, STEP, grown, quantile, rate, recorded
+from isolation_monitor.dashboards.queries import (
+    ONE_OF_SCORED,
+    RANGE,
+    STEP,
+    error_share_of_arms,
+    grown,
+    quantile,
+    rate,
+    recorded,
+    share_with_variant,
+)
 from isolation_monitor.telemetry import names
 
-_ARMS: Final = "=~" + "|".join(names.VARIANTS)
-_SCORED: Final = "=~" + "|".join(SCORED_GRADES)
 _EVIDENCE: Final = "isolation_gate_evidence_ratio"
 _VALUE: Final = "isolation_gate_value"
 _THRESHOLD: Final = "isolation_gate_threshold"
@@ -68,15 +76,11 @@ def requests() -> str:
 
 
 def share_on() -> str:
-    """Share of the requests with an arm that were given `on`, 0-1: the stage as users meet it."""
-    with_it = rate(names.GATE_REQUESTS, "rollout", arm="on")
-    return f"{with_it} / ({rate(names.GATE_REQUESTS, 'rollout', arm=_ARMS)} > 0)"
+    return share_with_variant("rollout")
 
 
 def failed_share() -> str:
-    """Share of each arm's requests that failed, 0-1."""
-    failed = rate(names.GATE_REQUESTS, "rollout", "arm", arm=_ARMS, outcome="error")
-    return f"{failed} / ({rate(names.GATE_REQUESTS, 'rollout', 'arm', arm=_ARMS)} > 0)"
+    return error_share_of_arms()
 
 
 def slowest() -> str:
@@ -84,11 +88,11 @@ def slowest() -> str:
 
 
 def violations() -> str:
-    return grown(names.GATE_VIOLATIONS, STEP, "rollout", "arm", grade=_SCORED)
+    return grown(names.GATE_VIOLATIONS, STEP, "rollout", "arm", grade=ONE_OF_SCORED)
 
 
 def violations_in_range() -> str:
-    return grown(names.GATE_VIOLATIONS, RANGE, grade=_SCORED)
+    return grown(names.GATE_VIOLATIONS, RANGE, grade=ONE_OF_SCORED)
 
 
 def error_excess() -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from isolation_monitor.collector import jsontext
 from isolation_monitor.collector.alerts.domain import Notification
+from isolation_monitor.collector.body import parsed
 from isolation_monitor.collector.clock import parse_time
-from isolation_monitor.collector.problems import Invalid, MalformedBody
 
 
 def _time(value: object) -> object:
@@ -51,16 +50,7 @@ def parse_webhook(body: bytes) -> list[Notification]:
         MalformedBody: not JSON.
         Invalid: not version 4 of the webhook.
     """
-    try:
-        value: Any = jsontext.clean(jsontext.loads(body))
-    except jsontext.JsonError as error:
-        raise MalformedBody(str(error)) from None
-    try:
-        webhook = WebhookIn.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Invalid(f"not a webhook of Alertmanager, version 4: {where}: {first['msg']}") from None
+    webhook = parsed(body, WebhookIn, "not a webhook of Alertmanager, version 4: ")
     return [
         Notification(
             webhook.group_key,

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from isolation_monitor.collector.storage.models import ViolationRow
+from isolation_monitor.collector.storage.models import ViolationRow, counting, crossing
 
 _LIMIT = 10_000
 
@@ -17,13 +17,7 @@ async def violations_since(connection: AsyncConnection, since: datetime) -> list
     row = ViolationRow
     statement = (
         select(row.id, row.service, row.received_at, row.count.label("requests"))
-        .where(
-            row.received_at >= since,
-            row.synthetic.is_(False),
-            row.retracted_at.is_(None),
-            row.grade.in_(("crossed", "reachable")),
-            row.detail["suppressed"].as_string().is_(None),
-        )
+        .where(row.received_at >= since, *counting(), crossing())
         .order_by(row.received_at, row.id)
         .limit(_LIMIT)
     )

@@ -25,6 +25,7 @@ from isolation_monitor.collector.announcements.domain import (
 )
 from isolation_monitor.collector.announcements.grafana import Grafana, NotTold
 from isolation_monitor.collector.announcements.repository import violations_since
+from isolation_monitor.collector.background import whole
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.storage.database import Database
 
@@ -85,14 +86,8 @@ class AnnouncementService:
     async def watch_bursts(self) -> None:
         """Mark bursts until cancelled; without a Grafana there is nothing to do."""
         while self._grafana is not None:
-            look = asyncio.create_task(self.mark_bursts())
             try:
-                await asyncio.shield(look)
-            except asyncio.CancelledError:
-                # A look that is cut in the middle would leave its connection to the store behind.
-                await asyncio.wait({look}, timeout=_INTERVAL_S)
-                look.cancel()
-                raise
+                await whole(self.mark_bursts())
             except Exception as error:
                 # The store or Grafana is away: the next look finds the same rows again.
                 self._complain(error)

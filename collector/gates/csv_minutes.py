@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -154,7 +154,8 @@ def _stages(minutes: dict[int, CountedMinute]) -> list[CountedStage]:
         minute = minutes[number]
         if stages and (minute.weight is None or stages[-1].weight == minute.weight):
             before = stages.pop()
-            stages.append(CountedStage(before.weight, before.first, number, before.minutes | {number: minute}, before.shifted))
+            before.minutes[number] = minute
+            stages.append(replace(before, last=number))
         else:
             # The change lies somewhere in the first minute of the new weight, or at its edge.
             stages.append(CountedStage(minute.weight, number, number, {number: minute}, number if stages else None))

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from typing import Final
 
 from isolation_monitor.collector.gates.comparison import DISASTER, ComparisonPlan
-from isolation_monitor.collector.gates.minutes import MIN_BLOCKS, Blocks, Counts, Minute, MinuteReading, blocks_of, independent_blocks
+from isolation_monitor.collector.gates.minutes import (
+    MIN_BLOCKS,
+    RESEMBLANCE,
+    Blocks,
+    Counts,
+    Minute,
+    MinuteReading,
+    blocks_of,
+    independent_blocks,
+)
 from isolation_monitor.collector.gates.reasons import Numbers, Reason, too_few
 from isolation_monitor.collector.gates.statistics import (
     design_effect,
@@ -49,7 +58,7 @@ def error_rate(plan: ComparisonPlan, reading: MinuteReading) -> tuple[list[Reaso
         return [no_control(TRIGGER, "an error rate (slo_error_percent)")], {}
     total = _total(chosen.blocks)
     numbers = _numbers(plan, chosen, total)
-    harm = _above(plan, chosen, limit, numbers)
+    harm = _above(plan, chosen, limit)
     if harm is None and plan.has_control:
         harm = _disaster(plan, reading)
     if harm is not None:
@@ -68,7 +77,7 @@ def no_control(trigger: str, promise: str) -> Reason:
 
 def resembling(trigger: str, chosen: Blocks) -> Reason:
     detail = f"even blocks of {chosen.length} min resemble their neighbours (autocorrelation {chosen.resemblance:.2f}): no bound holds"
-    return Reason(trigger, "error", "autocorrelated", detail, have=round(chosen.resemblance, 3), need=0.2)
+    return Reason(trigger, "error", "autocorrelated", detail, have=round(chosen.resemblance, 3), need=RESEMBLANCE)
 
 
 def _difference(block: Minute) -> float:
@@ -109,7 +118,7 @@ def _numbers(plan: ComparisonPlan, chosen: Blocks, total: Minute | None) -> Numb
     return numbers
 
 
-def _above(plan: ComparisonPlan, chosen: Blocks, limit: float, numbers: Numbers) -> Reason | None:
+def _above(plan: ComparisonPlan, chosen: Blocks, limit: float) -> Reason | None:
     """The confidence sequence: certainly worse, and by more than the margin as far as one can tell."""
     if len(chosen.values) < MIN_BLOCKS or not chosen.independent:
         return None

@@ -20,12 +20,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from isolation_monitor.collector import jsontext
-from isolation_monitor.collector.body import read_json_body
+from isolation_monitor.collector.body import parsed, read_json_body
 from isolation_monitor.collector.gates.service import GateService
-from isolation_monitor.collector.problems import Conflict, Invalid, JsonResponse, MalformedBody
+from isolation_monitor.collector.problems import Conflict, JsonResponse
 from isolation_monitor.collector.runtime import RuntimeDep
 from isolation_monitor.collector.security import requires
 from isolation_monitor.collector.storage.database import StoreUnavailable
@@ -56,13 +55,11 @@ class Metadata(BaseModel):
 
 
 class HookIn(BaseModel):
-    """Flagger's payload; `phase`, `checksum` and what newer versions add are not read."""
+    """Flagger's payload; the canary's name, `phase`, `checksum` and what newer versions add are not read."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    name: str = ""
-    namespace: str = ""
-    metadata: Metadata = Field()
+    metadata: Metadata
 
 
 @router.post("/rollback")
@@ -90,7 +87,7 @@ async def check(request: Request, runtime: RuntimeDep) -> JsonResponse:
 
 
 async def _answer(question: Question, request: Request, runtime: RuntimeDep) -> JsonResponse:
-    hook = _hook(await read_json_body(request, runtime.body_limits))
+    hook = parsed(await read_json_body(request, runtime.body_limits), HookIn, "not a webhook of Flagger with metadata.rollout: ")
     gates: GateService = request.app.state.gates
     about: dict[str, Any] = {"question": question, "rollout": hook.metadata.rollout}  # Any: JSON
     try:
@@ -100,22 +97,11 @@ async def _answer(question: Question, request: Request, runtime: RuntimeDep) -> 
         if "error" in YES[question]:
             return JsonResponse({"schema": "flagger/1", **about, "verdict": "error", "reason": str(error)})
         raise Conflict(f"error: {error}", verdict="error", **about) from None
-    about |= {key: gate[key] for key in ("verdict", "stage", "decision_id", "decision_url") if key in gate}
+    about |= {key: gate[key] for key in ("verdict", "stage", "decision_id", "decision_url")}
     reason = _in_words(gate)
     if gate["verdict"] in YES[question]:
         return JsonResponse({"schema": "flagger/1", **about, "reason": reason})
     raise Conflict(f"{gate['verdict']}: {reason}", **about)
-
-
-def _hook(body: bytes) -> HookIn:
-    try:
-        return HookIn.model_validate(jsontext.clean(jsontext.loads(body)))
-    except jsontext.JsonError as error:
-        raise MalformedBody(str(error)) from None
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Invalid(f"not a webhook of Flagger with metadata.rollout: {where}: {first['msg']}") from None
 
 
 def _in_words(gate: dict[str, Any]) -> str:  # Any: gate/v1

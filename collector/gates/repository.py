@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.gates.domain import RecordCounts
 from isolation_monitor.collector.gates.stages import WatchedStage, stage_of
-from isolation_monitor.collector.storage.models import DecisionRow, RolloutRow, ViolationRow
+from isolation_monitor.collector.storage.models import DecisionRow, RolloutRow, ViolationRow, counting, crossing
 from isolation_monitor.telemetry.names import INSTANCE_REUSE, SESSION_LEAK
 
 Json = dict[str, Any]  # Any: JSON as it was stored
@@ -86,23 +86,14 @@ class GateRepository:
     async def counts(self, service: str, arm: str | None, since: datetime) -> RecordCounts:
         """Count what happened *and* arrived since `since`: a backlog of older records says nothing about this rollout."""
         row = ViolationRow
-        mine: list[ColumnElement[bool]] = [
-            row.service == service,
-            row.received_at >= since,
-            row.time >= since,
-            row.synthetic.is_(False),
-            row.retracted_at.is_(None),
-            # Accepted by the service's suppressions file for now: its requests are unverified, and the gate counts these.
-            row.detail["suppressed"].as_string().is_(None),
-        ]
+        mine = [row.service == service, row.received_at >= since, row.time >= since, *counting()]
         if arm is not None:
             mine.append(row.arm == arm)
-        crossing = row.grade.in_(("crossed", "reachable"))
         total = func.coalesce(func.sum(row.count), 0)
-        violations = (await self._connection.execute(select(total).where(*mine, crossing))).scalar_one()
+        violations = (await self._connection.execute(select(total).where(*mine, crossing()))).scalar_one()
         leaks = (await self._connection.execute(select(total).where(*mine, row.kind == SESSION_LEAK))).scalar_one()
-        reuses = (await self._connection.execute(select(total).where(*mine, crossing, row.kind == INSTANCE_REUSE))).scalar_one()
-        examples = await self._connection.execute(select(row.id).where(*mine, crossing).order_by(row.time, row.id).limit(_EXAMPLES))
+        reuses = (await self._connection.execute(select(total).where(*mine, crossing(), row.kind == INSTANCE_REUSE))).scalar_one()
+        examples = await self._connection.execute(select(row.id).where(*mine, crossing()).order_by(row.time, row.id).limit(_EXAMPLES))
         return RecordCounts(int(violations), int(leaks), tuple(examples.scalars()), int(reuses))
 
     async def add(self, decision: Decision) -> None:

@@ -19,14 +19,14 @@ TUNING: Final = 20
 _TINY: Final = 1e-300
 
 
-def half_width(sd: float, blocks: int, alpha: float, tuning: int = TUNING) -> float:
+def half_width(sd: float, blocks: int, alpha: float) -> float:
     """Return how far the true mean can lie below (or above) the mean of so many blocks, whenever one looks.
 
     The one-sided asymptotic confidence sequence: over all looks together it errs with a chance of about `alpha`
     (0 < alpha < 0.5). `sd` is the standard deviation between blocks.
     """
     a = -2 * math.log(2 * alpha)
-    rho2 = (a + math.log(a + 1)) / tuning
+    rho2 = (a + math.log(a + 1)) / TUNING
     grown = blocks * rho2 + 1
     return sd * math.sqrt(2 * grown / (blocks * blocks * rho2) * math.log(1 + math.sqrt(grown) / (2 * alpha)))
 

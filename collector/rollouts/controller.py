@@ -101,7 +101,7 @@ class RolloutController:
                 return
             who = Who(CONTROLLER, move.reason, move.decision_id)
             try:
-                _, changed = await self._service.change(name, move.action, who, expected_revision=rollout.state.revision)
+                changed = await self._service.change(name, move.action, who, expected_revision=rollout.state.revision)
             except Overtaken:
                 rollout = await self._service.staged(name)
                 if rollout.state.status not in ("running", "held"):

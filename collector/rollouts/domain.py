@@ -218,9 +218,6 @@ def refuse_apply(old: StagedRollout, new: RolloutSpec) -> str | None:
     return None
 
 
-Verdict = Literal["pass", "fail", "inconclusive", "error"]
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """What the controller does next."""

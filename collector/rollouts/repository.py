@@ -161,6 +161,7 @@ _FRESH: Final[Values] = {
 def _asked(spec: RolloutSpec, stage_name: str) -> Values:
     """Return what the gate asks for in a stage; before the first one it is what the first will ask for."""
     stage = spec.stage(stage_name) or spec.stages[0]
+    compared = [one for one in spec.stages if one.kind == "percent"]
     return {
         "service": spec.service,
         "arm": "on",
@@ -168,6 +169,14 @@ def _asked(spec: RolloutSpec, stage_name: str) -> Values:
         "min_owed_events": stage.minimum.owed_events,
         "stage_kind": stage.kind,
         "triggers": list(stage.triggers),
+        "comparison": {
+            # Those who are held back are the control of the last stage.
+            "percent": min(stage.percent, 100.0 - spec.holdback_percent),
+            "position": compared.index(stage),
+            "stages": len(compared),
+        }
+        if stage in compared
+        else None,
         "spec": dict(spec.source),
     }
 

@@ -73,7 +73,7 @@ async def apply_rollout(request: Request, runtime: RuntimeDep, rollouts: Rollout
     """Store a rollout's file. Nobody's variant changes by it; a new rollout waits for its start."""
     body = await read(request, runtime.body_limits, ApplyIn)
     spec = spec_of(name, body.spec)
-    _, event = await rollouts.apply(spec, Who(body.actor, body.reason))
+    event = await rollouts.apply(spec, Who(body.actor, body.reason))
     answer = rollout_answer(await rollouts.get(name)) | {"changed": event is not None}
     return JsonResponse(answer, status_code=201 if event is not None and event.from_status == "none" else 200)
 
@@ -90,7 +90,7 @@ async def take_step(request: Request, runtime: RuntimeDep, rollouts: Rollouts, g
         decision_id, revision = await _may_advance(rollouts, gate, name, force=body.force)
         # What was judged is what moves on: a rollback in between must win.
         expected = revision if expected is None else expected
-    _, changed = await rollouts.change(name, action, Who(body.actor, body.reason, decision_id), expected_revision=expected)
+    changed = await rollouts.change(name, action, Who(body.actor, body.reason, decision_id), expected_revision=expected)
     return JsonResponse(rollout_answer(await rollouts.get(name)) | {"changed": changed})
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from isolation_monitor.collector import jsontext
-from isolation_monitor.collector.body import BodyLimits, read_json_body
+from isolation_monitor.collector.body import BodyLimits, M, parsed, read_json_body
 from isolation_monitor.collector.clock import rfc3339
-from isolation_monitor.collector.problems import Invalid, MalformedBody
+from isolation_monitor.collector.problems import Invalid
 from isolation_monitor.collector.rollouts.domain import DEFAULT_MIN_EXPOSED_REQUESTS, DEFAULT_MIN_OWED_EVENTS, Rollout, RolloutEvent
 from isolation_monitor.collector.rollouts.spec import NAME, RolloutSpec, SpecError, parse_spec, written
 
 Json = dict[str, Any]  # Any: JSON
-M = TypeVar("M", bound=BaseModel)
 
 
 def _line(value: object) -> object:
@@ -67,14 +66,7 @@ async def read(request: Request, limits: BodyLimits, model: type[M]) -> M:
         MalformedBody: not JSON.
         Invalid: not what `model` says.
     """
-    body = await read_json_body(request, limits)
-    try:
-        return model.model_validate(jsontext.clean(jsontext.loads(body)))
-    except jsontext.JsonError as error:
-        raise MalformedBody(str(error)) from None
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise Invalid(f"{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}") from None
+    return parsed(await read_json_body(request, limits), model)
 
 
 def spec_of(name: str, value: Json) -> RolloutSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ class RolloutService:
             raise Conflict(f"rollout {plan.name!r} exists with another plan: a rollout never changes, start one under a new name")
         return rollout
 
-    async def apply(self, spec: RolloutSpec, who: Who) -> tuple[StagedRollout, RolloutEvent | None]:
+    async def apply(self, spec: RolloutSpec, who: Who) -> RolloutEvent | None:
         """Store a rollout's file: a new one waits for its start, a known one goes on by the new file. None: it was so already.
 
         Raises:
@@ -84,18 +85,17 @@ class RolloutService:
                 await repository.insert(spec, state, now)
                 event = await self._record(repository, "apply", None, state, who)
             elif dict(old.spec.source) == dict(spec.source):
-                return old, None
+                return None
             else:
                 refusal = refuse_apply(old, spec)
                 if refusal is not None:
                     raise Conflict(refusal)
                 event = await self._replace(repository, old, spec, who, now)
-            new = await self._staged(repository, spec.rollout)
         self._tell(spec.service)
-        return new, event
+        return event
 
-    async def change(self, name: str, action: Action, who: Who, *, expected_revision: int | None = None) -> tuple[StagedRollout, bool]:
-        """Take a step and return what the rollout is afterwards, and whether anything changed.
+    async def change(self, name: str, action: Action, who: Who, *, expected_revision: int | None = None) -> bool:
+        """Take a step and say whether anything changed.
 
         The state, the gate's latch and the history are one transaction: a killed collector has done all of it or nothing.
 
@@ -115,14 +115,13 @@ class RolloutService:
             except StepRefused as error:
                 raise Conflict(str(error)) from None
             if taken is None:
-                return old, False
+                return False
             state = after(old.spec, old.state, taken, who, self._now())
             if not await repository.save(old.spec, state, old.state.revision, taken):
                 raise Overtaken(f"{name} was changed by somebody else at this moment: look at it again")
             await self._record(repository, action, old.state, state, who)
-            new = await self._staged(repository, name)
         self._tell(state.service)
-        return new, True
+        return True
 
     async def soak(self, rollout: StagedRollout, verdict: str, monotonic_s: float | None, longest_s: float) -> StagedRollout:
         """Count one look at a running stage and return the rollout with its soak time; see `domain.soak_tick`."""
@@ -135,7 +134,7 @@ class RolloutService:
             wall_s = None if current.soaked_at is None else (now - current.soaked_at).total_seconds()
             soaked_s = current.soaked_s + soak_tick(verdict, monotonic_s, wall_s, longest_s)
             await repository.soak(current.state.name, current.state.revision, soaked_s, now)
-            return await self._staged(repository, current.state.name)
+            return replace(current, soaked_s=soaked_s, soaked_at=now)
 
     async def get(self, name: str) -> Rollout:
         """Return a rollout.

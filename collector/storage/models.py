@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -148,6 +148,20 @@ class NotificationRow(Base):
     ends_at: Mapped[datetime | None]
 
 
+def counting() -> list[ColumnElement[bool]]:
+    """Return what a violation must be to count against anybody: real, not retracted, and not accepted for now.
+
+    One that the service's suppressions file accepts leaves its requests unverified, and the gate counts these.
+    """
+    row = ViolationRow
+    return [row.synthetic.is_(False), row.retracted_at.is_(None), row.detail["suppressed"].as_string().is_(None)]
+
+
+def crossing() -> ColumnElement[bool]:
+    """Return what a violation must be to lower the score: it reached, or could reach, another user."""
+    return ViolationRow.grade.in_(("crossed", "reachable"))
+
+
 class RolloutRow(Base):
     """A rollout under watch. `failed_at` is the latch: once set, it stays until a person re-arms.
 
@@ -171,6 +185,8 @@ class RolloutRow(Base):
     stage_kind: Mapped[str] = mapped_column(String(20))
     triggers: Mapped[list[Any] | None]
     """Those of the stage; NULL for a rollout that is only watched, which has all."""
+    comparison: Mapped[Json | None]
+    """How the stage's arms are compared: its percent with the feature, its position and how many stages compare."""
     stage_started_at: Mapped[datetime | None]
     percent: Mapped[float] = mapped_column(Float(53))
     revision: Mapped[int] = mapped_column(Integer())

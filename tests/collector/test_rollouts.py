@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from isolation_monitor.collector.background import Nudge
+from isolation_monitor.collector.gates.comparison import ComparisonPlan
+from isolation_monitor.collector.gates.repository import GateRepository
 from isolation_monitor.collector.rollouts.announcer import Announcer
 from isolation_monitor.collector.rollouts.domain import RolloutEvent
 from isolation_monitor.collector.settings import load_settings
@@ -60,6 +62,24 @@ async def test_a_rollout_climbs_its_stages_and_ends_with_a_holdback(api: Api) ->
 
     assert seen == [("internal", True, 0.0, 2.0), ("canary", True, 10.0, 2.0), ("full", True, 100.0, 2.0), ("full", True, 100.0, 2.0)]
     assert (await api.state())["status"] == "complete"
+
+
+async def test_the_gate_is_told_how_each_stage_compares(api: Api, database_url: str) -> None:
+    await api.apply()
+    database, compared = Database(database_url), []
+    try:
+        for step in ("start", "advance", "advance"):
+            await api.step(step, force=step == "advance")
+            async with database.reading() as connection:
+                watched = await GateRepository(connection).rollout("checkout")
+            assert watched is not None
+            assert watched.stage is not None
+            compared.append(watched.stage.comparison)
+    finally:
+        await database.close()
+
+    # Nobody to compare an internal stage with; those who are held back are the control of the last one.
+    assert compared == [None, ComparisonPlan(10.0, position=0, stages=2), ComparisonPlan(98.0, position=1, stages=2)]
 
 
 async def test_every_change_is_in_the_history_with_who_and_why(api: Api) -> None:

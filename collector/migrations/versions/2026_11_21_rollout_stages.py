@@ -16,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 _TEXTS = (("status", 20, "running"), ("stage", 100, ""), ("stage_kind", 20, "percent"), ("actor", 200, ""))
-_DOCUMENTS = ("spec", "triggers")
+_DOCUMENTS = ("spec", "triggers", "comparison")
 _TIMES = ("stage_started_at", "changed_at", "soaked_at")
 _NUMBERS = ("percent", "soaked_s")
 
