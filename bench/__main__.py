@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import suites
 from bench.rows import Row, report, write
-from bench.shown import console_for_people, table
+from bench.shown import console_for_people, ending, table
 
 OUTPUT = Path(__file__).resolve().parent.parent / "build" / "bench" / "overhead.json"
 
@@ -40,9 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(table(f"{name} ({time.monotonic() - began:.0f} s)", measured))
     content = report("overhead", rows)
     write(chosen.output, content)
-    missed = [row.name for row in rows if not row.ok]
-    console.print(f"{len(rows)} rows in {chosen.output}" + (f"; over budget: {', '.join(missed)}" if missed else "; all within budget"))
-    return 1 if missed and chosen.strict else 0
+    console.print(ending(rows, chosen.output))
+    return 0 if content["ok"] or not chosen.strict else 1
 
 
 def run(name: str, quick: bool) -> list[Row]:

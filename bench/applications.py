@@ -18,6 +18,7 @@ from isolation_monitor.telemetry import IsolationMonitor
 Stack = Literal["starlette", "fastapi"]
 STACKS: tuple[Stack, ...] = ("starlette", "fastapi")
 USERS = 8
+SERVICE = "bench"
 BODY_ITEMS = 62
 """So many make a JSON body of 5 kB."""
 
@@ -85,7 +86,7 @@ def echo() -> Starlette:
 
 def monitor(**settings: Any) -> IsolationMonitor:
     """A monitor as a service has it, with its records kept in memory."""
-    return IsolationMonitor.from_env(service="bench", hash_key="only-for-the-benchmark", **settings)
+    return IsolationMonitor.from_env(service=SERVICE, hash_key="only-for-the-benchmark", **settings)
 
 
 class Client:

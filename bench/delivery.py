@@ -24,9 +24,10 @@ from typing import Any, Final
 
 from bench.__main__ import run
 from bench.rows import Row, report, write
-from bench.shown import console_for_people, table
+from bench.shown import console_for_people, ending, table
 from isolation_monitor.demo.ports import free_ports
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.delivery.ladder import CLIENT_ACKED
 from isolation_monitor.telemetry.metrics.sources import WorkerFiles
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -155,8 +156,8 @@ def _counts_of(series: Path) -> tuple[int, dict[str, int]]:
             at = files.positions.get((metric.name, labels))
             return 0 if at is None else int(sum(doubles[at : at + 2]))
 
-        settled = {outcome: number(names.EVENTS_SETTLED, outcome, "client_acked") for outcome in names.EVENT_OUTCOMES}
-        return number(names.EVENT_RUNGS, "emitted", "client_acked"), settled
+        settled = {outcome: number(names.EVENTS_SETTLED, outcome, CLIENT_ACKED) for outcome in names.EVENT_OUTCOMES}
+        return number(names.EVENT_RUNGS, "emitted", CLIENT_ACKED), settled
 
 
 async def accounted(sockets: int, seconds: float, processes: int, every_s: float, say: Callable[[str], None]) -> list[Row]:
@@ -272,9 +273,8 @@ def main(arguments: list[str] | None = None) -> int:
     content = report("delivery", rows)
     write(chosen.output, content)
     console.print(table("delivery", rows))
-    missed = [row.name for row in rows if not row.ok]
-    console.print(f"{len(rows)} rows in {chosen.output}" + (f"; missed: {', '.join(missed)}" if missed else "; all within budget"))
-    return 1 if missed else 0
+    console.print(ending(rows, chosen.output))
+    return 0 if content["ok"] else 1
 
 
 if __name__ == "__main__":

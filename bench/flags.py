@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-import uvicorn
-
-from bench.applications import monitor
+from bench.applications import SERVICE, monitor
 from bench.rounds import Variant, measure
-from bench.rows import Row
+from bench.rows import Row, p95
 
 RESOLUTION_BUDGET_US = 5.0
 HOOK_BUDGET_US = 5.0
 CHANGE_BUDGET_MS = 1_000.0
 PATIENCE_S = 60.0
-TOKEN = "token-of-the-bench"
 USERS = 1_000
 FLAG = "checkout-v2"
 
@@ -93,10 +87,13 @@ async def change(quick: bool) -> list[Row]:
 
 
 def _change(changes: int) -> list[Row]:
-    rollouts = _Rollouts()
+    # The collector and its server are of no use to the other suites.
+    from tests.real_parts.flag_server import SEND, Rollouts, flag_server, rule
+
+    rollouts = Rollouts(rule(FLAG, service=SERVICE))
     took_ms = []
-    with _collector(rollouts) as url:
-        watching = monitor(collector_url=url, collector_token=TOKEN)
+    with flag_server(rollouts) as url:
+        watching = monitor(collector_url=url, collector_token=SEND)
         follower = watching.flags.follower
         follower.start()
         try:
@@ -106,7 +103,7 @@ def _change(changes: int) -> list[Row]:
                 # Anywhere between two looks of the collector at its store.
                 time.sleep(0.05 + 0.2 * (n * 0.618 % 1))
                 began = time.perf_counter()
-                rollouts.revision += 1
+                rollouts.set(FLAG)
                 while follower.rules[FLAG].revision != rollouts.revision and time.perf_counter() - began < PATIENCE_S:
                     time.sleep(0.001)
                 took_ms.append(1_000 * (time.perf_counter() - began))
@@ -115,37 +112,6 @@ def _change(changes: int) -> list[Row]:
     took_ms.sort()
     spread = (took_ms[0], took_ms[-1])
     return [
-        Row("flag, change to evaluation, p95", took_ms[int(0.95 * (len(took_ms) - 1))], "ms", CHANGE_BUDGET_MS, spread=spread),
+        Row("flag, change to evaluation, p95", p95(took_ms), "ms", CHANGE_BUDGET_MS, spread=spread),
         Row("flag, change to evaluation, half", statistics.median(took_ms), "ms", spread=spread),
     ]
-
-
-class _Rollouts:
-    """What the collector's store would say."""
-
-    def __init__(self) -> None:
-        self.revision = 1
-
-    async def rules(self, service: str | None) -> tuple[int, Sequence[Mapping[str, Any]]]:
-        return self.revision, [{"key": FLAG, "enabled": True, "percent": 50.0, "revision": self.revision}]
-
-
-@contextmanager
-def _collector(rollouts: _Rollouts) -> Iterator[str]:
-    from isolation_monitor.collector.app import create_app
-    from isolation_monitor.collector.settings import load_settings
-
-    # Its own store is never opened: these routes ask the source alone.
-    settings = load_settings(database_url="sqlite+aiosqlite:///unused.sqlite3", send_token=TOKEN, read_token=f"{TOKEN}-2")
-    app = create_app(settings, flag_source=rollouts)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE_S)

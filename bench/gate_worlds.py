@@ -16,11 +16,10 @@ from isolation_monitor.collector.gates.comparison import ComparisonPlan
 from isolation_monitor.collector.gates.domain import GatePlan, Inputs, Judgement, MetricReading, RecordCounts, judge
 from isolation_monitor.collector.gates.latency import slow_threshold, slower_than
 from isolation_monitor.collector.gates.minutes import Counts, Histogram, Minute, MinuteReading
+from isolation_monitor.telemetry.names import GATE_BUCKETS
 
 Array = Any  # Any: numpy arrays, whose element types mean nothing here
 
-LADDER: Final = tuple(float(f"{0.005 * 1.1**n:.4g}") for n in range(81))
-"""As telemetry counts: 5 ms to 10 s in steps of 10 %."""
 _CLEAN: Final = MetricReading(
     targets_up=1, data_age_s=1.0, checks=10**6, requests=10**6, exposed_isolated=10**6, violations=0.0, session_leaks=0.0,
     delivered=10**6, lost=0.0, cascades=0.0,
@@ -66,16 +65,16 @@ def counts(world: World, share: float, minutes: int, harmed: bool, rng: np.rando
 
 
 def buckets(world: World, requests: Array, harmed: bool, rng: np.random.Generator) -> Array:
-    """Return counts per bucket of the ladder, a row a minute."""
-    found = np.zeros((len(requests), len(LADDER) + 1))
+    """Return counts per bucket of `GATE_BUCKETS`, a row a minute."""
+    found = np.zeros((len(requests), len(GATE_BUCKETS) + 1))
     median = math.log(0.1 * (world.slowdown if harmed else 1.0))
     for minute, number in enumerate(requests):
         took = np.exp(rng.normal(median, world.sigma, number))
-        found[minute] = np.bincount(np.searchsorted(LADDER, took), minlength=len(LADDER) + 1)
+        found[minute] = np.bincount(np.searchsorted(GATE_BUCKETS, took), minlength=len(GATE_BUCKETS) + 1)
     return found
 
 
-def verdict_of_rollout(world: World, stages: tuple[Stage, ...], rng: np.random.Generator, *, stop_at: str = "fail") -> Outcome:
+def verdict_of_rollout(world: World, stages: tuple[Stage, ...], rng: np.random.Generator) -> Outcome:
     """Judge a rollout at the end of each of its minutes by the gate's own function, until it fails or ends."""
     looks = 0
     for position, stage in enumerate(stages):
@@ -86,7 +85,7 @@ def verdict_of_rollout(world: World, stages: tuple[Stage, ...], rng: np.random.G
         for number in range(1, stage.minutes + 1):
             looks += 1
             judged = judge(plan, Inputs(number * 60.0, RecordCounts(), _CLEAN, _reading(plan, minutes[:number], histograms, number)))
-            if judged.verdict == stop_at:
+            if judged.verdict == "fail":
                 return Outcome(looks, judged)
     return Outcome(looks, None)
 
@@ -122,7 +121,7 @@ def _reading(plan: GatePlan, minutes: list[Minute], histograms: tuple[Array, Arr
     if histograms is None or plan.comparison is None:
         return MinuteReading(tuple(minutes))
     on, off = histograms
-    histogram = Histogram(LADDER, tuple(on[number - 1].tolist()), tuple(off[number - 1].tolist()))
+    histogram = Histogram(GATE_BUCKETS, tuple(on[number - 1].tolist()), tuple(off[number - 1].tolist()))
     slow_above_s = slow_threshold(plan.comparison, histogram)
     timed = [
         replace(minute, on=_timed(minute.on, on, n, slow_above_s), off=_timed(minute.off, off, n, slow_above_s))
@@ -133,5 +132,5 @@ def _reading(plan: GatePlan, minutes: list[Minute], histograms: tuple[Array, Arr
 
 def _timed(arm: Counts, cumulated: Array, minute: int, slow_above_s: float | None) -> Counts:
     own = cumulated[minute] - (cumulated[minute - 1] if minute else 0)
-    slow = 0.0 if slow_above_s is None else slower_than(LADDER, own.tolist(), slow_above_s)
+    slow = 0.0 if slow_above_s is None else slower_than(GATE_BUCKETS, own.tolist(), slow_above_s)
     return replace(arm, timed=float(own.sum()), slow=slow)

@@ -13,18 +13,17 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from scipy.stats import beta
 
-from bench.gate_worlds import Outcome, Stage, World, counts, verdict_of_rollout
-from bench.rows import Row, report, write
-from bench.shown import console_for_people, table
+from bench.gate_worlds import Array, Outcome, Stage, World, counts, verdict_of_rollout
+from bench.rows import Better, Row, report, write
+from bench.shown import console_for_people, ending, table
+from isolation_monitor.collector.gates.statistics import share_lower_bound, share_upper_bound
 
 OUTPUT: Final = Path(__file__).resolve().parent.parent / "build" / "bench" / "gates.json"
 ROLLOUT: Final = (Stage(10, 60), Stage(50, 20))
@@ -46,7 +45,7 @@ class Question:
     stages: tuple[Stage, ...]
     trials: int
     budget: float | None
-    better: str
+    better: Better
 
 
 def questions(scale: float = 1.0) -> list[Question]:
@@ -146,13 +145,11 @@ def row_of(question: Question, outcomes: list[Outcome]) -> Row:
             f"{code} {n}" for code, n in codes.most_common()
         )
     value = 100 * len(failed) / len(outcomes)
-    return Row(question.name, value, "%", question.budget, question.better, (100 * low, 100 * high), note=note)  # type: ignore[arg-type]
+    return Row(question.name, value, "%", question.budget, question.better, (100 * low, 100 * high), note=note)
 
 
 def interval(hits: int, trials: int) -> tuple[float, float]:
-    low = 0.0 if hits == 0 else float(beta.ppf(0.05, hits, trials - hits + 1))
-    high = 1.0 if hits == trials else float(beta.ppf(0.95, hits + 1, trials - hits))
-    return low, high
+    return share_lower_bound(hits, trials, 0.05), share_upper_bound(hits, trials, 0.05)
 
 
 def usual_practice(scale: float) -> list[Row]:
@@ -165,13 +162,17 @@ def usual_practice(scale: float) -> list[Row]:
             world = World(rate, base)
             on, on_errors = counts(world, 0.1, 60, True, rng)
             off, off_errors = counts(world, 0.9, 60, False, rng)
-            last5: Callable[[object], object] = lambda values: np.convolve(values, np.ones(5), "valid")  # noqa: E731
-            difference = last5(on_errors) / np.maximum(last5(on), 1) - last5(off_errors) / np.maximum(last5(off), 1)  # type: ignore[operator]
+            difference = _last5(on_errors) / np.maximum(_last5(on), 1) - _last5(off_errors) / np.maximum(_last5(off), 1)
             wrong += bool((difference > 0.01).any())
         rows.append(
             Row(f"peer: 5-min threshold, A/A {base:.1%}, {rate} rps", 100 * wrong / trials, "%", note=f"{trials} rollouts of 60 looks")
         )
     return rows
+
+
+def _last5(values: Array) -> Array:
+    """Return the sums of each five minutes in a row."""
+    return np.convolve(values, np.ones(5), "valid")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -209,9 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
     write(chosen.output, content)
     console = console_for_people()
     console.print(table(f"gates ({time.monotonic() - began:.0f} s)", rows))
-    missed = [row.name for row in rows if not row.ok]
-    console.print(f"{len(rows)} rows in {chosen.output}" + (f"; missed: {', '.join(missed)}" if missed else "; all within budget"))
-    return 1 if missed else 0
+    console.print(ending(rows, chosen.output))
+    return 0 if content["ok"] else 1
 
 
 if __name__ == "__main__":

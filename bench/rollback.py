@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from bench.rows import Row, report, write
+from bench.rows import Row, p95, report, write
 from bench.shown import console_for_people, table
-from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
+from isolation_monitor.alerts import alertmanager_config
 from tests.real_parts.alertmanager import alertmanager
 from tests.real_parts.collector import Collector, collector
-from tests.real_parts.exporter import Exporter, exporters
-from tests.real_parts.processes import eventually
+from tests.real_parts.exporter import exporters, scraped_twice
 from tests.real_parts.prometheus import prometheus
-from tests.real_parts.promtool import series
-from tests.real_parts.rollouts import PERSON, ask, begin, status, violate
+from tests.real_parts.rollouts import PERSON, SLOW_ROUNDS, ask, begin, deaf, scraping, status, violate, wrong_sockets
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 OUTPUT: Final = ROOT / "build" / "bench" / "rollback.json"
@@ -37,8 +34,6 @@ BY_ALERT_S: Final = 5.0
 """The 95th percentile that is promised, from harm to flag off."""
 LIMIT_S: Final = 60.0
 _POLL_S: Final = 0.01
-_ROUNDS: Final = {"COLLECTOR_ROLLOUT_INTERVAL_S": "3600"}
-"""So that nothing but what arrived can have made the collector look."""
 
 Progress = Callable[[str], None]
 
@@ -47,8 +42,8 @@ def by_record(trials: int, progress: Progress) -> list[float]:
     """Return the seconds of each trial."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        _deaf() as nowhere,
-        collector(Path(folder), prometheus_url=nowhere, settings=_ROUNDS) as running,
+        deaf() as nowhere,
+        collector(Path(folder), prometheus_url=nowhere, settings=SLOW_ROUNDS) as running,
     ):
         return [_trial(running, number, progress, lambda n: violate(running, f"v-{n}")) for number in range(trials)]
 
@@ -58,17 +53,19 @@ def by_alert(trials: int, progress: Progress) -> list[float]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         [worker] = stack.enter_context(exporters(1))
-        running = stack.enter_context(collector(folder / "collector", settings=_ROUNDS))
+        running = stack.enter_context(collector(folder / "collector", settings=SLOW_ROUNDS))
         (folder / "token").write_text(running.send_token)
         hook = alertmanager_config.render(webhook_url=f"{running.url}/v1/alerts", webhook_token_file=str(folder / "token"))
         manager = stack.enter_context(alertmanager(folder / "alertmanager", hook))
         for number in range(trials):
-            worker.add(_counter(number), 0)
-        stack.enter_context(prometheus(folder / "prometheus", _scraping(folder, worker, running, manager.address)))
-        scraped = worker.scrapes
-        eventually(lambda: worker.scrapes >= scraped + 2, "the counters are scraped twice")
+            worker.add(wrong_sockets(_service(number)), 0)
+        address = running.url.removeprefix("http://")
+        config = scraping(folder, worker, base_url=running.url, collector=address, alertmanager=manager.address)
+        stack.enter_context(prometheus(folder / "prometheus", config))
+        scraped_twice(worker)
         return [
-            _trial(running, number, progress, lambda n: worker.add(_counter(n), 1), service=_service(number)) for number in range(trials)
+            _trial(running, number, progress, lambda n: worker.add(wrong_sockets(_service(n)), 1), service=_service(number))
+            for number in range(trials)
         ]
 
 
@@ -96,41 +93,13 @@ def _service(number: int) -> str:
     return f"chat-{number}"
 
 
-def _counter(number: int) -> str:
-    labels = {"kind": "wrong_socket", "grade": "crossed", "arm": "on", "synthetic": "false"}
-    return series("isolation_violations_total", {"service": _service(number), **labels})
-
-
-def _scraping(folder: Path, worker: Exporter, running: Collector, manager: str) -> str:
-    files = []
-    for name, text in build.rules(running.url, None).items():
-        (folder / name).write_text(text)
-        files.append(str(folder / name))
-    return prometheus_config.render(
-        isolation_targets=[worker.address],
-        main_interval="5s",
-        collector_target=running.url.removeprefix("http://"),
-        alertmanager=manager,
-        rule_files=files,
-        metrics_token_file=str(folder / "token"),
-    )
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[str]:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(1000)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-
 def rows(name: str, seconds: list[float], budget: float) -> list[Row]:
     """Return the 95th percentile with its budget, and the median and the maximum beside it."""
     ordered = sorted(seconds)
     last = len(ordered) - 1
     note = f"{len(ordered)} trials"
     return [
-        Row(f"harm to flag off by {name}, p95", ordered[round(0.95 * last)], "s", budget, spread=(ordered[0], ordered[-1]), note=note),
+        Row(f"harm to flag off by {name}, p95", p95(ordered), "s", budget, spread=(ordered[0], ordered[-1]), note=note),
         Row(f"harm to flag off by {name}, median", ordered[last // 2], "s"),
         Row(f"harm to flag off by {name}, maximum", ordered[-1], "s"),
     ]

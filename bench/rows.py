@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA = "bench/1"
+
+Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Row:
     """None: not measured; `note` says why."""
     unit: str
     budget: float | None = None
-    better: Literal["lower", "higher"] = "lower"
+    better: Better = "lower"
     spread: tuple[float, float] | None = None
     """Where 90 % of resampled medians lie; equal to the value where it is counted, not timed."""
     quiet: float | None = None
@@ -65,6 +67,11 @@ class Row:
             quiet=row.get("quiet"),
             note=row.get("note", ""),
         )
+
+
+def p95(ordered: Sequence[float]) -> float:
+    """Return the 95th percentile of measurements in ascending order: the one that is nearest to it."""
+    return ordered[round(0.95 * (len(ordered) - 1))]
 
 
 def report(name: str, rows: Iterable[Row]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -37,3 +38,9 @@ def table(title: str, rows: list[Row]) -> Table:
             row.note if row.budget is None else ("[green]ok[/]" if row.ok else "[red]over budget[/] " + row.note),
         )
     return shown
+
+
+def ending(rows: list[Row], output: Path) -> str:
+    """Return the last line: where the report is, and which rows missed their budget."""
+    missed = [row.name for row in rows if not row.ok]
+    return f"{len(rows)} rows in {output}" + (f"; missed: {', '.join(missed)}" if missed else "; all within budget")

@@ -1,4 +1,4 @@
-"""What the story and the live status read from Prometheus, in one place: totals, coverage, score and when a counter grew."""
+"""What the story and the live status read from Prometheus, in one place: totals, coverage, score, when a counter grew; and delays."""
 
 from __future__ import annotations
 
@@ -116,6 +116,12 @@ def summed(series: list[list[Sample]]) -> list[tuple[float, float]]:
         for sample in samples:
             sums[sample.time] = sums.get(sample.time, 0.0) + sample.value
     return sorted(sums.items())
+
+
+def delay(at: float, since: float) -> float:
+    """Return the seconds from one moment to another, to the millisecond."""
+    # Two clocks of one machine with different resolutions: a negative millisecond is zero.
+    return round(max(0.0, at - since), 3)
 
 
 def _violations_of(kind: str) -> str:

@@ -15,8 +15,10 @@ from typing import Any, Final
 from isolation_monitor.demo.collector_api import Collector, Json, unix
 from isolation_monitor.demo.errors import StepFailedError
 from isolation_monitor.demo.harm import prove
+from isolation_monitor.demo.measures import delay
 from isolation_monitor.demo.promql import Prometheus
 from isolation_monitor.demo.users import Population
+from isolation_monitor.telemetry import names
 
 RELEASE: Final = "agents-v2"
 """The flag and the rollout; `examples/chat/faults.py` knows it."""
@@ -24,7 +26,7 @@ ALERT: Final = "RolloutRolledBack"
 QUIET_S: Final = 4.0
 """So long no request of the variant: its traffic is zero. Prometheus reads the service each second."""
 LOOK_BACK_S: Final = 120.0
-_ON: Final = f'isolation_gate_requests_total{{rollout="{RELEASE}",arm="on"}}'
+_ON: Final = f'{names.GATE_REQUESTS.name}{{rollout="{RELEASE}",arm="on"}}'
 
 Until = Callable[..., Awaitable[Any]]  # Any: whatever the step waits for
 
@@ -73,12 +75,12 @@ async def bad_release(
         raise StepFailedError(f"{RELEASE} was rolled back, and neither a user nor a record shows any harm: {state['reason']}")
     harm_at = min(harms)
     measured.reason = state["reason"]
-    measured.rollback_s = round(max(0.0, unix(state["changed_at"]) - harm_at), 3)
+    measured.rollback_s = delay(unix(state["changed_at"]), harm_at)
     doing("rolled back; waiting until nobody has the release")
     last_at = await until("the end of the release's traffic", lambda: _end_of_traffic(prometheus))
-    measured.variant_traffic_zero_s = round(max(0.0, last_at - harm_at), 3)
+    measured.variant_traffic_zero_s = delay(last_at, harm_at)
     page_at = await until(f"the page {ALERT}", lambda: _page(collector, began))
-    measured.page_s = round(max(0.0, page_at - harm_at), 3)
+    measured.page_s = delay(page_at, harm_at)
     return measured
 
 

@@ -186,16 +186,16 @@ class Story:
         harm = await self._until(f"{expected.fault} logging its first harm", lambda: self._harm(expected.fault, injected_at))
         self._doing(expected, "waiting for the record")
         found = await self._until(f"a record of {expected.kind}", lambda: self._record(expected, known, harm.time))
-        trial.violation_id, trial.record_s = found["id"], _delay(unix(found["received_at"]), harm.time)
+        trial.violation_id, trial.record_s = found["id"], measures.delay(unix(found["received_at"]), harm.time)
         self._doing(expected, "waiting for the metric")
         seen_at = await self._until(
             f"isolation_violations_total of {expected.kind} growing",
             lambda: measures.grew_at(self.stack.parts.prometheus, expected.kind, baseline, harm.time),
         )
-        trial.metric_s = _delay(seen_at, harm.time)
+        trial.metric_s = measures.delay(seen_at, harm.time)
         self._doing(expected, f"waiting for {expected.alert}")
         page = await self._until(f"the alert {expected.alert} arriving", lambda: self._page(expected, injected_at))
-        trial.alert, trial.page_s = page.alertname, _delay(page.received_at, harm.time)
+        trial.alert, trial.page_s = page.alertname, measures.delay(page.received_at, harm.time)
         self._doing(expected, "the gate after")
         if expected.rollback:
             trial.gate_after = await self._until(f"the gate of {rollout} failing", lambda: self._gate(rollout, "fail"))
@@ -232,7 +232,7 @@ class Story:
         back_at = await self._until(
             "the score back at 100", lambda: measures.score_back_at(self.stack.parts.prometheus, healed_at), timeout_s=RECOVERY_TIMEOUT_S
         )
-        self.report.score_recovers_s = _delay(back_at, healed_at)
+        self.report.score_recovers_s = measures.delay(back_at, healed_at)
         self.narrator.done(f"the score was 100 again {self.report.score_recovers_s:.1f} s after the last fault that lowers it was healed")
 
     async def _bad_release(self) -> None:
@@ -325,11 +325,6 @@ class Story:
 
 def _is_own(expected: Expectation, labels: dict[str, str]) -> bool:
     return labels.get("alertname") == expected.alert and all(labels.get(name) == value for name, value in expected.alert_labels.items())
-
-
-def _delay(at: float, since: float) -> float:
-    # Two clocks of one machine with different resolutions: a negative millisecond is zero.
-    return round(max(0.0, at - since), 3)
 
 
 def _principals(item: Json) -> set[str]:

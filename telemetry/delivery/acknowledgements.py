@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from isolation_monitor.telemetry.delivery.ladder import CLIENT_ACKED
+
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.ladder import Ladder
     from isolation_monitor.telemetry.delivery.queues import Backlog
@@ -21,14 +23,13 @@ if TYPE_CHECKING:
 LOOK_EVERY_S: Final = 0.25
 ROWS_LIMIT: Final = 1_000
 """Changes of arm among the unsettled events of one connection that are told apart."""
-CLIENT: Final = "client_acked"
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Any], Awaitable[None]]
 
 
 class Probe(Protocol):
-    """What can be asked of one connection of one server; `instrument/uvicorn_pongs.py`."""
+    """What can be asked of one connection of one server; `instrument/pongs.py` finds it."""
 
     has_kernel: bool
     has_pong: bool
@@ -178,7 +179,7 @@ class Acks:
             self._settle("acknowledged", covered[1])
 
     def _climb(self, rung: str, before: tuple[int, int], after: tuple[int, int]) -> None:
-        for highest, n in ((CLIENT, after[0] - before[0]), (self.highest, after[1] - before[1])):
+        for highest, n in ((CLIENT_ACKED, after[0] - before[0]), (self.highest, after[1] - before[1])):
             if n:
                 self._ladder.climbed(rung, highest, n)
 

@@ -76,8 +76,8 @@ class Frames:
 
     def names_in(self, text: str) -> tuple[str, str]:
         """Return the run id and the event that a text names; each empty where it names none."""
-        run_id, event = self._run_id.search(text), self._event.search(text)
-        return run_id[1] if run_id else "", event_of(text) or (event[1] if event else "")
+        run_id = self._run_id.search(text)
+        return run_id[1] if run_id else "", self._event_in(text)
 
     def plant(self, lab: Lab) -> None:
         """Send an event of the victim's run on a connection of the offender: the fault that `wrong_socket` sees."""
@@ -115,9 +115,7 @@ class Frames:
         event = ""
         if match := self._run_id.search(text):
             run = self._runs.known.get(match[1])
-            event = event_of(text)
-            if not event and (found := self._event.search(text)):
-                event = found[1]
+            event = self._event_in(text)
             if run is None and event in self._runs.events.all:
                 self._runs.routes.unknown(event, connection, request)
         if run is not None:
@@ -141,6 +139,12 @@ class Frames:
                 self.content.made(text, sender)
             self.content.leaving(request, text, f"the frame {event}".strip(), scope=connection.scope)
         return run, event
+
+    def _event_in(self, text: str) -> str:
+        if event := event_of(text):
+            return event
+        found = self._event.search(text)
+        return found[1] if found else ""
 
     def _judge_identity(self, text: str, run: Run | None, event: str, connection: Connection, request: RequestContext | None) -> None:
         identity, principal = self.identity, connection.principal

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.metrics.cells import Cell
     from isolation_monitor.telemetry.metrics.registry import MetricRegistry
 
+CLIENT_ACKED: Final = "client_acked"
+"""The highest rung: events of a connection that asked for the envelope, or of Socket.IO that asked for an answer, can reach it."""
 RESULTS: Final = {"acknowledged": "delivered", "replayed": "delivered", "expired": "lost", "unknown": "unknown"}
 """What an outcome means for the delivery rate, `isolation_event_deliveries_total`, where nothing else is said."""
 

@@ -9,7 +9,6 @@ wait for the application, at most `WAITING` of them; then the client is slowed d
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +25,6 @@ from isolation_monitor.telemetry.delivery.envelope import (
     wrapped,
 )
 from isolation_monitor.telemetry.delivery.socketio import SocketIO
-from isolation_monitor.telemetry.delivery.stream import Entry
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import Connection
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.retention import Retention
     from isolation_monitor.telemetry.delivery.run import Runs
-    from isolation_monitor.telemetry.delivery.stream import Stream
+    from isolation_monitor.telemetry.delivery.stream import Entry, Stream
     from isolation_monitor.telemetry.principals import Principal
 
 Message = MutableMapping[str, Any]
@@ -208,8 +206,7 @@ class Negotiated:
             principal = self._connection.principal
             if stream.queue.principal is None and principal is not None:
                 self._delivery.retention.named(stream, principal)
-            stream.events += 1
-            return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic(), self._connection.sending_arm())
+            return stream.entry(frame, self._connection.sending_arm())
         except Exception as error:
             self._delivery.on_error(error)
             return None

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.delivery.envelope import own_frame
-from isolation_monitor.telemetry.delivery.stream import Entry, Stream
+from isolation_monitor.telemetry.delivery.stream import Stream
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.ladder import Ladder
     from isolation_monitor.telemetry.delivery.queues import Backlog
-    from isolation_monitor.telemetry.delivery.stream import ServerSend
+    from isolation_monitor.telemetry.delivery.stream import Entry, ServerSend
     from isolation_monitor.telemetry.principals import Principal
 
 TOTAL_BYTES: Final = 256 * 1024 * 1024
@@ -183,7 +183,8 @@ class Retention:
         lost = 0
         one: Stream | None = old
         while one is not None and one is not stream:
-            lost += one.expire_shed() + one.lost
+            # Forgotten, and beyond what the client has: nobody can send it again.
+            lost += one.settle_shed("expired") + one.lost
             one.lost = 0
             after = one.successor
             missed += self._taken_over(one, stream)
@@ -200,13 +201,13 @@ class Retention:
         listening = [stream for stream in queue.streams if stream.is_open]
         if listening:
             stream = max(listening, key=lambda stream: stream.serial)
-            await stream.emit(_entry(stream, frame))
+            await stream.emit(stream.entry(frame, _arm()))
             return True
         if queue.offline is None:
             queue.offline = self.open(principal, _nobody)
             queue.offline.is_open = False
         queue.offline.closed_at = time.monotonic()
-        await queue.offline.emit(_entry(queue.offline, frame))
+        await queue.offline.emit(queue.offline.entry(frame, _arm()))
         return False
 
     async def welcome(self, stream: Stream) -> None:
@@ -299,10 +300,10 @@ class Retention:
             self._ensure_timer()
 
 
-def _entry(stream: Stream, frame: Frame) -> Entry:
-    stream.events += 1
+def _arm() -> str:
+    """Return the arm of the running request."""
     request = CURRENT.get()
-    return Entry(f"{stream.name}-{stream.events}", frame, time.monotonic(), request.arm if request is not None else "none")
+    return request.arm if request is not None else "none"
 
 
 async def _nobody(message: object) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
+from isolation_monitor.telemetry.delivery.ladder import CLIENT_ACKED
+
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.acknowledgements import Acks
     from isolation_monitor.telemetry.delivery.ladder import Ladder
@@ -31,7 +33,6 @@ Call = tuple[str, str]
 
 PENDING_LIMIT: Final = 1_000
 """Acknowledgements of one connection that are waited for; with more, the oldest are unknown."""
-CLIENT: Final = "client_acked"
 HANDED_OVER: Final = "sent"
 _EVENT: Final = re.compile(r'4(?:2|5\d+-)(?:(/[^,]*),)?(\d*)\[\s*"([^"\\]*)"')
 _ACK: Final = re.compile(r"4(?:3|6\d+-)(?:(/[^,]*),)?(\d+)\[")
@@ -106,18 +107,18 @@ class SocketIO:
         if self._timer is not None:
             self._timer.cancel()
         for arm, n in Counter(arm for _, arm in self._pending.values()).items():
-            self._ladder.settled("unknown", CLIENT, n, arm=arm)
+            self._ladder.settled("unknown", CLIENT_ACKED, n, arm=arm)
         self._pending.clear()
 
     def _asked(self, call: Call, arm: str) -> None:
-        self._ladder.climbed("emitted", CLIENT)
-        self._ladder.climbed("sent", CLIENT)
+        self._ladder.climbed("emitted", CLIENT_ACKED)
+        self._ladder.climbed("sent", CLIENT_ACKED)
         if self._acks is not None:
             self._acks.sent_enveloped()
         pending = self._pending
         if len(pending) >= PENDING_LIMIT:
             _, oldest_arm = pending.pop(next(iter(pending)))
-            self._ladder.settled("unknown", CLIENT, arm=oldest_arm)
+            self._ladder.settled("unknown", CLIENT_ACKED, arm=oldest_arm)
         pending[call] = time.monotonic(), arm
         if self._timer is None:
             self._wait(self._wait_s)
@@ -131,8 +132,8 @@ class SocketIO:
         found = _ACK.match(text) if type(text) is str else None
         # One that came too late was settled already, and one that nobody asked for settles nothing.
         if found is not None and (asked := self._pending.pop((found[1] or "/", found[2]), None)) is not None:
-            self._ladder.climbed(CLIENT, CLIENT)
-            self._ladder.settled("acknowledged", CLIENT, arm=asked[1])
+            self._ladder.climbed(CLIENT_ACKED, CLIENT_ACKED)
+            self._ladder.settled("acknowledged", CLIENT_ACKED, arm=asked[1])
 
     def _wait(self, seconds: float) -> None:
         # An empty context: the timer belongs to no request.
@@ -150,7 +151,7 @@ class SocketIO:
                     self._wait(left)
                     return
                 del pending[oldest]
-                self._ladder.settled("unknown", CLIENT, arm=arm)
+                self._ladder.settled("unknown", CLIENT_ACKED, arm=arm)
         except Exception as error:
             self._on_error(error)
 

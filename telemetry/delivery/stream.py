@@ -7,16 +7,17 @@ the server, so that a client which sees them out of order has seen the transport
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
+
+from isolation_monitor.telemetry.delivery.ladder import CLIENT_ACKED
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.ladder import Ladder
     from isolation_monitor.telemetry.delivery.retention import UserQueue
-
-HIGHEST: Final = "client_acked"
 
 ServerSend = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -26,7 +27,7 @@ class Entry:
 
     __slots__ = ("arm", "at", "conn", "frame", "id", "stream", "text", "was_replayed", "was_sent")
 
-    def __init__(self, id: str, frame: Frame, at: float, arm: str = "none") -> None:
+    def __init__(self, id: str, frame: Frame, at: float, arm: str) -> None:
         self.id = id
         self.arm = arm
         """Of the request that it is an event of."""
@@ -135,8 +136,8 @@ class Stream:
         """Totals that the client told so far."""
         self._send = send
         self._ladder = ladder
-        self._emitted = (ladder.cell("emitted", HIGHEST), ladder.cell("enqueued", HIGHEST))
-        self._sent = ladder.cell("sent", HIGHEST)
+        self._emitted = (ladder.cell("emitted", CLIENT_ACKED), ladder.cell("enqueued", CLIENT_ACKED))
+        self._sent = ladder.cell("sent", CLIENT_ACKED)
         self._tell_sent = sent
         self.named(epoch, owner)
 
@@ -163,6 +164,11 @@ class Stream:
     def waiting(self) -> int:
         """Events that are neither acknowledged nor given up."""
         return len(self.entries) + max(0, self.shed_to - self.settled_to)
+
+    def entry(self, frame: Frame, arm: str) -> Entry:
+        """Return a new event of this stream, emitted now for a request of that arm."""
+        self.events += 1
+        return Entry(f"{self.name}-{self.events}", frame, time.monotonic(), arm)
 
     def framed(self, entry: Entry) -> str:
         """Return the text that goes over the wire."""
@@ -262,7 +268,7 @@ class Stream:
             (replayed if entry.was_replayed else acknowledged)[entry.arm] += 1
         self.settled_to = number
         n = acknowledged.total() + replayed.total()
-        self._ladder.climbed("client_acked", HIGHEST, n)
+        self._ladder.climbed(CLIENT_ACKED, CLIENT_ACKED, n)
         self._settle("acknowledged", acknowledged)
         self._settle("replayed", replayed)
         return n
@@ -275,16 +281,14 @@ class Stream:
         if entry.conn:
             self.shed_to, self.shed_at, self.shed_arm = entry.conn, entry.at, entry.arm
         else:
-            self._ladder.settled("expired", HIGHEST, arm=entry.arm)
+            self._ladder.settled("expired", CLIENT_ACKED, arm=entry.arm)
             self.lost += 1
 
     def expire(self, before: float) -> None:
         """Give up what was emitted before a moment: `unknown` on an open connection, `expired` when nobody came back."""
         outcome = "unknown" if self.is_open else "expired"
-        if self.shed_to > self.settled_to and self.shed_at < before:
-            self.lost += self.shed_to - self.settled_to
-            self._settle(outcome, {self.shed_arm: self.shed_to - self.settled_to}, result="unknown")
-            self.settled_to = self.shed_to
+        if self.shed_at < before:
+            self.lost += self.settle_shed(outcome, result="unknown")
         late = Counter[str]()
         while self.entries and self.entries[0].at < before:
             late[self.entries[0].arm] += 1
@@ -295,12 +299,12 @@ class Stream:
             self._settle(outcome, late, result="unknown")
             self._ladder.dropped("age", late.total())
 
-    def expire_shed(self) -> int:
-        """Settle what was forgotten and not acknowledged, now that the client says so; return how many events that were."""
+    def settle_shed(self, outcome: str, result: str | None = None) -> int:
+        """Settle what was forgotten and not acknowledged; return how many events that were."""
         n = self.shed_to - self.settled_to
         if n <= 0:
             return 0
-        self._settle("expired", {self.shed_arm: n})
+        self._settle(outcome, {self.shed_arm: n}, result)
         self.settled_to = self.shed_to
         return n
 
@@ -317,7 +321,7 @@ class Stream:
 
     def _settle(self, outcome: str, by_arm: Mapping[str, int], result: str | None = None) -> None:
         for arm, n in by_arm.items():
-            self._ladder.settled(outcome, HIGHEST, n, arm=arm, result=result)
+            self._ladder.settled(outcome, CLIENT_ACKED, n, arm=arm, result=result)
 
     def _forget(self, entry: Entry) -> None:
         self.queue.remove(entry)

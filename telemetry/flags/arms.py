@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from isolation_monitor.telemetry import names
+
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
 
@@ -54,7 +56,7 @@ class Arms:
 
 def arm_of(variant: str | None, reason: str | None) -> str:
     """Return the arm that an evaluation's variant stands for."""
-    return variant if variant in ("on", "off") and reason not in UNDECIDED else NONE
+    return variant if variant in names.VARIANTS and reason not in UNDECIDED else NONE
 
 
 def strongest(arms: Mapping[str, str]) -> str:

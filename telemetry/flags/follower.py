@@ -8,7 +8,6 @@ no flag that is at 100 %. The thread begins with `start` and again in a forked c
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import random
@@ -21,13 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from isolation_monitor.telemetry.collector_address import CollectorAddress
 from isolation_monitor.telemetry.flags import saved
 from isolation_monitor.telemetry.flags.bucketing import FlagRule
 from isolation_monitor.telemetry.flags.rules import FlagRulesError, FlagSet, parse
 
 if TYPE_CHECKING:
+    import http.client
+
     from isolation_monitor.telemetry.settings import Settings
 
 LOGGER: Final = logging.getLogger("isolation_monitor")
@@ -58,8 +60,7 @@ class Follower:
         self.on_change: list[Callable[[], None]] = []
         """Called on the follower's thread after the rules changed."""
         self._service = settings.service
-        self._url = urlsplit(settings.collector_url) if settings.collector_url else None
-        self._token = settings.collector_token
+        self._collector = CollectorAddress(settings.collector_url, settings.collector_token)
         self._file = Path(settings.flags_cache_file) if settings.flags_cache_file else None
         self._off_after_s = settings.flags_off_after_s
         self._count = count
@@ -107,14 +108,14 @@ class Follower:
                 return
             if self._set is None and self._file is not None and (kept := saved.read(self._file, self._service)) is not None:
                 self._take(kept)
-            if self._url is None:
+            if not self._collector.is_given:
                 return
             self._thread = threading.Thread(target=self._run, name="isolation-monitor-flags", daemon=True)
             self._thread.start()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the rules are known, and return whether they are. Not for an event loop's thread."""
-        return self.is_ready or (self._url is not None and self._changed.wait(timeout_s))
+        return self.is_ready or (self._collector.is_given and self._changed.wait(timeout_s))
 
     def close(self) -> None:
         """Stop following. The rules stay."""
@@ -153,16 +154,13 @@ class Follower:
             OSError, http.client.HTTPException: there was no answer.
             FlagRulesError: the answer holds no rules.
         """
-        connection = self._connection or self._connect()
+        connection = self._connection = self._connection or self._collector.connect(WAIT_S + TIMEOUT_S)
         known = self._set
         query = f"?service={quote(self._service, safe='')}" + (f"&wait={WAIT_S}&after={known.revision}" if known and self._etag else "")
         headers = {"Accept": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
         if self._etag:
             headers["If-None-Match"] = self._etag
-        path = self._url.path.rstrip("/") if self._url else ""
-        connection.request("GET", f"{path}/v1/flags{query}", headers=headers)
+        self._collector.request(connection, "GET", f"/v1/flags{query}", headers)
         response = connection.getresponse()
         body = response.read(saved.SIZE_LIMIT + 1)
         if response.status == 304:
@@ -176,11 +174,12 @@ class Follower:
         if found.refused:
             LOGGER.warning("flags that cannot be read keep their last known rule: %s", dict(found.refused))
         self._etag = response.headers.get("ETag", "")
-        if known is not None and found.completed_by(known).rules == known.rules and found.revision == known.revision:
+        completed = found.completed_by(known)
+        if known is not None and (completed.rules, completed.revision) == (known.rules, known.revision):
             self._heard()
             return "unchanged"
         self._heard_at = time.monotonic()
-        self._take(found.completed_by(known))
+        self._take(completed)
         self._keep(body)
         return "changed"
 
@@ -222,14 +221,6 @@ class Follower:
             self._has_fallen = True
             LOGGER.warning("flags: nothing heard for %.0f s; rollouts below 100 %% fall to `off`", self.age_s)
             self._show({key: _fallen(rule) for key, rule in rules.rules.items()})
-
-    def _connect(self) -> http.client.HTTPConnection:
-        url = self._url
-        if url is None or url.hostname is None:
-            raise OSError("no collector")
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(url.hostname, url.port, timeout=WAIT_S + TIMEOUT_S)
-        return self._connection
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -105,9 +105,8 @@ class IsolationFlagProvider(AbstractProvider):
                 variant, reason = variant_of(rule, context.targeting_key or "", context.attributes)
         except TargetingKeyMissing as error:
             raise TargetingKeyMissingError(str(error)) from None
-        value = rule.on if variant == "on" else rule.off
         # A text is as good as the SDK's own constants, which are texts too.
-        return FlagResolutionDetails(value, None, None, reason, variant, {"revision": rule.revision})
+        return FlagResolutionDetails(rule.value_of(variant), None, None, reason, variant, {"revision": rule.revision})
 
     def _changed(self) -> None:
         self.emit_provider_configuration_changed(ProviderEventDetails(flags_changed=list(self._follower.rules)))

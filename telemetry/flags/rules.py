@@ -97,7 +97,7 @@ def rule_of(plain: object) -> FlagRule:
         percent=_percent(plain, "percent"),
         on=variants.get("on", True),
         off=variants.get("off", False),
-        internal=_internal(plain.get("internal", plain.get("internal_users"))),
+        internal=_internal(plain.get("internal")),
         holdback_percent=_percent(plain, "holdback_percent"),
         revision=revision if isinstance(revision, int) else 0,
     )

@@ -19,8 +19,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from isolation_monitor.telemetry.collector_address import CollectorAddress
 from isolation_monitor.telemetry.violations import iso_time
 
 BATCH_LIMIT: Final = 200
@@ -46,8 +46,7 @@ class Outbox:
     ) -> None:
         """`count(what, n)` counts `queued`, `sent`, `failed`, `queue_full`, `rejected` and `shutdown`."""
         self._service = service
-        self._url = urlsplit(url) if url else None
-        self._token = token
+        self._collector = CollectorAddress(url, token)
         self._limit = limit
         self._count = count
         self._reset()
@@ -68,7 +67,7 @@ class Outbox:
 
     def put(self, record: dict[str, Any]) -> None:
         """Queue one record; drop and count it when the queue is full. Without a collector nothing is queued."""
-        if self._url is None or self._closing:
+        if not self._collector.is_given or self._closing:
             return
         if len(self._queue) >= self._limit:
             self._count("queue_full", 1)
@@ -112,7 +111,7 @@ class Outbox:
                     if connection is not None:
                         connection, outcome = self._post_on_kept(connection, batch)
                     else:
-                        connection = self._connect()
+                        connection = self._collector.connect(TIMEOUT_S)
                         outcome = self._post(connection, batch)
                 except Exception:
                     # A broken connection, a bad answer or a record that JSON cannot carry: same treatment, none may end the thread.
@@ -141,13 +140,6 @@ class Outbox:
             self._count("queue_full", len(batch) - room)
         self._queue.extendleft(reversed(batch[:room]))
 
-    def _connect(self) -> http.client.HTTPConnection:
-        url = self._url
-        if url is None or url.hostname is None:
-            raise OSError("no collector")
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        return kind(url.hostname, url.port, timeout=TIMEOUT_S)
-
     def _post_on_kept(self, connection: http.client.HTTPConnection, batch: list[dict[str, Any]]) -> tuple[http.client.HTTPConnection, str]:
         """Send on a connection kept from the last batch, or on a new one if the collector has closed it meanwhile.
 
@@ -158,7 +150,7 @@ class Outbox:
             return connection, self._post(connection, batch)
         except (OSError, http.client.HTTPException):
             connection.close()
-            fresh = self._connect()
+            fresh = self._collector.connect(TIMEOUT_S)
             return fresh, self._post(fresh, batch)
 
     def _post(self, connection: http.client.HTTPConnection, batch: list[dict[str, Any]]) -> str:
@@ -174,13 +166,10 @@ class Outbox:
             default=str,
         ).encode()
         headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
         if len(body) > 4096:
             body = gzip.compress(body, 1)
             headers["Content-Encoding"] = "gzip"
-        path = (self._url.path.rstrip("/") if self._url else "") + "/v1/records"
-        connection.request("POST", path, body, headers)
+        self._collector.request(connection, "POST", "/v1/records", headers, body)
         response = connection.getresponse()
         answer = response.read()
         if response.status == 200:

@@ -15,7 +15,7 @@ import pytest
 from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
 from tests.alerts.test_runbooks import ALERTS, queries
 from tests.real_parts.alertmanager import alertmanager
-from tests.real_parts.exporter import Exporter, exporters
+from tests.real_parts.exporter import Exporter, exporters, scraped_twice
 from tests.real_parts.processes import eventually
 from tests.real_parts.prometheus import Prometheus, prometheus
 from tests.real_parts.promtool import series
@@ -38,12 +38,8 @@ class Stack:
         self.workers[worker].add(series("isolation_violations_total", labels), amount)
 
     def scraped(self) -> None:
-        """Wait until Prometheus has read what every worker shows now, twice: a page being read may be the old one."""
-        before = [worker.scrapes for worker in self.workers]
-        eventually(
-            lambda: all(worker.scrapes >= seen + 2 for worker, seen in zip(self.workers, before, strict=True)),
-            "every worker is scraped twice",
-        )
+        """Wait until Prometheus has read what every worker shows now."""
+        scraped_twice(*self.workers)
 
     def pages(self, service: str, path: str = "/alerts", status: str = "firing") -> list[tuple[float, dict[str, str]]]:
         return [(when, alert["labels"]) for when, alert in self.receiver.alerts(path, status) if alert["labels"].get("service") == service]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("scipy")
+pytest.importorskip("numpy")
 
 import numpy as np
 

@@ -19,10 +19,11 @@ from isolation_monitor.collector.gates.domain import GatePlan, Inputs, Judgement
 from isolation_monitor.collector.gates.latency import quantile, slow_threshold, slower_than
 from isolation_monitor.collector.gates.minutes import Counts, Histogram, Minute, MinuteReading, blocks_of, rolled_up
 from isolation_monitor.collector.gates.stages import stage_of
+from isolation_monitor.telemetry import names
 
 PLAN = GatePlan("checkout", "shop", "on", 300, 0, 30.0, comparison=ComparisonPlan(10.0, stages=3))
 CLEAN = MetricReading(targets_up=1, data_age_s=1.0, checks=9000, requests=9000, exposed_isolated=9000, violations=0)
-LADDER = tuple(float(f"{0.005 * 1.1**n:.4g}") for n in range(81))
+LADDER = names.GATE_BUCKETS
 WOBBLE = (0, 1, 2, 1, 0, 2, 1, 0, 2, 1)
 """Errors of successive minutes: they differ, and do not resemble their neighbours."""
 

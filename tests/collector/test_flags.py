@@ -10,12 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from isolation_monitor.collector.app import create_app
 from isolation_monitor.collector.flags import service as flag_service
-from isolation_monitor.collector.settings import load_settings
 from isolation_monitor.collector.storage.database import StoreUnavailable
 from isolation_monitor.telemetry.flags.bucketing import FlagRule, variant_of
-from tests.real_parts.flag_server import READ, SEND, Rollouts, rule
+from tests.real_parts.flag_server import READ, SEND, Rollouts, flag_app, rule
 
 TOKEN = {"Authorization": f"Bearer {SEND}"}
 RULES = "/v1/flags?service=tests"
@@ -31,10 +29,7 @@ def rollouts() -> Rollouts:
 
 @pytest.fixture
 async def client(rollouts: Rollouts) -> AsyncIterator[httpx2.AsyncClient]:
-    app = create_app(
-        load_settings(database_url="sqlite+aiosqlite:///unused.sqlite3", send_token=SEND, read_token=READ), flag_source=rollouts
-    )
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    transport = httpx2.ASGITransport(app=flag_app(rollouts), raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://collector", headers=TOKEN) as client:
         yield client
 

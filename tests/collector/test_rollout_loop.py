@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import random
-import socket
 import threading
 import time
 import urllib.error
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
+from isolation_monitor.alerts import alertmanager_config
 from tests.real_parts.alertmanager import alertmanager
 from tests.real_parts.collector import Collector, collector
-from tests.real_parts.exporter import Exporter, exporters
+from tests.real_parts.exporter import Exporter, exporters, scraped_twice
 from tests.real_parts.postgres import Postgres
 from tests.real_parts.processes import eventually, free_port
 from tests.real_parts.prometheus import prometheus
 from tests.real_parts.promtool import series
-from tests.real_parts.rollouts import PERSON, ask, begin, history, rolled_back, status, violate
-
-SLOW_ROUNDS = {"COLLECTOR_ROLLOUT_INTERVAL_S": "3600"}
-"""So that nothing but what arrived can have made it look."""
-QUICK_ROUNDS = {"COLLECTOR_ROLLOUT_INTERVAL_S": "0.2"}
-VIOLATIONS = series(
-    "isolation_violations_total", {"service": "chat", "kind": "wrong_socket", "grade": "crossed", "arm": "on", "synthetic": "false"}
+from tests.real_parts.rollouts import (
+    PERSON,
+    SLOW_ROUNDS,
+    ask,
+    begin,
+    deaf,
+    history,
+    rolled_back,
+    scraping,
+    status,
+    violate,
+    wrong_sockets,
 )
 
-
-@contextlib.contextmanager
-def deaf() -> Iterator[str]:
-    """Give the address of a server that takes connections and never answers."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(100)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+QUICK_ROUNDS = {"COLLECTOR_ROLLOUT_INTERVAL_S": "0.2"}
+VIOLATIONS = wrong_sockets("chat")
 
 
 def test_a_record_takes_it_back_while_prometheus_hangs(tmp_path: Path) -> None:
@@ -54,27 +50,11 @@ def test_a_record_takes_it_back_while_prometheus_hangs(tmp_path: Path) -> None:
 
 
 def scraped(folder: Path, worker: Exporter, address: str, alertmanager_address: str) -> str:
-    """Return the project's own Prometheus configuration and rules for one exporter."""
+    """Let an exporter show a service without violations; return the Prometheus configuration that reads it."""
     (folder / "token").write_text("secret-of-the-test")
-    files = []
-    for name, text in build.rules("http://127.0.0.1:1", None).items():
-        (folder / name).write_text(text)
-        files.append(str(folder / name))
     worker.add(series("isolation_monitor_info", {"service": "chat", "version": "1", "mode": "monitor"}), 1)
     worker.add(VIOLATIONS, 0)
-    return prometheus_config.render(
-        isolation_targets=[worker.address],
-        main_interval="5s",
-        collector_target=address,
-        alertmanager=alertmanager_address,
-        rule_files=files,
-        metrics_token_file=str(folder / "token"),
-    )
-
-
-def seen_twice(worker: Exporter) -> None:
-    before = worker.scrapes
-    eventually(lambda: worker.scrapes >= before + 2, "the worker is scraped twice")
+    return scraping(folder, worker, base_url="http://127.0.0.1:1", collector=address, alertmanager=alertmanager_address)
 
 
 def test_an_alert_takes_it_back_while_no_record_arrives_and_the_gate_sees_nothing(tmp_path: Path) -> None:
@@ -89,7 +69,7 @@ def test_an_alert_takes_it_back_while_no_record_arrives_and_the_gate_sees_nothin
             alertmanager(tmp_path / "alertmanager", hook) as manager,
             prometheus(tmp_path / "prometheus", scraped(tmp_path, worker, running.url.removeprefix("http://"), manager.address)),
         ):
-            seen_twice(worker)
+            scraped_twice(worker)
             begin(running)
 
             worker.add(VIOLATIONS, 1)
@@ -105,7 +85,7 @@ def test_the_gates_own_query_takes_it_back_while_neither_records_nor_alerts_arri
             prometheus(tmp_path / "prometheus", config) as source,
             collector(tmp_path / "collector", prometheus_url=source.url, settings=QUICK_ROUNDS) as running,
         ):
-            seen_twice(worker)
+            scraped_twice(worker)
             begin(running)
 
             worker.add(VIOLATIONS, 1)
@@ -175,7 +155,7 @@ def kill_while_stepping(folder: Path, seed: int, steps: int) -> list[int]:
             begin(running, stages=stages)
         done = [pool.submit(step_until_dead, running, seed * 10 + n, acknowledged, stop) for n in range(3)]
         try:
-            eventually(lambda: len(acknowledged) >= steps or None, "steps are answered")
+            eventually(lambda: len(acknowledged) >= steps, "steps are answered")
             # Not between two answers but anywhere in the middle of one.
             time.sleep(random.Random(seed).random() / 20)
             running.process.kill()

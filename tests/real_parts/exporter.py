@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.real_parts.processes import eventually
+
 
 @dataclass
 class Exporter:
@@ -34,6 +36,15 @@ def exporters(number: int) -> Iterator[list[Exporter]]:
     """Serve so many pages on free ports until the block ends."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(_exporter()) for _ in range(number)]
+
+
+def scraped_twice(*workers: Exporter) -> None:
+    """Wait until every page of now was read, twice: a page being read may be the old one."""
+    before = [worker.scrapes for worker in workers]
+    eventually(
+        lambda: all(worker.scrapes >= seen + 2 for worker, seen in zip(workers, before, strict=True)),
+        "every worker is scraped twice",
+    )
 
 
 @contextlib.contextmanager

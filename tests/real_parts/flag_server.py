@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from isolation_monitor.collector.app import create_app
 from isolation_monitor.collector.settings import load_settings
@@ -43,14 +44,20 @@ def rule(key: str, **changes: Any) -> dict[str, Any]:
     return {"key": key, "enabled": True, "percent": 50.0, "internal": [], "holdback_percent": 0.0, "revision": 1, **changes}
 
 
+def flag_app(rollouts: Rollouts) -> FastAPI:
+    """Return a collector over these rollouts. Its own store is never opened: the flag routes ask the source alone."""
+    settings = load_settings(database_url="sqlite+aiosqlite:///unused.sqlite3", send_token=SEND, read_token=READ)
+    return create_app(settings, flag_source=rollouts)
+
+
 @contextlib.contextmanager
 def flag_server(rollouts: Rollouts, *, port: int | None = None) -> Iterator[str]:
     """Serve a collector over these rollouts until the block ends; yields its address."""
     port = port or free_port()
-    # Never opened: these routes ask the source alone, and without lifespan nobody else is there.
-    settings = load_settings(database_url="sqlite+aiosqlite:///unused.sqlite3", send_token=SEND, read_token=READ)
-    app = create_app(settings, flag_source=rollouts)
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    # Without lifespan nothing else of the collector runs.
+    config = uvicorn.Config(
+        flag_app(rollouts), host="127.0.0.1", port=port, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

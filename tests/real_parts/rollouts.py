@@ -1,15 +1,24 @@
-"""What a test asks a real collector about its rollouts, over HTTP."""
+"""Rollouts on a real collector: what is asked of it over HTTP, and what it and its Prometheus are told."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from isolation_monitor.alerts import build, prometheus_config
 from tests.real_parts.collector import Collector
+from tests.real_parts.exporter import Exporter
 from tests.real_parts.processes import PATIENCE_S, eventually
+from tests.real_parts.promtool import series
 
 PERSON = {"actor": "ann", "reason": "because"}
+SLOW_ROUNDS = {"COLLECTOR_ROLLOUT_INTERVAL_S": "3600"}
+"""So that nothing but what arrived can have made a collector look."""
 
 
 def ask(running: Collector, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -61,3 +70,40 @@ def violate(running: Collector, record_id: str, name: str = "checkout") -> None:
     )
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         assert json.load(answer)["accepted"] == 1
+
+
+def wrong_sockets(service: str) -> str:
+    """Return the counter of a service that moves when its new code sends to the wrong user."""
+    labels = {"service": service, "kind": "wrong_socket", "grade": "crossed", "arm": "on", "synthetic": "false"}
+    return series("isolation_violations_total", labels)
+
+
+def scraping(folder: Path, worker: Exporter, *, base_url: str, collector: str, alertmanager: str) -> str:
+    """Return the project's own Prometheus configuration for one exporter; its rules are written to `folder`.
+
+    Args:
+        folder: holds `token`, with which Prometheus asks the collector.
+        base_url: where the rules' links lead.
+        collector: host:port, as `alertmanager`.
+    """
+    files = []
+    for name, text in build.rules(base_url, None).items():
+        (folder / name).write_text(text)
+        files.append(str(folder / name))
+    return prometheus_config.render(
+        isolation_targets=[worker.address],
+        main_interval="5s",
+        collector_target=collector,
+        alertmanager=alertmanager,
+        rule_files=files,
+        metrics_token_file=str(folder / "token"),
+    )
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """Give the address of a server that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1000)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

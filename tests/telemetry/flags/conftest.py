@@ -1,4 +1,4 @@
-"""A collector over rollouts that a test changes, and monitors that follow it."""
+"""A collector over rollouts that a test changes, monitors that follow it, and what they count of requests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from typing import Any
 
 import pytest
 
-from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry import IsolationMonitor, names
 from tests.real_parts.flag_server import SEND, Rollouts, flag_server, rule
+
+ROLLOUT = "checkout-v2"
+
+
+def requests(monitor: Any, arm: str, outcome: str = "ok", rollout: str = ROLLOUT) -> float:
+    """Return how many requests that evaluated a rollout's flag the gate counts in an arm."""
+    return float(monitor.registry.value(names.GATE_REQUESTS, rollout=rollout, arm=arm, outcome=outcome))
+
+
+async def answer(send: Any) -> None:
+    """Answer 200 with nothing."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.fixture
 def rollouts() -> Rollouts:
-    return Rollouts(rule("checkout-v2"))
+    return Rollouts(rule(ROLLOUT))
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from isolation_monitor.telemetry.flags import arms
 from isolation_monitor.telemetry.flags.arms import Arms
 from isolation_monitor.telemetry.violations import side_of
 from tests.telemetry.conftest import Socket
-
-ROLLOUT = "checkout-v2"
+from tests.telemetry.flags.conftest import ROLLOUT, answer, requests
 
 
 class Service:
@@ -38,8 +37,7 @@ class Service:
             self.evaluate(what.removeprefix("fails+"))
             raise LookupError("the application's own")
         self.evaluate(what)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await answer(send)
 
     async def talk(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -55,10 +53,6 @@ class Service:
 @pytest.fixture
 def calls(monitor, client):
     return client(Service(monitor).app)
-
-
-def requests(monitor: Any, arm: str, outcome: str = "ok", rollout: str = ROLLOUT) -> float:
-    return float(monitor.registry.value(names.GATE_REQUESTS, rollout=rollout, arm=arm, outcome=outcome))
 
 
 def measured(monitor: Any, arm: str) -> float:
@@ -168,8 +162,7 @@ async def test_what_runs_in_a_thread_or_task_of_a_request_labels_that_request(mo
             await asyncio.to_thread(monitor.flags.evaluated, ROLLOUT, "on", "SPLIT")
         else:
             await asyncio.create_task(in_task())
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await answer(send)
 
     async def in_task() -> None:
         monitor.flags.evaluated(ROLLOUT, "on", "SPLIT")
@@ -202,8 +195,7 @@ async def test_a_violation_is_the_new_codes_when_either_side_had_it(monitor, cli
                 violation = Violation("wrong_socket", "crossed", "x", Resource("socket", "1"), side_of(first[0]), side_of(request))
                 violation.arm, violation.synthetic = first[0].arm, is_synthetic
                 monitor.ledger.report(violation, first[0], request)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await answer(send)
 
     calls = client(monitor.instrument(app))
     await calls.get("/first", user="ann")
@@ -222,8 +214,7 @@ async def test_a_raised_grade_counts_for_the_rollout_too(monitor, client):
         violation = Violation("shared_state", "reachable", "x", Resource("slot", "1"), side_of(request), None)
         monitor.ledger.report(violation, request)
         monitor.ledger.escalate(violation, "it left", request)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await answer(send)
 
     await client(monitor.instrument(app)).get("/", user="ann")
 

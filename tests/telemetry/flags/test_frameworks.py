@@ -16,6 +16,7 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.flags.bucketing import FlagRule, variant_of
 from isolation_monitor.telemetry.flags.provider import IsolationFlagProvider
 from tests.telemetry.delivery.conftest import eventually, serve
+from tests.telemetry.flags.conftest import requests
 
 __all__ = ["serve"]
 USERS = [f"user-{n}" for n in range(12)]
@@ -98,5 +99,5 @@ async def test_messages_of_a_websocket_have_the_arm_that_their_user_was_given(fo
     assert counted(monitor) == {arm: 3 * n for arm, n in variants(*USERS).items()}
 
 
-def counted(monitor: Any) -> dict[str, int]:
-    return {arm: int(monitor.registry.value(names.GATE_REQUESTS, rollout="checkout-v2", arm=arm, outcome="ok")) for arm in names.VARIANTS}
+def counted(monitor: Any) -> dict[str, float]:
+    return {arm: requests(monitor, arm) for arm in names.VARIANTS}

@@ -20,6 +20,7 @@ from isolation_monitor.telemetry.flags.hook import ArmHook
 from isolation_monitor.telemetry.flags.provider import IsolationFlagProvider
 from tests.real_parts.flag_server import SEND, Rollouts, flag_server, rule
 from tests.real_parts.processes import eventually, free_port
+from tests.telemetry.flags.conftest import answer, requests
 
 ANN = EvaluationContext(targeting_key="ann")
 
@@ -152,8 +153,7 @@ async def test_an_evaluation_labels_the_request_that_it_runs_for(following, open
     async def app(scope: Any, receive: Any, send: Any) -> None:
         user = EvaluationContext(targeting_key=scope["path"].strip("/") or None)
         await flags.get_boolean_value_async("checkout-v2", False, user)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await answer(send)
 
     calls = client(monitor.instrument(app))
     given = [variant_of(FlagRule("checkout-v2", True, 50.0), f"user-{n}", {})[0] for n in range(20)]
@@ -161,10 +161,7 @@ async def test_an_evaluation_labels_the_request_that_it_runs_for(following, open
         await calls.get(f"/user-{n}", user=f"user-{n}")
     await calls.get("/", user="nobody")
 
-    def counted(arm: str) -> float:
-        return float(monitor.registry.value(names.GATE_REQUESTS, rollout="checkout-v2", arm=arm, outcome="ok"))
-
-    assert (counted("on"), counted("off"), counted("none")) == (given.count("on"), given.count("off"), 1)
+    assert [requests(monitor, arm) for arm in names.ARMS] == [given.count("on"), given.count("off"), 1]
     assert monitor.registry.value(names.FLAG_EVALUATIONS, rollout="checkout-v2", reason="error") == 1
 
 
@@ -178,15 +175,14 @@ async def test_another_providers_flags_label_too_by_the_hook_and_its_names_for_v
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             assert api.get_client().get_boolean_value("theirs", False)
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+            await answer(send)
 
         await client(monitor.instrument(app)).get("/", user="ann")
     finally:
         api.clear_hooks()
         api.clear_providers()
 
-    assert monitor.registry.value(names.GATE_REQUESTS, rollout="theirs", arm="on", outcome="ok") == 1
+    assert requests(monitor, "on", rollout="theirs") == 1
 
 
 def test_telemetry_loads_no_openfeature():
