@@ -12,8 +12,9 @@ from typing import Annotated
 
 import httpx2
 import typer
-from rich.console import Console
 
+from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.demonstration import STATE_ENV
 from isolation_monitor.demo import layout, session, state, status
 from isolation_monitor.demo.errors import DemoError
 
@@ -22,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, epilog="Exit codes: 0 it worked, 1 it di
 Users = Annotated[int, typer.Option("--users", min=2, max=500, help="How many users chat.")]
 StateFile = Annotated[
     Path | None,
-    typer.Option("--state-file", envvar="ISOMON_DEMO_STATE", help="Where the stack is announced. [default: build/demo/stack.json]"),
+    typer.Option("--state-file", envvar=STATE_ENV, help="Where the stack is announced. [default: build/demo/stack.json]"),
 ]
 
 
@@ -34,7 +35,7 @@ def up(users: Users = 30, state_file: StateFile = None) -> None:
     """
     with _explained():
         # Ctrl-C is how a demonstration ends: no failure.
-        raise typer.Exit(session.run(session.up(_console(), state_file or state.default_file(), users), interrupted=session.EXIT_OK))
+        raise typer.Exit(session.run(session.up(stdout_console(), state_file or state.default_file(), users), interrupted=session.EXIT_OK))
 
 
 @app.command()
@@ -50,7 +51,7 @@ def once(
     """
     with _explained():
         file = report or layout.checkout() / "build" / "demo" / "report.json"
-        raise typer.Exit(session.run(session.once(_console(), file, repeat=repeat, users=users, clean_s=clean_seconds)))
+        raise typer.Exit(session.run(session.once(stdout_console(), file, repeat=repeat, users=users, clean_s=clean_seconds)))
 
 
 @app.command()
@@ -63,14 +64,14 @@ def inject(
     Example: isomon demo inject wrong-socket
     """
     with _explained():
-        raise typer.Exit(asyncio.run(session.inject(_console(), state_file or state.default_file(), fault)))
+        raise typer.Exit(asyncio.run(session.inject(stdout_console(), state_file or state.default_file(), fault)))
 
 
 @app.command()
 def heal(state_file: StateFile = None) -> None:
     """Switch every defect of the running chat service off."""
     with _explained():
-        raise typer.Exit(asyncio.run(session.heal(_console(), state_file or state.default_file())))
+        raise typer.Exit(asyncio.run(session.heal(stdout_console(), state_file or state.default_file())))
 
 
 @app.command("status")
@@ -81,11 +82,6 @@ def show_status(
     with _explained():
         numbers = asyncio.run(session.numbers(state_file or state.default_file()))
         print(json.dumps(numbers.as_json()) if as_json else status.line(numbers))
-
-
-def _console() -> Console:
-    # A log has no width; 80 columns would cut the tables.
-    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 @contextmanager

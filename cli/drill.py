@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Final
 
 import httpx2
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -31,11 +26,11 @@ from isolation_monitor.cli.collector_client import (
     read_token,
     seconds,
 )
+from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.demonstration import stack
 from isolation_monitor.cli.drill_page import DrillTarget, announced, serving
 from isolation_monitor.cli.drill_watch import Drill, Watch
-from isolation_monitor.demo.errors import DemoError
-from isolation_monitor.demo.layout import Layout
-from isolation_monitor.demo.state import StackState, default_file
+from isolation_monitor.cli.termination import ended_politely
 
 SCHEMA: Final = "drill/1"
 EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
@@ -77,18 +72,19 @@ def cause(
     try:
         chosen = _chosen(alert)
         limit_s = seconds(within)
-        if not (prometheus and collector and folder):
-            state = _demonstration()
-            prometheus, alertmanager, collector = (
-                prometheus or state.urls.prometheus,
-                alertmanager or state.urls.alertmanager,
-                collector or state.urls.collector,
-            )
-            folder, token_file = folder or Layout(state.folder).drills, token_file or Layout(state.folder).read_token
-        with _ended_politely(), CollectorClient(collector, read_token(token_file)) as client:
-            watch = Watch(client, prometheus, alertmanager)
-            found = _run(watch, chosen, service, folder, listen, seen_as or listen, limit_s)
-    except (UsageError, DemoError) as error:
+        parts = stack(
+            prometheus,
+            collector,
+            folder,
+            token_file=token_file,
+            alertmanager=alertmanager,
+            instead="pass --prometheus, --collector and --folder of your own stack",
+        )
+        # The files that announce a drill must not stay.
+        with ended_politely(), CollectorClient(parts.collector, read_token(parts.token_file)) as client:
+            watch = Watch(client, parts.prometheus, parts.alertmanager)
+            found = _run(watch, chosen, service, parts.folder, listen, seen_as or listen, limit_s)
+    except UsageError as error:
         print(f"isomon drill: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
     except (NoAnswer, httpx2.HTTPError, OSError) as error:
@@ -110,15 +106,6 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
     if unknown:
         raise UsageError(f"no such alert: {', '.join(unknown)}; there are {', '.join(known)}")
     return [name for name in known if not names or name in names]
-
-
-def _demonstration() -> StackState:
-    try:
-        return StackState.read(Path(os.environ.get("ISOMON_DEMO_STATE") or default_file()))
-    except DemoError:
-        raise UsageError(
-            "no demonstration runs: start one with make demo, or pass --prometheus, --collector and --folder of your own stack"
-        ) from None
 
 
 def _run(
@@ -174,20 +161,6 @@ def _wait_until_known(targets: Sequence[DrillTarget]) -> None:
         time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def _ended_politely() -> Iterator[None]:
-    """Let SIGTERM run what undoes the drill: the files that announce it must not stay."""
-
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _print_table(found: dict[str, Any]) -> None:  # Any: JSON
     table = Table("alert", "severity", "action", "arrived after", "own wait", "allowed", "result", box=None, pad_edge=False)
     for row in found["alerts"]:
@@ -195,7 +168,7 @@ def _print_table(found: dict[str, Any]) -> None:  # Any: JSON
         result = Text("arrived", "green") if row["ok"] else Text(f"MISSED: {row['stage']}", "bold red")
         cells = (row["alert"], row["severity"], row["action"], arrived, f"{row['own_wait_s']:.0f} s", f"{row['allowed_s']:.0f} s")
         table.add_row(*(Text(cell) for cell in cells), result)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = stdout_console()
     console.print(table)
     arrived = sum(row["ok"] for row in found["alerts"])
     console.print(f"{arrived} of {len(found['alerts'])} alerts arrived at the drill receiver; nobody was paged")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isolation_monitor.cli import gate_backtest, gate_explain, gate_replay, gate_summary
+from isolation_monitor.cli import gate_backtest, gate_explain, gate_replay, gate_summary, verdicts
 from isolation_monitor.cli.collector_client import (
     DEFAULT_URL,
     TOKEN_FILE_ENV,
@@ -29,13 +29,11 @@ from isolation_monitor.cli.collector_client import (
 
 Json = dict[str, Any]  # Any: JSON
 
-EXIT_CODES: Final = {"pass": 0, "fail": 10, "inconclusive": 20, "error": 30}
 EXIT_USAGE: Final = 2
 _POLL_S: Final = 1.0
 _PATIENT_POLL_S: Final = 5.0
 _PATIENT_AFTER_S: Final = 60.0
 """Who waits for an hour need not ask each second."""
-_COLOURS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "magenta"}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("backtest", epilog=gate_backtest.EPILOG)(gate_backtest.backtest)
@@ -109,7 +107,7 @@ def exit_code(verdict: str, exit_map: Literal["verdict", "binary"], on_inconclus
     """Return the exit code of a verdict. `binary` knows only those of pass and fail."""
     if exit_map == "binary" and verdict in ("inconclusive", "error"):
         verdict = on_inconclusive
-    return EXIT_CODES[verdict]
+    return verdicts.EXIT_CODES[verdict]
 
 
 def _ask_until(client: CollectorClient, rollout: str, stage: str, deadline: float) -> Json:
@@ -138,15 +136,11 @@ def _ask(client: CollectorClient, rollout: str, stage: str) -> Json:
     """Return one answer; where there is none, one of our own that says so."""
     try:
         asked = f"?stage={quote(stage, safe='')}" if stage else ""
-        answer = client.request("GET", f"/v1/gates/{quote(rollout, safe='')}{asked}")
-        # Something else that answers 200 (a login page, a proxy) must never read as a verdict.
-        if answer.get("schema") == "gate/v1" and answer.get("verdict") in EXIT_CODES:
-            return answer
-        raise NoAnswer("the address answers, but not as a collector's gate")
+        return verdicts.judged(client.request("GET", f"/v1/gates/{quote(rollout, safe='')}{asked}"))
     except NoAnswer as error:
         reason = {"trigger": "source", "state": "error", "code": "no_answer", "detail": str(error)}
         return {
-            "schema": "gate/v1",
+            "schema": verdicts.SCHEMA,
             "rollout": rollout,
             "stage": stage,
             "verdict": "error",
@@ -160,8 +154,7 @@ def _ask(client: CollectorClient, rollout: str, stage: str) -> Json:
 
 
 def _in_short(answer: Json) -> str:
-    reasons = answer.get("reasons") or [{}]
-    return f"{answer['verdict']}: {reasons[0].get('detail', 'no reason given')}"
+    return f"{answer['verdict']}: {verdicts.gravest_reason(answer) or 'no reason given'}"
 
 
 def _print_table(answer: Json) -> None:
@@ -169,7 +162,9 @@ def _print_table(answer: Json) -> None:
     verdict = answer["verdict"]
     console.print(
         Text.assemble(
-            f"{answer['rollout']}: ", (verdict, f"bold {_COLOURS[verdict]}"), "  (it failed before)" if answer.get("latched") else ""
+            f"{answer['rollout']}: ",
+            (verdict, f"bold {verdicts.COLOURS[verdict]}"),
+            "  (it failed before)" if answer.get("latched") else "",
         )
     )
     if answer.get("reasons"):

@@ -18,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from isolation_monitor.cli.collector_client import UsageError, read_token, seconds
+from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.verdicts import COLOURS, EXIT_CODES
 from isolation_monitor.collector.gates.backtest import Look, PastStage, looks
 from isolation_monitor.collector.gates.comparison import STATISTICAL, ComparisonPlan
 from isolation_monitor.collector.gates.csv_minutes import CountedStage, CsvError, read_csv
@@ -26,7 +28,6 @@ from isolation_monitor.collector.gates.ranges import SETTLE_S, MinuteBook
 
 Json = dict[str, Any]  # Any: JSON
 
-EXIT_CODES: Final = {"pass": 0, "fail": 10, "inconclusive": 20, "error": 30}
 EXIT_USAGE: Final = 2
 _LONG: Final = 120
 """Looks from which progress is shown."""
@@ -237,9 +238,8 @@ def _at(minute: int) -> str:
 
 def _print_table(seen: list[Look]) -> None:
     """Print a line for each change of what the gate says, not one for each minute."""
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = stdout_console()
     table = Table("look", "at", "percent", "verdict", "why", box=None, pad_edge=False)
-    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "magenta"}
     before: object = None
     for number, look in enumerate(seen, 1):
         judged = look.judgement
@@ -248,7 +248,7 @@ def _print_table(seen: list[Look]) -> None:
             continue
         before = told
         why = "stays failed: a latch" if look.latched else "; ".join(f"{reason.trigger}: {reason.detail}" for reason in judged.reasons)
-        table.add_row(str(number), _at(look.minute), f"{look.percent:g} %", Text(judged.verdict, style=colours[judged.verdict]), Text(why))
+        table.add_row(str(number), _at(look.minute), f"{look.percent:g} %", Text(judged.verdict, style=COLOURS[judged.verdict]), Text(why))
     console.print(table)
     failed = next((number for number, look in enumerate(seen, 1) if look.judgement.verdict == "fail"), None)
     told_last = f"would have rolled back at look {failed} of {len(seen)}" if failed else f"no rollback in {len(seen)} looks"

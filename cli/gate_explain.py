@@ -14,6 +14,7 @@ from rich.text import Text
 
 from isolation_monitor.cli import gate_words
 from isolation_monitor.cli.collector_client import DEFAULT_URL, TOKEN_FILE_ENV, URL_ENV, CollectorClient, NoAnswer, UsageError, read_token
+from isolation_monitor.cli.verdicts import SCHEMA, NotAGate
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -58,11 +59,12 @@ def _decision(client: CollectorClient, rollout: str, decision: str) -> Json:
     answer: Json = {}
     if not decision:
         answer = client.request("GET", path)
-        if answer.get("schema") != "gate/v1":
-            raise NoAnswer("the address answers, but not as a collector's gate")
+        # A verdict of a newer collector is explained as far as it is known.
+        if answer.get("schema") != SCHEMA:
+            raise NotAGate
         decision = str(answer.get("decision_id", ""))
     found = client.request("GET", f"{path}/decisions/{quote(decision, safe='')}")
     if found.get("schema") != "gate-decision/1" or not isinstance(found.get("answer"), dict):
-        raise NoAnswer("the address answers, but not as a collector's gate")
+        raise NotAGate
     # The answer of now says more than the stored one: that it is latched, and under which address it is kept.
     return found | {"answer": found["answer"] | answer}

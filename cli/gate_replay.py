@@ -22,6 +22,7 @@ from isolation_monitor.cli.collector_client import (
 )
 from isolation_monitor.collector.gates.replay import NotADecision
 from isolation_monitor.collector.gates.replay import replay as replayed
+from isolation_monitor.collector.rollouts.spec import NAME
 
 EXIT_SAME: Final = 0
 EXIT_DIFFERS: Final = 1
@@ -59,7 +60,7 @@ def replay(
 
 
 def _decision(decision: str, collector: str, token_file: Path | None) -> dict[str, Any]:  # Any: JSON
-    at_collector = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})/([0-9a-f]{32})", decision)
+    at_collector = re.fullmatch(rf"({NAME})/([0-9a-f]{{32}})", decision)
     if at_collector is not None and not Path(decision).exists():
         with CollectorClient(collector, read_token(token_file)) as client:
             return client.request("GET", f"/v1/gates/{quote(at_collector[1], safe='')}/decisions/{at_collector[2]}")

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from isolation_monitor.cli.verdicts import gravest_reason
+
 Json = dict[str, Any]  # Any: gate/v1
 
 OUTPUT_ENV: Final = "GITHUB_OUTPUT"
@@ -39,7 +41,7 @@ def outputs(answer: Json, exit_code: int) -> str:
         "verdict": answer["verdict"],
         "exit_code": exit_code,
         "rollback": "true" if answer.get("rollback") else "false",
-        "reason": in_short(answer),
+        "reason": gravest_reason(answer),
         "decision_id": answer.get("decision_id", ""),
         "decision_url": answer.get("decision_url", ""),
     }
@@ -63,12 +65,6 @@ def summary(answer: Json) -> str:
     if answer.get("decision_id"):
         lines += [f"Decision `{_cell(answer['decision_id'])}` as of {_cell(answer.get('as_of', '?'))}", ""]
     return "\n".join(lines) + "\n"
-
-
-def in_short(answer: Json) -> str:
-    """Return the gravest reason as a sentence; empty when there is none."""
-    reasons = answer.get("reasons") or [{}]
-    return str(reasons[0].get("detail", ""))
 
 
 def one_line(value: object) -> str:

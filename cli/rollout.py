@@ -56,7 +56,8 @@ _CODES = "Exit codes: 0 done (also: it was so already), 2 usage (also: its state
 
 
 @app.command(
-    epilog="""Exit codes: 0 stored (also: nothing changed), 2 a file or the change is wrong, each line named, nothing stored, 30 no answer.
+    epilog="""Exit codes: 0 stored (also: nothing changed), 2 a file is wrong (each line named, nothing stored) or its change is refused,
+30 no answer. Several are stored one after the other and said one by one; the first that cannot be stored ends it.
 
 Examples:
 
@@ -77,26 +78,21 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Store what FILES ask for. Users keep what they have: a new rollout waits for its start."""
+    # All files first: one mistake and nothing of any file is stored.
+    specs = _guarded(lambda: _read_all(files))
+    if check:
+        if not as_json:
+            print(f"{len(files)} of {len(files)} files are right; nothing was sent")
+        return
 
-    def work() -> list[Json]:
-        # All files first: one mistake and nothing of any file is stored.
-        specs = _read_all(files)
-        if check:
-            return []
+    def work() -> None:
         with CollectorClient(collector, read_token(token_file)) as client:
-            return [
-                client.request("PUT", _path(spec.rollout), {"spec": dict(spec.source), "reason": reason, "actor": _actor(actor)})
-                for spec in specs
-            ]
+            for spec in specs:
+                about = {"spec": dict(spec.source), "reason": reason, "actor": _actor(actor)}
+                # Said at once: it stays stored when a later one is refused.
+                _print_applied(client.request("PUT", _path(spec.rollout), about), as_json)
 
-    answers = _guarded(work)
-    if check and not as_json:
-        print(f"{len(files)} of {len(files)} files are right; nothing was sent")
-    for answer in answers:
-        if as_json:
-            _print_json(answer)
-        else:
-            print(f"{answer['name']}: {'stored' if answer['changed'] else 'nothing to do'}, it is {answer['state']['status']}")
+    _guarded(work)
 
 
 @app.command(
@@ -165,7 +161,7 @@ def advance(
     as_json: AsJson = False,
 ) -> None:
     """Bring rollout NAME to its next stage; its gate must pass and the stage's soak time be over."""
-    _step("advance", name, f"{reason} (forced)" if force else reason, actor, collector, token_file, as_json, force=force)
+    _step("advance", name, reason, actor, collector, token_file, as_json, force=force)
 
 
 @app.command(epilog=f'{_CODES}\n\nExample:\n\n  isomon rollout hold checkout-v2 -m "the support desk asks for a day"\n')
@@ -362,6 +358,13 @@ def _show(answer: Json, as_json: bool) -> None:
         _print_json(answer)
     else:
         rollout_table.one(answer)
+
+
+def _print_applied(answer: Json, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+    else:
+        print(f"{answer['name']}: {'stored' if answer['changed'] else 'nothing to do'}, it is {answer['state']['status']}")
 
 
 def _print_json(answer: Json) -> None:

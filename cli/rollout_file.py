@@ -26,13 +26,15 @@ def read_file(path: Path) -> RolloutSpec:
         UsageError: the file cannot be read or used; the text names each line.
     """
     try:
-        text = path.read_bytes()[: _MAX_BYTES + 1].decode("utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({type(error).__name__})") from None
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{path}: has {len(content)} bytes, and a rollout's file may have {_MAX_BYTES}: is it another file?")
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not UTF-8 text") from None
-    if len(text) > _MAX_BYTES:
-        raise UsageError(f"{path}: is larger than {_MAX_BYTES // 1024} KiB")
     try:
         value, lines = _load(text)
     except yaml.MarkedYAMLError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from isolation_monitor.cli.console import stdout_console
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -16,7 +17,7 @@ _PLAN: Final = ("name", "service", "arm", "started_at", "min_exposed_requests", 
 
 def one(answer: Json) -> None:
     """Print one rollout: what it asks for, and its state where it has one."""
-    console = Console()
+    console = stdout_console()
     for key in _PLAN:
         value = answer.get(key)
         console.print(Text(f"{key:<22}{('all' if key == 'arm' else '-') if value is None else value}"))
@@ -54,7 +55,7 @@ def many(items: list[Json]) -> None:
         cells = [Text(item["name"]), Text(item["service"]), Text(state["status"], style=_COLOURS.get(state["status"], "default"))]
         rest = (state["stage"], _share(state), _soak(state), state["changed_at"], state["actor"], state["reason"])
         table.add_row(*cells, *(Text(cell) for cell in rest))
-    Console().print(table)
+    stdout_console().print(table)
 
 
 def history(items: list[Json]) -> None:
@@ -64,7 +65,7 @@ def history(items: list[Json]) -> None:
         ends = [f"{item[f'{end}_status']} {item[f'{end}_stage']}" for end in ("from", "to")]
         cells = (item["at"], str(item["revision"]), item["action"], *ends, item["actor"], item["reason"])
         table.add_row(*(Text(cell) for cell in cells))
-    Console().print(table)
+    stdout_console().print(table)
 
 
 def _share(state: Json) -> str:

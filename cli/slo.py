@@ -18,6 +18,7 @@ from isolation_monitor.alerts import slo
 from isolation_monitor.alerts.slo import BurnAlert, Objective, SloError, Slos
 from isolation_monitor.alerts.slo_rules import budget_left, burn_rate
 from isolation_monitor.alerts.thresholds import Duration
+from isolation_monitor.cli.console import stdout_console
 
 EXIT_OK, EXIT_SPENT, EXIT_USAGE = 0, 1, 2
 _TIMEOUT_S: Final = 10.0
@@ -39,7 +40,7 @@ def check(file: _FileArgument = slo.SLO_FILE, as_json: _AsJson = False) -> None:
     if as_json:
         print(json.dumps(_meaning(slos)))
         return
-    console = _console()
+    console = stdout_console(highlight=False)
     for objective in slos.objectives:
         _print_objective(console, slos, objective)
 
@@ -78,10 +79,6 @@ def _loaded(file: Path) -> Slos:
 def _refuse(why: str) -> NoReturn:
     print(f"isomon slo: {why}", file=sys.stderr)
     raise typer.Exit(EXIT_USAGE)
-
-
-def _console() -> Console:
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=140, highlight=False)
 
 
 # --- what a file means ------------------------------------------------------------------------------------------------
@@ -246,4 +243,4 @@ def _print_standings(slos: Slos, standings: list[Standing]) -> None:
             f"{one.left_minutes:.3g} min",
             *(f"{one.burns[window]:.2f}" if window in one.burns else "-" for window in longs),
         )
-    _console().print(table)
+    stdout_console(highlight=False).print(table)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,16 +22,15 @@ from isolation_monitor.cli.collector_client import (
     read_token,
     seconds,
 )
+from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.demonstration import Stack, stack
+from isolation_monitor.cli.termination import ended_politely
 from isolation_monitor.cli.validation_journal import Journal, Plan, open_journal
 from isolation_monitor.cli.validation_run import Validation
-from isolation_monitor.demo.errors import DemoError
-from isolation_monitor.demo.layout import Layout
-from isolation_monitor.demo.state import StackState, default_file
+from isolation_monitor.cli.verdicts import COLOURS, EXIT_CODES
 
-EXIT_CODES: Final = {"pass": 0, "fail": 10, "inconclusive": 20, "error": 30}
 EXIT_USAGE: Final = 2
 _NEVER: Final = "never"
-_COLOURS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "magenta"}
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -86,19 +84,23 @@ def validate(
             min_exposed_requests=min_exposed_requests,
             min_owed_events=min_owed_events,
         )
-        if not (prometheus and collector and (folder or plan.drill_every_s is None)):
-            state = _demonstration()
-            prometheus, collector = prometheus or state.urls.prometheus, collector or state.urls.collector
-            folder, token_file = folder or Layout(state.folder).drills, token_file or Layout(state.folder).read_token
-        token = read_token(token_file)
+        parts = stack(
+            prometheus,
+            collector,
+            # Without drills nobody reads the folder: any stands for it.
+            folder or (Path() if plan.drill_every_s is None else None),
+            token_file=token_file,
+            instead="pass --prometheus, --collector and --folder (or --drill-every never)",
+        )
+        token = read_token(parts.token_file)
         kept, goes_on = open_journal(journal, plan)
         if goes_on:
             kept.add("resumed")
-        drill = _drill_command(plan, prometheus, collector, token_file, folder, drill_option or [])
-        with CollectorClient(collector, token) as client:
-            _watch(Validation(kept, client, prometheus, drill, _progress(kept, plan, as_json=as_json)), kept)
+        drill = [] if plan.drill_every_s is None else _drill_command(service, parts, drill_option or [])
+        with CollectorClient(parts.collector, token) as client:
+            _watch(Validation(kept, client, parts.prometheus, drill, _progress(kept, as_json=as_json)), kept)
         found = validation_report.sealed(validation_report.report_of(kept), key)
-    except (UsageError, DemoError) as error:
+    except UsageError as error:
         _refuse(str(error))
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -111,30 +113,19 @@ def validate(
 
 def _watch(validation: Validation, journal: Journal) -> None:
     try:
-        validation.run()
+        # The load and a drill run in sessions of their own: nobody else would end them.
+        with ended_politely():
+            validation.run()
     except KeyboardInterrupt:
         _refuse(f"interrupted after {journal.observed_s:.0f} s; the same command goes on from {journal.path}")
 
 
-def _drill_command(
-    plan: Plan, prometheus: str, collector: str, token_file: Path | None, folder: Path | None, options: list[str]
-) -> list[str] | None:
-    if plan.drill_every_s is None:
-        return None
-    command = [sys.executable, "-m", "isolation_monitor.cli", "drill", "--json", "--service", plan.service]
-    command += ["--prometheus", prometheus, "--collector", collector, "--folder", str(folder)]
-    if token_file is not None:
-        command += ["--token-file", str(token_file)]
+def _drill_command(service: str, parts: Stack, options: list[str]) -> list[str]:
+    command = [sys.executable, "-m", "isolation_monitor.cli", "drill", "--json", "--service", service]
+    command += ["--prometheus", parts.prometheus, "--collector", parts.collector, "--folder", str(parts.folder)]
+    if parts.token_file is not None:
+        command += ["--token-file", str(parts.token_file)]
     return [*command, *(word for option in options for word in shlex.split(option))]
-
-
-def _demonstration() -> StackState:
-    try:
-        return StackState.read(Path(os.environ.get("ISOMON_DEMO_STATE") or default_file()))
-    except DemoError:
-        raise UsageError(
-            "no demonstration runs: start one with make demo, or pass --prometheus, --collector and --folder (or --drill-every never)"
-        ) from None
 
 
 def _verify(file: Path, public: Path | None) -> NoReturn:
@@ -161,25 +152,27 @@ def _refuse(why: str) -> NoReturn:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def _progress(journal: Journal, plan: Plan, *, as_json: bool) -> Any:  # Any: a callable without arguments
+def _progress(journal: Journal, *, as_json: bool) -> Callable[[], None]:
     """Return what says how far it is: on a terminal and in a log a line when the verdict changes and at each twentieth."""
-    told = [-1, ""]
+    told: tuple[int, str] | None = None
+    for_s = journal.plan.for_s
 
     def look() -> None:
+        nonlocal told
         gate = next(entry for entry in reversed(journal.entries) if entry["kind"] == "gate")
-        step = int(20 * journal.observed_s / max(plan.for_s, 1e-9))
-        if not as_json and [step, gate["verdict"]] != told:
-            told[:] = [step, gate["verdict"]]
+        reached = int(20 * journal.observed_s / max(for_s, 1e-9)), gate["verdict"]
+        if not as_json and reached != told:
+            told = reached
             why = f": {gate['why']}" if gate["why"] else ""
-            print(f"{journal.observed_s:6.0f} s of {plan.for_s:.0f} s, gate {gate['verdict']}{why}", file=sys.stderr, flush=True)
+            print(f"{journal.observed_s:6.0f} s of {for_s:.0f} s, gate {gate['verdict']}{why}", file=sys.stderr, flush=True)
 
     return look
 
 
 def _print_report(found: Json, file: Path) -> None:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=140, highlight=False)
+    console = stdout_console(highlight=False)
     verdict = found["verdict"]
-    console.print(Text.assemble(f"{found['service']}: ", (verdict, f"bold {_COLOURS[verdict]}"), f"  seen for {found['observed_s']:.0f} s"))
+    console.print(Text.assemble(f"{found['service']}: ", (verdict, f"bold {COLOURS[verdict]}"), f"  seen for {found['observed_s']:.0f} s"))
     if found["reasons"]:
         table = Table("about", "verdict", "why", box=None, pad_edge=False)
         for reason in found["reasons"]:

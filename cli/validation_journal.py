@@ -10,11 +10,11 @@ import json
 import os
 import secrets
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from isolation_monitor.cli.collector_client import UsageError
+from isolation_monitor.collector.clock import rfc3339, utc_now
 
 SCHEMA: Final = "validation-journal/1"
 
@@ -35,29 +35,33 @@ class Plan:
 
 
 class Journal:
-    """An open journal. `entries` are what was seen so far, oldest first."""
+    """An open journal.
 
-    def __init__(self, path: Path, header: Json, entries: list[Json]) -> None:
+    `run` names this validation, and the rollout by which the collector watches it. `entries` are what was seen so far,
+    oldest first; `observed_s` are the seconds during which the service was in sight.
+    """
+
+    def __init__(self, path: Path, plan: Plan, header: Json, entries: list[Json]) -> None:
         self.path = path
-        self.header = header
-        self.entries = entries
-
-    @property
-    def run(self) -> str:
-        """Name of this validation, and of the rollout by which the collector watches it."""
-        return str(self.header["run"])
-
-    @property
-    def observed_s(self) -> float:
-        """Seconds during which the service was in sight."""
-        return float(sum(entry["counted_s"] for entry in self.entries if entry["kind"] == "gate"))
+        self.plan = plan
+        self.run = str(header["run"])
+        self.started_at = str(header["started_at"])
+        self.entries: list[Json] = []
+        self.observed_s = 0.0
+        for entry in entries:
+            self._keep(entry)
 
     def add(self, kind: str, **content: Any) -> Json:  # Any: JSON
         """Write down something that was seen; it is on the disk when this returns."""
         entry = {"kind": kind, "at": _now(), **content}
         _append(self.path, entry)
-        self.entries.append(entry)
+        self._keep(entry)
         return entry
+
+    def _keep(self, entry: Json) -> None:
+        self.entries.append(entry)
+        if entry["kind"] == "gate":
+            self.observed_s += entry["counted_s"]
 
 
 def open_journal(path: Path, plan: Plan) -> tuple[Journal, bool]:
@@ -70,7 +74,7 @@ def open_journal(path: Path, plan: Plan) -> tuple[Journal, bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         header = {"schema": SCHEMA, "run": f"validation-{secrets.token_hex(4)}", "started_at": _now(), "plan": asdict(plan)}
         _append(path, header)
-        return Journal(path, header, []), False
+        return Journal(path, plan, header, []), False
     text = path.read_text(encoding="utf-8")
     whole, _, torn = text.rpartition("\n")
     if torn:
@@ -88,7 +92,7 @@ def open_journal(path: Path, plan: Plan) -> tuple[Journal, bool]:
     if changed := sorted(name for name, value in asdict(plan).items() if before.get(name) != value):
         said = ", ".join(f"{name} was {before.get(name)!r} and is {asdict(plan)[name]!r}" for name in changed)
         raise UsageError(f"{path} belongs to another validation ({said}): say the same again to go on, or give another --journal")
-    return Journal(path, lines[0], lines[1:]), True
+    return Journal(path, plan, lines[0], lines[1:]), True
 
 
 def _append(path: Path, entry: Json) -> None:
@@ -99,4 +103,4 @@ def _append(path: Path, entry: Json) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(utc_now())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from isolation_monitor.cli.collector_client import UsageError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-    from isolation_monitor.cli.validation_journal import Journal
+    from isolation_monitor.cli.validation_journal import Journal, Plan
 
 SCHEMA: Final = "validation/1"
 VERDICTS: Final = ("fail", "error", "inconclusive", "pass")
@@ -28,7 +29,7 @@ Json = dict[str, Any]  # Any: JSON
 
 def report_of(journal: Journal) -> Json:
     """Return the report (`validation/1`) on what a journal holds, without hash and signature."""
-    plan = journal.header["plan"]
+    plan = journal.plan
     gates = [entry for entry in journal.entries if entry["kind"] == "gate"]
     drills = [entry for entry in journal.entries if entry["kind"] == "drill"]
     loads = [entry for entry in journal.entries if entry["kind"] == "load"]
@@ -38,12 +39,12 @@ def report_of(journal: Journal) -> Json:
     return {
         "schema": SCHEMA,
         "run": journal.run,
-        "service": plan["service"],
+        "service": plan.service,
         "verdict": verdict,
         "reasons": sorted(findings, key=lambda finding: VERDICTS.index(finding["verdict"])),
-        "started_at": journal.header["started_at"],
-        "ended_at": journal.entries[-1]["at"] if journal.entries else journal.header["started_at"],
-        "wanted_s": plan["for_s"],
+        "started_at": journal.started_at,
+        "ended_at": journal.entries[-1]["at"] if journal.entries else journal.started_at,
+        "wanted_s": plan.for_s,
         "observed_s": round(journal.observed_s, 1),
         "restarts": sum(entry["kind"] == "resumed" for entry in journal.entries),
         "gate": {
@@ -53,17 +54,17 @@ def report_of(journal: Journal) -> Json:
         },
         "planted_faults": faults or {},
         "drills": drills,
-        "load": {"command": plan["load"], "ends": loads},
-        "plan": plan,
+        "load": {"command": plan.load, "ends": loads},
+        "plan": asdict(plan),
     }
 
 
-def _of_gates(plan: Json, observed_s: float, gates: list[Json]) -> list[Json]:
+def _of_gates(plan: Plan, observed_s: float, gates: list[Json]) -> list[Json]:
     found = []
     if failed := next((entry for entry in gates if entry["verdict"] == "fail"), None):
         found.append(_finding("fail", "gate", f"the gate failed at {failed['at']}: {failed['why']}"))
-    elif observed_s < plan["for_s"]:
-        found.append(_finding("inconclusive", "time", f"seen for {observed_s:.0f} s of {plan['for_s']:.0f} s"))
+    elif observed_s < plan.for_s:
+        found.append(_finding("inconclusive", "time", f"seen for {observed_s:.0f} s of {plan.for_s:.0f} s"))
     seen = sum(entry["verdict"] != "error" for entry in gates)
     if seen * 100 < SIGHT_PERCENT * len(gates):
         last = next(entry for entry in reversed(gates) if entry["verdict"] == "error")
@@ -88,8 +89,8 @@ def _of_faults(faults: Json | None) -> list[Json]:
     return found
 
 
-def _of_drills(plan: Json, drills: list[Json]) -> list[Json]:
-    if plan["drill_every_s"] is None:
+def _of_drills(plan: Plan, drills: list[Json]) -> list[Json]:
+    if plan.drill_every_s is None:
         return []
     if not any(entry["arrived"] is not None for entry in drills):
         return [_finding("error", "drills", "no drill came to its end" + (f": {drills[-1]['why']}" if drills else ""))]

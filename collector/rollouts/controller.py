@@ -113,7 +113,7 @@ class RolloutController:
 
     async def _judge(self, rollout: StagedRollout, *, counts: bool) -> Move | None:
         state = rollout.state
-        alarm = alarm_against(rollout, await self._service.alarms(rollout.started_at))
+        alarm = alarm_against(rollout, await self._service.alarms(rollout))
         if alarm is not None:
             # Prometheus has judged already: the gate would ask it again, and might not reach it.
             return alarm

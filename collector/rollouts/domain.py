@@ -277,19 +277,14 @@ class Alarm:
 def alarm_against(rollout: StagedRollout, alarms: list[Alarm]) -> Move | None:
     """Return the rollback that the first alarm of this rollout asks for.
 
-    An alarm counts when it carries `rollback="true"`, began within this rollout, is of its service, and names no other
+    `alarms` are those of its service that carry `rollback="true"` and began within it. One counts when it names no other
     rollout and no trigger that the stage leaves out. What was measured on arm `off` alone counts where one is enough:
     the victim may be anybody's neighbour. A planted fault or a drill never counts.
     """
     stage = rollout.stage
     for alarm in sorted(alarms, key=lambda alarm: alarm.starts_at):
         labels = alarm.labels
-        if labels.get("rollback") != "true" or labels.get("synthetic") == "true" or labels.get("service") != rollout.spec.service:
-            continue
-        # Notifications are repeated for as long as an alert fires: one from before the start says nothing about this rollout.
-        if alarm.starts_at < rollout.started_at:
-            continue
-        if labels.get("rollout", rollout.spec.rollout) != rollout.spec.rollout:
+        if labels.get("synthetic") == "true" or labels.get("rollout", rollout.spec.rollout) != rollout.spec.rollout:
             continue
         trigger = labels.get("trigger") or _TRIGGER_OF_ALERT.get(alarm.name, ZERO_TOLERANCE[0])
         if stage is not None and trigger in TRIGGERS and trigger not in stage.triggers:

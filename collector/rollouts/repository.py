@@ -132,11 +132,19 @@ class RolloutRepository:
     async def announced(self, event_id: str, at: datetime) -> None:
         await self._connection.execute(update(RolloutEventRow).where(RolloutEventRow.id == event_id).values(announced_at=at))
 
-    async def alarms(self, since: datetime) -> list[Alarm]:
-        """Return what Alertmanager delivered as firing and what began at `since` or later."""
+    async def alarms(self, service: str, since: datetime) -> list[Alarm]:
+        """Return what Alertmanager delivered as firing of a service, asks for a rollback and began at `since` or later.
+
+        The newest ones, should there be very many: a rollout must hear of the last as it does of the first.
+        """
         row = NotificationRow
-        statement = select(row.labels, row.annotations, row.starts_at).where(row.status == "firing", row.starts_at >= since)
-        found = await self._connection.execute(statement.order_by(row.starts_at).limit(_ALARM_LIMIT))
+        statement = select(row.labels, row.annotations, row.starts_at).where(
+            row.status == "firing",
+            row.starts_at >= since,
+            row.labels["rollback"].as_string() == "true",
+            row.labels["service"].as_string() == service,
+        )
+        found = await self._connection.execute(statement.order_by(row.starts_at.desc()).limit(_ALARM_LIMIT))
         return [Alarm(item.labels, item.annotations.get("summary", ""), item.starts_at) for item in found]
 
 

@@ -85,17 +85,18 @@ async def take_step(request: Request, runtime: RuntimeDep, rollouts: Rollouts, g
     if action is None:
         raise NotFound(f"there is no step {step[:100]!r}: use {', '.join(_STEPS)}")
     body = await read(request, runtime.body_limits, StepIn)
-    decision_id, expected = None, body.expected_revision
+    decision_id, expected, reason = None, body.expected_revision, body.reason
     if action == "advance":
-        decision_id, revision = await _may_advance(rollouts, gate, name, force=body.force)
+        decision_id, revision, overruled = await _may_advance(rollouts, gate, name, force=body.force)
+        reason = f"{reason} (forced)" if overruled else reason
         # What was judged is what moves on: a rollback in between must win.
         expected = revision if expected is None else expected
-    changed = await rollouts.change(name, action, Who(body.actor, body.reason, decision_id), expected_revision=expected)
+    changed = await rollouts.change(name, action, Who(body.actor, reason, decision_id), expected_revision=expected)
     return JsonResponse(rollout_answer(await rollouts.get(name)) | {"changed": changed})
 
 
-async def _may_advance(rollouts: RolloutService, gate: Gate, name: str, *, force: bool) -> tuple[str | None, int]:
-    """Return the decision that lets a person advance, and the revision it was made for.
+async def _may_advance(rollouts: RolloutService, gate: Gate, name: str, *, force: bool) -> tuple[str | None, int, bool]:
+    """Return the decision that lets a person advance, the revision it was made for, and whether the person overrules it.
 
     Raises:
         Conflict: the gate failed, or does not pass yet and the person does not insist.
@@ -103,16 +104,17 @@ async def _may_advance(rollouts: RolloutService, gate: Gate, name: str, *, force
     rollout = await rollouts.staged(name)
     state, stage = rollout.state, rollout.stage
     if stage is None or state.status not in ("running", "held"):
-        return None, state.revision
+        return None, state.revision, False
     answer = await gate.evaluate(name, state.stage)
     decision_id = answer.get("decision_id")
     verdict = answer.get("verdict")
     why = "; ".join(str(reason.get("detail", "")) for reason in answer.get("reasons", [])[:3])
     if verdict == "fail":
         raise Conflict(f"the gate of {name} failed ({why}): it is rolled back, not advanced")
+    waits = verdict != "pass" or rollout.soaked_s < stage.soak_s
     if not force and verdict != "pass":
         raise Conflict(f"the gate of {name} says {verdict} ({why}): wait, or overrule it with force; the history will say so")
-    if not force and rollout.soaked_s < stage.soak_s:
+    if not force and waits:
         seen = f"{rollout.soaked_s:.0f} s of {stage.soak_s:.0f} s"
         raise Conflict(f"stage {stage.name} of {name} was seen in order for {seen}: wait, or overrule it with force")
-    return decision_id, state.revision
+    return decision_id, state.revision, waits

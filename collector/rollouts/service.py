@@ -167,10 +167,10 @@ class RolloutService:
         async with self._database.reading() as connection:
             return await RolloutRepository(connection).of_service(None, live=True)
 
-    async def alarms(self, since: datetime) -> list[Alarm]:
-        """Return what Alertmanager delivered as firing since a moment."""
+    async def alarms(self, rollout: StagedRollout) -> list[Alarm]:
+        """Return the alerts that ask for a rollback of this rollout's service since it started."""
         async with self._database.reading() as connection:
-            return await RolloutRepository(connection).alarms(since)
+            return await RolloutRepository(connection).alarms(rollout.state.service, rollout.started_at)
 
     async def history(self, name: str, limit: int) -> list[RolloutEvent]:
         """Return the newest changes of a rollout, newest first.

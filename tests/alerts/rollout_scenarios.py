@@ -6,20 +6,18 @@ One sample each 15 s, so a minute, which is one block, is four samples. `at` and
 from __future__ import annotations
 
 from isolation_monitor.telemetry import names
-from tests.real_parts.promtool import Firing, Scenario, series
+from tests.real_parts.promtool import Firing, Scenario, ramp, series
 
 _PAGE = {"severity": "critical", "action": "page", "rollback": "true"}
 _STEP_S = 15
-_MINUTE = 60 // _STEP_S
+_MINUTE, _FOR_EVER = 60 // _STEP_S, 401
+"""In samples."""
 
 
-def _counter(*minutes: float) -> str:
+def _counter(minutes: list[float]) -> str:
     """Return a counter that grows by so much in each minute, evenly; the last minute goes on for ever."""
-    parts, value = [], 0.0
-    for growth in minutes[:-1]:
-        parts.append(f"{value:g}+{growth / _MINUTE:g}x{_MINUTE - 1}")
-        value += growth
-    return " ".join([*parts, f"{value:g}+{minutes[-1] / _MINUTE:g}x400"])
+    *first, last = (growth / _MINUTE for growth in minutes)
+    return ramp(*((_MINUTE, each) for each in first), (_FOR_EVER, last))
 
 
 def _requests(service: str, arm: str, ok: str, error: str) -> dict[str, str]:
@@ -33,11 +31,7 @@ _Minutes = tuple[list[float], list[float]]
 
 def _arms(service: str, on: _Minutes, off: _Minutes = ([1000], [0])) -> dict[str, str]:
     """Return both arms: requests that worked and that failed, minute by minute."""
-    return _requests(service, "on", *map(_numbers, on)) | _requests(service, "off", *map(_numbers, off))
-
-
-def _numbers(minutes: list[float]) -> str:
-    return _counter(*minutes)
+    return _requests(service, "on", *map(_counter, on)) | _requests(service, "off", *map(_counter, off))
 
 
 def _in_turn(one: float, other: float) -> list[float]:
@@ -118,9 +112,9 @@ def _durations(service: str, arm: str, **by_bound: list[float]) -> dict[str, str
     inputs, below = {}, [0.0] * len(every)
     for bound, counts in by_bound.items():
         below = [a + b for a, b in zip(below, counts, strict=True)]
-        inputs[series(f"{name}_bucket", {**about, "le": bound.removeprefix("le").replace("_", ".")})] = _counter(*below)
-    inputs[series(f"{name}_bucket", {**about, "le": "+Inf"})] = _counter(*every)
-    inputs[series(f"{name}_count", about)] = _counter(*every)
+        inputs[series(f"{name}_bucket", {**about, "le": bound.removeprefix("le").replace("_", ".")})] = _counter(below)
+    inputs[series(f"{name}_bucket", {**about, "le": "+Inf"})] = _counter(every)
+    inputs[series(f"{name}_count", about)] = _counter(every)
     return inputs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,7 +22,9 @@ HEADER = "minute,arm,requests,errors,slow,violations"
 
 
 def isomon(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "isolation_monitor.cli", "gate", *arguments], input=text, capture_output=True, text=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ISOMON_")}
+    command = [sys.executable, "-m", "isolation_monitor.cli", "gate", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, env=environment, timeout=120)
 
 
 def counts(file: Path, *, minutes: int = 40, extra: float = 0.0, violations_at: int | None = None, weights: bool = False) -> Path:

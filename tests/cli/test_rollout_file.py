@@ -128,6 +128,17 @@ def test_a_small_file_that_unfolds_without_end_is_refused(tmp_path: Path) -> Non
     assert "more than" in mistakes(tmp_path, bomb)
 
 
+@pytest.mark.parametrize("letter", ["a", "ä", "𝄞"])
+def test_a_file_may_have_256_kib_whatever_its_letters(tmp_path: Path, letter: str) -> None:
+    """Measured in characters, a file of long letters was cut in the middle instead of refused."""
+    head = "rollout: r\nservice: chat\n# "
+    letters, rest = divmod(256 * 1024 - len(head), len(letter.encode()))
+    whole = head + " " * rest + letter * letters
+
+    assert read_file(write(tmp_path, whole)).rollout == "r"
+    assert mistakes(tmp_path, whole + " ").strip() == "has 262145 bytes, and a rollout's file may have 262144: is it another file?"
+
+
 def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
 

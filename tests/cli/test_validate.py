@@ -23,6 +23,7 @@ from isolation_monitor.cli import validation_report
 from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.validation_journal import Journal, Plan, open_journal
 from isolation_monitor.collector.clock import utc_now
+from isolation_monitor.demo.janitor import alive
 from tests.cli.test_violations import record, send
 from tests.dashboards.living_service import LivingService
 from tests.real_parts.collector import Collector, collector
@@ -126,6 +127,30 @@ def test_a_killed_validation_goes_on_where_it_was(stack: Stack, tmp_path: Path) 
     assert report["observed_s"] >= 6
     # Time between the two counts for nothing, and what was seen before counts on.
     assert sum(entry.get("counted_s", 0) for entry in after[len(before) :]) <= 6.5
+
+
+def test_sigterm_ends_the_load_too(stack: Stack, tmp_path: Path) -> None:
+    """A supervisor ends the command alone: the load has a session of its own and would go on for ever."""
+    load = f"sh -c 'echo $$ > {tmp_path / 'load'}; exec sleep 600'"
+    with subprocess.Popen(stack.command(tmp_path, "--load", load, wanted="1h"), stderr=subprocess.DEVNULL) as process:
+        group = int(eventually(lambda: written(tmp_path / "load"), "the load runs"))
+        process.terminate()
+        process.wait(60)
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not alive(group)
+
+
+def test_what_a_load_left_running_ends_before_the_next(stack: Stack, tmp_path: Path) -> None:
+    load = f"sh -c 'sleep 600 & echo $$ > {tmp_path / 'load'}'"
+    with subprocess.Popen(stack.command(tmp_path, "--load", load, wanted="1h"), stderr=subprocess.DEVNULL) as process:
+        group = int(eventually(lambda: written(tmp_path / "load"), "the load runs"))
+        eventually(lambda: not alive(group), "nothing of it runs")
+        process.terminate()
+
+
+def written(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def test_a_violation_ends_it_at_once(stack: Stack, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -211,6 +211,21 @@ class Api:
     async def stored_ids(self) -> set[str]:
         answer = await self.get("/v1/violations?limit=1000")
         return {item["id"] for item in answer.json()["items"]}
+
+
+async def until(holds: Callable[[], bool | Awaitable[bool]], within_s: float = 60.0) -> None:
+    """Return when `holds` does, asked again and again.
+
+    Raises:
+        TimeoutError: it did not within `within_s` seconds.
+    """
+    async with asyncio.timeout(within_s):
+        while not await _answered(holds()):  # noqa: ASYNC110 - the other side is a task that knows no event of ours
+            await asyncio.sleep(0.01)
+
+
+async def _answered(answer: bool | Awaitable[bool]) -> bool:
+    return answer if isinstance(answer, bool) else await answer
 
 
 def bearer(token: str) -> dict[str, str]:

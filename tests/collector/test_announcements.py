@@ -199,14 +199,9 @@ async def test_a_burst_is_one_mark_that_grows_and_a_later_one_is_another(api: Ap
 async def test_bursts_are_marked_by_themselves_while_the_collector_runs(api: Api, server: Grafana) -> None:
     await api.send(api.violation(id="by-itself"), service="watched")
 
-    def found() -> bool:
-        return any("service:watched" in item["tags"] for item in server.annotations())
-
-    for _ in range(600):
-        if await asyncio.to_thread(found):
-            break
-        await asyncio.sleep(0.1)
-    assert await asyncio.to_thread(found)
+    await asyncio.to_thread(
+        eventually, lambda: any("service:watched" in item["tags"] for item in server.annotations()), "the burst is marked"
+    )
 
 
 # --- Alertmanager -----------------------------------------------------------------------------------------------------
@@ -220,7 +215,7 @@ class OnCall:
     received: Receiver
 
     def told(self, rollout: str, status: str = "firing") -> list[dict[str, Any]]:
-        return [alert for path in ("/",) for _, alert in self.received.alerts(path, status) if alert["labels"].get("rollout") == rollout]
+        return [alert for _, alert in self.received.alerts("/", status) if alert["labels"].get("rollout") == rollout]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,6 +257,6 @@ def test_flaggers_metric_sees_every_new_violation_of_its_arm_and_nothing_else(wa
     }
 
 
-def test_flagger_would_take_no_series_for_a_failed_check_without_the_default(tmp_path: Path) -> None:
+def test_flagger_would_take_no_series_for_a_failed_check_without_the_default() -> None:
     with pytest.raises(flagger.NoValuesFound):
         flagger.metric_value(b'{"data":{"result":[]}}')

@@ -63,7 +63,7 @@ def kill_while_feeding(folder: Path, numbers: Iterator[int], batches: int) -> li
     with collector(folder, port=free_port()) as running, ThreadPoolExecutor(4) as pool:
         senders = [pool.submit(feed, running, numbers, acknowledged, stop) for _ in range(4)]
         try:
-            eventually(lambda: len(acknowledged) >= batches * BATCH or None, "records are acknowledged")
+            eventually(lambda: len(acknowledged) >= batches * BATCH, "records are acknowledged")
             running.process.kill()
             running.process.wait()
         finally:

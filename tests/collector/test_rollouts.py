@@ -17,7 +17,7 @@ from isolation_monitor.collector.rollouts.announcer import Announcer
 from isolation_monitor.collector.rollouts.domain import RolloutEvent
 from isolation_monitor.collector.settings import load_settings
 from isolation_monitor.collector.storage.database import Database
-from tests.collector.conftest import READ, SEND, STAGES, Api
+from tests.collector.conftest import READ, SEND, STAGES, Api, until
 
 
 @pytest.fixture
@@ -151,11 +151,12 @@ async def test_a_person_advances_against_the_gate_only_by_force_and_never_after_
 
     refused = await api.step("advance")
     forced = await api.step("advance", force=True)
+    told = (await api.history())[0]["reason"]
     await api.send(api.violation())
     failed = await api.step("advance", force=True)
 
     assert (refused.status_code, "no Prometheus" in refused.json()["detail"]) == (409, True)
-    assert forced.json()["state"]["stage"] == "canary"
+    assert (forced.json()["state"]["stage"], told) == ("canary", "because (forced)")
     assert failed.status_code == 409
 
 
@@ -333,9 +334,3 @@ def listener_into(told: list[RolloutEvent]) -> Callable[[RolloutEvent], Any]:
         told.append(event)
 
     return listener
-
-
-async def until(holds: Callable[[], bool], within_s: float = 60.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110 - the other side is a task that knows no event of ours
-            await asyncio.sleep(0.01)
