@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -55,29 +56,32 @@ def collector_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def python_client(collector_url: str) -> Iterator[Any]:
-    api.set_provider_and_wait(OFREPProvider(collector_url, headers_factory=lambda: {"Authorization": f"Bearer {SEND}"}))
-    yield api.get_client()
-    api.clear_providers()
+@contextlib.contextmanager
+def python_client(collector_url: str, token: str) -> Iterator[Any]:
+    provider = OFREPProvider(collector_url, headers_factory=lambda: {"Authorization": f"Bearer {token}"})
+    api.set_provider_and_wait(provider)
+    try:
+        yield api.get_client()
+    finally:
+        api.clear_providers()
+        # The provider has no shutdown of its own, and its connection would outlive the test.
+        provider.session.close()
 
 
-def test_the_python_provider_of_pypi_gets_what_the_services_decide(python_client):
-    for key, fallback, context, expected in EXPECTED:
-        attributes = {name: value for name, value in context.items() if name != "targetingKey"}
-        person = EvaluationContext(context.get("targetingKey"), attributes)
-        ask = python_client.get_boolean_details if isinstance(fallback, bool) else python_client.get_string_details
-        found = ask(key, fallback, person)
-        code = str(found.error_code.value) if found.error_code else None
-        assert (found.value, found.variant, str(found.reason), code) == expected, key
+def test_the_python_provider_of_pypi_gets_what_the_services_decide(collector_url):
+    with python_client(collector_url, SEND) as client:
+        for key, fallback, context, expected in EXPECTED:
+            attributes = {name: value for name, value in context.items() if name != "targetingKey"}
+            person = EvaluationContext(context.get("targetingKey"), attributes)
+            ask = client.get_boolean_details if isinstance(fallback, bool) else client.get_string_details
+            found = ask(key, fallback, person)
+            code = str(found.error_code.value) if found.error_code else None
+            assert (found.value, found.variant, str(found.reason), code) == expected, key
 
 
 def test_a_wrong_token_leaves_the_python_provider_with_the_default(collector_url):
-    api.set_provider_and_wait(OFREPProvider(collector_url, headers_factory=lambda: {"Authorization": "Bearer wrong"}))
-    try:
-        found = api.get_client().get_boolean_details("checkout-v2", True, EvaluationContext("ann"))
-    finally:
-        api.clear_providers()
+    with python_client(collector_url, "wrong") as client:
+        found = client.get_boolean_details("checkout-v2", True, EvaluationContext("ann"))
 
     assert (found.value, found.error_message) == (True, "unauthorized")
 
