@@ -18,7 +18,7 @@ from isolation_monitor.alerts.drills import RECIPES
 from isolation_monitor.cli.drill_page import DrillTarget, announced
 from tests.real_parts.alertmanager import alertmanager
 from tests.real_parts.collector import Collector, collector
-from tests.real_parts.processes import eventually, free_port
+from tests.real_parts.processes import eventually, free_port, started
 from tests.real_parts.prometheus import Prometheus, prometheus
 
 
@@ -112,7 +112,7 @@ def test_a_drill_that_does_not_arrive_says_where_it_got_stuck_and_fails(stack: S
 
 
 def test_a_drill_that_is_ended_takes_its_targets_away(stack: Stack):
-    with subprocess.Popen(stack.command("--alert", "IsolationTargetDown"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with started(stack.command("--alert", "IsolationTargetDown"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         eventually(lambda: left_behind(stack), "the drill is announced")
         process.terminate()
         process.communicate(timeout=30)
@@ -183,16 +183,15 @@ def _read(stack: Stack, path: str) -> str:
 @pytest.mark.slow
 def test_a_validation_drills_and_says_what_arrived(stack: Stack, tmp_path: Path):
     """The service itself is not there: what its gate says is another test's."""
+    journal = tmp_path / "journal.jsonl"
     command = [sys.executable, "-m", "isolation_monitor.cli", "validate", "--for", "1h", "--look-every", "1s", "--drill-every", "1h"]
-    command += [*stack.command()[4:], "--drill-option", "--alert IsolationViolation", "--journal", str(tmp_path / "journal.jsonl")]
+    command += [*stack.command()[4:], "--drill-option", "--alert IsolationViolation", "--journal", str(journal)]
     del command[command.index("--alertmanager") : command.index("--alertmanager") + 2]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        eventually(lambda: '"kind": "drill"' in (tmp_path / "journal.jsonl").read_text(), "the drill came to its end", within_s=180)
+    with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        eventually(lambda: journal.exists() and '"kind": "drill"' in journal.read_text(), "the drill came to its end", within_s=180)
         process.kill()
 
-    (drill,) = (
-        entry for line in (tmp_path / "journal.jsonl").read_text().splitlines() if (entry := json.loads(line)).get("kind") == "drill"
-    )
+    (drill,) = (entry for line in journal.read_text().splitlines() if (entry := json.loads(line)).get("kind") == "drill")
     assert (drill["arrived"], drill["missed"], drill["why"]) == (1, [], "")
 
 

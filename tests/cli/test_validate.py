@@ -27,7 +27,7 @@ from isolation_monitor.demo.janitor import alive
 from tests.cli.test_violations import record, send
 from tests.dashboards.living_service import LivingService
 from tests.real_parts.collector import Collector, collector
-from tests.real_parts.processes import eventually, free_port
+from tests.real_parts.processes import eventually, free_port, started
 from tests.real_parts.prometheus import Prometheus, prometheus
 
 PLAN = Plan("chat", 10.0, 1.0, None, None, 10, 10)
@@ -110,7 +110,7 @@ def verify(report: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_killed_validation_goes_on_where_it_was(stack: Stack, tmp_path: Path) -> None:
-    with subprocess.Popen(stack.command(tmp_path, wanted="6s"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with started(stack.command(tmp_path, wanted="6s"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         eventually(lambda: sum(entry.get("counted_s", 0) for entry in entries(tmp_path)) >= 1, "it has seen something")
         process.send_signal(signal.SIGKILL)
     before = entries(tmp_path)
@@ -132,7 +132,7 @@ def test_a_killed_validation_goes_on_where_it_was(stack: Stack, tmp_path: Path) 
 def test_sigterm_ends_the_load_too(stack: Stack, tmp_path: Path) -> None:
     """A supervisor ends the command alone: the load has a session of its own and would go on for ever."""
     load = f"sh -c 'echo $$ > {tmp_path / 'load'}; exec sleep 600'"
-    with subprocess.Popen(stack.command(tmp_path, "--load", load, wanted="1h"), stderr=subprocess.DEVNULL) as process:
+    with started(stack.command(tmp_path, "--load", load, wanted="1h"), stderr=subprocess.DEVNULL) as process:
         group = int(eventually(lambda: written(tmp_path / "load"), "the load runs"))
         process.terminate()
         process.wait(60)
@@ -143,10 +143,11 @@ def test_sigterm_ends_the_load_too(stack: Stack, tmp_path: Path) -> None:
 
 def test_what_a_load_left_running_ends_before_the_next(stack: Stack, tmp_path: Path) -> None:
     load = f"sh -c 'sleep 600 & echo $$ > {tmp_path / 'load'}'"
-    with subprocess.Popen(stack.command(tmp_path, "--load", load, wanted="1h"), stderr=subprocess.DEVNULL) as process:
+    with started(stack.command(tmp_path, "--load", load, wanted="1h"), stderr=subprocess.DEVNULL) as process:
         group = int(eventually(lambda: written(tmp_path / "load"), "the load runs"))
         eventually(lambda: not alive(group), "nothing of it runs")
         process.terminate()
+        process.wait(60)
 
 
 def written(file: Path) -> str:
@@ -154,7 +155,7 @@ def written(file: Path) -> str:
 
 
 def test_a_violation_ends_it_at_once(stack: Stack, tmp_path: Path) -> None:
-    with subprocess.Popen(stack.command(tmp_path, wanted="1h"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(stack.command(tmp_path, wanted="1h"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         eventually(lambda: any(entry.get("verdict") for entry in entries(tmp_path)), "it looks")
         send(stack.collector, record("violation-of-staging", time=utc_now().isoformat()))
         out, err = process.communicate(timeout=60)
@@ -166,7 +167,7 @@ def test_a_violation_ends_it_at_once(stack: Stack, tmp_path: Path) -> None:
 def test_without_sight_it_is_an_error_and_not_a_pass(stack: Stack, tmp_path: Path) -> None:
     command = stack.command(tmp_path, wanted="1h")
     command[command.index("--collector") + 1] = f"http://127.0.0.1:{free_port()}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         eventually(lambda: sum(entry.get("verdict") == "error" for entry in entries(tmp_path)) >= 2, "it looks in vain")
         process.send_signal(signal.SIGKILL)
 

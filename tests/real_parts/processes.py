@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -52,6 +52,17 @@ def eventually(found: Callable[[], _T | None], what: str, within_s: float = PATI
             raise AssertionError(f"not within {within_s:.0f} s: {what}")
         time.sleep(0.1)
     return answer
+
+
+@contextlib.contextmanager
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:  # Any: what Popen takes; text or bytes
+    """Run a program until the block ends, also where it ends by an assertion: nobody waits for one that would go on for an hour."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 @contextlib.contextmanager
