@@ -39,7 +39,7 @@ _FILES: dict[str, str] = {
     "delivery.yml": "Alerts on event delivery.",
     "runs.yml": "Alerts on runs and connections.",
     "resolution.yml": "Alerts on the resolution of run ids to threads.",
-    "rollouts.yml": "Alerts on rollouts: the arms side by side, and gates that cannot look or wait.",
+    "rollouts.yml": "Alerts on rollouts: the arms side by side, gates that cannot look or wait, workers that hear of no change.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
     "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
 }

@@ -210,6 +210,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "RolloutLatency": _slow_arm(),
     "GateError": _gate(VERDICT_CODE, jump=-2),
     "RolloutStuck": _gate(WAITING, jump=100_000),
+    "FlagsStale": _once(names.FLAG_STALE),
     # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
     "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),
     "DeadMansSwitch": Recipe(names_service=False, expected={}, receiver=DEAD_MAN, is_always_firing=True),

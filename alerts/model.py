@@ -31,6 +31,7 @@ Dashboard = Literal[
     "resolution",
     "experience",
     "rollout",
+    "flags",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Alerts on rollouts: the two triggers that compare the arms, and gates that cannot look or wait for ever.
+"""Alerts on rollouts: the two triggers that compare the arms, gates that cannot look or wait for ever, workers that hear of no change.
 
 Errors and latency come in bursts, so the arms are compared by blocks of one minute and not by requests: an alert is
 raised when the mean of the blocks is beyond the margin and lies surely above nothing. The collector takes the rollout back
@@ -7,8 +7,8 @@ when it hears of it; the page comes whether or not a collector is there.
 
 from __future__ import annotations
 
-from isolation_monitor.alerts.expressions import selector
-from isolation_monitor.alerts.model import DURATION, PERCENT, SERVICE, Alert, Group, Recording
+from isolation_monitor.alerts.expressions import selector, summed
+from isolation_monitor.alerts.model import DURATION, NUMBER, PERCENT, SERVICE, Alert, Group, Recording
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.telemetry import names
 
@@ -26,10 +26,11 @@ _BY = "by (service, rollout)"
 
 
 def groups(t: Thresholds) -> list[Group]:
-    """Return the group that compares the arms and the group of the gates themselves."""
+    """Return the group that compares the arms, the group of the gates themselves and that of the workers that follow them."""
     return [
         Group("isolation-arms", "15s", [_error_blocks(t), _latency_blocks(t), _errors(t), _latency(t)]),
         Group("isolation-gates", "15s", [_gate_error(t), _stuck(t)]),
+        Group("isolation-flags", "15s", [_flags_stale(t)]),
     ]
 
 
@@ -133,4 +134,20 @@ def _stuck(t: Thresholds) -> Alert:
             "Its users keep what they have. Send it more traffic, ask for less evidence, or take it back."
         ),
         dashboard="rollout",
+    )
+
+
+def _flags_stale(t: Thresholds) -> Alert:
+    return Alert(
+        "FlagsStale",
+        f"{summed(selector(names.FLAG_STALE))} > 0",
+        "warning",
+        "ticket",
+        summary=f"{SERVICE}: workers hear nothing of the flags' rules",
+        description=(
+            f"{NUMBER} workers of {SERVICE} have heard nothing of the flags' rules for more than {t.rollouts.flags_stale_for}. Their users "
+            "keep the variants that they have; a rollback does not reach them."
+        ),
+        dashboard="flags",
+        for_=t.rollouts.flags_stale_for,
     )

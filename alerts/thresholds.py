@@ -130,6 +130,7 @@ class Rollouts:
     disaster_durations: int
     gate_error_for: Duration
     max_waiting_s: int
+    flags_stale_for: Duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,10 @@ def stale_now() -> Panel:
         "Workers out of touch",
         queries.out_of_touch(),
         width=6,
+        alerts=["FlagsStale"],
         description=(
             "Workers that have heard nothing of the rules for a minute. 0 is good. Above: users keep what they have there, and a "
-            "rollback does not arrive; look at the collector and the way to it."
+            "rollback does not arrive; after five minutes more, FlagsStale. Look at the collector and the way to it."
         ),
     )
 
@@ -209,8 +210,9 @@ def stale() -> Panel:
     return counts(
         "Workers out of touch, by service",
         Query(queries.out_of_touch("service"), "{{service}}"),
+        alerts=["FlagsStale"],
         description=(
-            "Workers that have heard nothing of the rules for a minute. None is good. All of one service: its token or its way to the "
-            "collector; all services: the collector."
+            "Workers that have heard nothing of the rules for a minute. None is good. All of one service, and FlagsStale: its token or its "
+            "way to the collector; all services: the collector."
         ),
     )

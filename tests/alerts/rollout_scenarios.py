@@ -1,4 +1,5 @@
-"""Scenarios of the alerts on rollouts: the arms side by side, gates that cannot look, rollouts that wait.
+"""Scenarios of the alerts on rollouts: the arms side by side, gates that cannot look, rollouts that wait, workers that hear
+nothing.
 
 One sample each 15 s, so a minute, which is one block, is four samples. `at` and `below` are on the margins and silent.
 """
@@ -226,4 +227,42 @@ def _stuck() -> Scenario:
     return Scenario("RolloutStuck", inputs, "RolloutStuck", {60: firing, 300: firing, 345: []}, every_s=_STEP_S, step_s=_STEP_S)
 
 
-ROLLOUT_SCENARIOS = [_errors(), _latency(), _gate_errors(), _stuck()]
+def _flags_stale() -> Scenario:
+    def workers(service: str, values: str, instance: str = "a") -> dict[str, str]:
+        return {series(names.FLAG_STALE.name, {"service": service, "instance": instance}): values}
+
+    inputs = {
+        **workers("healthy", "0x100"),
+        # Out of touch from 60 s on, and again in touch at 480 s.
+        **workers("alone", "0x3 1x27 0x70"),
+        # One instance of two, where three workers are: the numbers of all are added.
+        **workers("several", "2x100") | workers("several", "1x100", "b") | workers("several", "0x100", "c"),
+        # A collector that is replaced: five minutes less a quarter, then nothing.
+        **workers("short", "0x3 1x19 0x78"),
+        # Who follows no collector shows no such series.
+        series(names.MONITOR_INFO.name, {"service": "without", "version": "1", "mode": "monitor"}): "1x100",
+        # The instance that was out of touch is gone.
+        **workers("gone", "0x3 1x10 stale") | workers("gone", "0x100", "b"),
+    }
+
+    def firing(service: str, number: int) -> Firing:
+        return Firing(
+            {"service": service, "severity": "warning", "action": "ticket"},
+            f"{service}: workers hear nothing of the flags' rules",
+            f"{number} workers of {service} have heard nothing of the flags' rules for more than 5m. Their users keep the variants that "
+            "they have; a rollback does not reach them.",
+        )
+
+    several = firing("several", 3)
+    moments = {
+        285: [],
+        300: [several],
+        345: [several],
+        360: [several, firing("alone", 1)],
+        465: [several, firing("alone", 1)],
+        480: [several],
+    }
+    return Scenario("FlagsStale", inputs, "FlagsStale", moments, every_s=_STEP_S, step_s=_STEP_S)
+
+
+ROLLOUT_SCENARIOS = [_errors(), _latency(), _gate_errors(), _stuck(), _flags_stale()]

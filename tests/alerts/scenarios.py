@@ -37,6 +37,7 @@ DASHBOARDS = {
     "process": {"ResourceTrend"},
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
+    "flags": {"FlagsStale"},
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
 _NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}

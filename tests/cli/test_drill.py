@@ -49,7 +49,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         (folder / "drills" / job).mkdir(parents=True)
     rule_files = []
     for name, text in build.rules("http://127.0.0.1:1", None).items():
-        # Two tickets wait five minutes on purpose; what they wait for is the rule's, not the way's.
+        # Three tickets wait five minutes on purpose; what they wait for is the rule's, not the way's.
         (folder / name).write_text(text.replace("for: 5m\n    keep", "for: 20s\n    keep").replace("  for: 5m\n", "  for: 20s\n"))
         rule_files.append(str(folder / name))
     with contextlib.ExitStack() as running:

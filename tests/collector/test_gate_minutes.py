@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -14,11 +13,10 @@ from isolation_monitor.collector.gates.domain import GatePlan, Inputs, MetricRea
 from isolation_monitor.collector.gates.minutes import MinuteReading
 from isolation_monitor.collector.gates.prometheus import PrometheusSource, Sample
 from isolation_monitor.collector.gates.ranges import MinuteBook
-from tests.real_parts.processes import binary
-from tests.real_parts.prometheus import Prometheus, prometheus
+from tests.real_parts.past import hours_ago, prometheus_with
+from tests.real_parts.prometheus import Prometheus
 
-START = (int(datetime.now(UTC).timestamp()) // 3600 - 3) * 3600
-"""A whole hour in the past: Prometheus refuses samples of the future."""
+START = hours_ago()
 MINUTES = 30
 EDGES = (0.1, 0.11, 0.121, 0.1331, 0.14641)
 PLAN = ComparisonPlan(10.0)
@@ -110,11 +108,7 @@ def write_past() -> Past:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    folder = tmp_path_factory.mktemp("past")
-    (folder / "past.om").write_text(write_past().text())
-    command = [binary("promtool"), "tsdb", "create-blocks-from", "openmetrics", str(folder / "past.om"), str(folder / "data")]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    with prometheus(folder, "global: {scrape_interval: 15s}\n") as server:
+    with prometheus_with(tmp_path_factory.mktemp("past"), write_past().text()) as server:
         yield server
 
 

@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special, stats
 
 from isolation_monitor.collector.gates import statistics as own
 from isolation_monitor.collector.gates.comparison import ComparisonPlan
@@ -55,7 +56,6 @@ def test_the_sequence_errs_rarely_although_one_looks_at_every_block() -> None:
 @settings(deadline=None)
 @given(st.floats(0, 200), st.floats(1, 5000), st.sampled_from([0.001, 0.05, 0.2]))
 def test_exact_bounds_are_those_of_scipy(hits: float, more: float, alpha: float) -> None:
-    stats = pytest.importorskip("scipy.stats")
     trials = hits + more
 
     assert own.share_upper_bound(hits, trials, alpha) == pytest.approx(stats.beta.ppf(1 - alpha, hits + 1, trials - hits), rel=1e-6)
@@ -64,7 +64,6 @@ def test_exact_bounds_are_those_of_scipy(hits: float, more: float, alpha: float)
 @settings(deadline=None)
 @given(st.integers(0, 2000), st.integers(0, 2000), st.floats(0.01, 0.99))
 def test_the_two_sided_test_is_that_of_scipy(hits: int, misses: int, share: float) -> None:
-    stats = pytest.importorskip("scipy.stats")
     trials = hits + misses
     expected = min(1.0, 2 * min(stats.binom.cdf(hits, trials, share), stats.binom.sf(hits - 1, trials, share)))
 
@@ -74,7 +73,6 @@ def test_the_two_sided_test_is_that_of_scipy(hits: int, misses: int, share: floa
 @settings(deadline=None)
 @given(st.floats(0, 500), st.floats(0, 500), st.floats(0.02, 0.98))
 def test_the_split_evidence_is_a_beta_mixture(canary: float, control: float, share: float) -> None:
-    special = pytest.importorskip("scipy.special")
     a, b = 4 * share, 4 * (1 - share)
     expected = special.betaln(a + canary, b + control) - special.betaln(a, b) - canary * math.log(share) - control * math.log(1 - share)
 
