@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "gate": Command("isolation_monitor.cli.gate", "Ask a rollout's gate: pass, fail, inconclusive or error.", "cli"),
         "violations": Command("isolation_monitor.cli.violations", "List what was found: kind, grade, both users' hashes, how many.", "cli"),
         "explain": Command("isolation_monitor.cli.explain", "Show both sides of one violation, and which line to change.", "cli"),
+        "queues": Command("isolation_monitor.cli.queues", "List the users for whom most events wait now: how many, how long.", "cli"),
         "rollout": Command(
             "isolation_monitor.cli.rollout", "Apply a rollout's file, start, advance, hold or roll it back, look at it.", "cli"
         ),

@@ -31,6 +31,7 @@ from isolation_monitor.collector.gates import routes as gates
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.queues import routes as queues
 from isolation_monitor.collector.rollouts import routes as rollouts
 from isolation_monitor.collector.rollouts.announcer import Announcer
 from isolation_monitor.collector.rollouts.controller import RolloutController
@@ -117,7 +118,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.add_middleware(_RefuseNul)
     for router in (
         *(evidence.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
-        *(health.router, runbooks.router),
+        *(queues.router, health.router, runbooks.router),
     ):
         app.include_router(router)
     return app

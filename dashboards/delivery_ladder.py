@@ -129,7 +129,7 @@ def oldest_event() -> Panel:
         width=8,
         description=(
             "How long one user has been waiting at most. A second or two is good. Rising: one client does not keep up or is gone and not "
-            "noticed yet; the depths beside show how many."
+            "noticed yet; the depths beside show how many, `isomon queues` whose."
         ),
     )
 
@@ -145,7 +145,7 @@ def longest_queue() -> Panel:
         width=8,
         description=(
             "Events that wait for the one user with most. A few are normal. It ends at `delivery_events`: from there on the oldest are "
-            "forgotten."
+            "forgotten. `isomon queues` names the deepest, by hash, and says whether they are connected."
         ),
     )
 

@@ -101,7 +101,12 @@ class IsolationMonitor:
         )
         self.detection.sql_reads = reads = SqlReads(self.detection.stores, self.detection.leaks.failed)
         self.delivery = make_delivery(
-            self.registry, self.runs, settings, pongs.find, lambda error: self.ledger.internal_error("delivery", error)
+            self.registry,
+            self.runs,
+            settings,
+            pongs.find,
+            lambda error: self.ledger.internal_error("delivery", error),
+            self.outbox.tell,
         )
         self.connections: set[Connection] = self.handshakes.connections
         self.queue_depths = QueueDepths(self.ledger, lambda: self.connections)

@@ -70,6 +70,19 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueStatement:
+    """Who waits in one worker now: numbers of all, and its deepest queues as they came. The higher `sequence` of an `id` holds."""
+
+    id: str
+    time: datetime
+    sequence: int
+    users: int
+    events: int
+    bytes: int
+    deepest: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownRecord:
     """A record of a type that only a newer version knows."""
 
@@ -79,7 +92,7 @@ class UnknownRecord:
     body: Json
 
 
-Record = ViolationRecord | Amendment | RunRecord | UnknownRecord
+Record = ViolationRecord | Amendment | RunRecord | QueueStatement | UnknownRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class Batch:
     violations: list[ViolationRecord] = field(default_factory=list)
     amendments: list[Amendment] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
+    queues: list[QueueStatement] = field(default_factory=list)
     unknown: list[UnknownRecord] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
 
@@ -110,6 +124,8 @@ class Batch:
                 self.amendments.append(record)
             case RunRecord():
                 self.runs.append(record)
+            case QueueStatement():
+                self.queues.append(record)
             case UnknownRecord():
                 self.unknown.append(record)
 
@@ -121,7 +137,7 @@ class Batch:
         )
 
     def __len__(self) -> int:
-        return len(self.violations) + len(self.amendments) + len(self.runs) + len(self.unknown)
+        return len(self.violations) + len(self.amendments) + len(self.runs) + len(self.queues) + len(self.unknown)
 
 
 @dataclass(frozen=True, slots=True)

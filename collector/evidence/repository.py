@@ -1,12 +1,15 @@
-"""Every query on records. Inserts are idempotent by record id; what was already there is left as it is."""
+"""Every query on records. Inserts are idempotent by record id; what was already there is left as it is.
+
+Statements of workers alone are replaced: nobody needs what was so before. They are bounded by time and by number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, and_, case, func, or_, select, update
+from sqlalchemy import Row, and_, case, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +21,7 @@ from isolation_monitor.collector.evidence.domain import (
     Batch,
     Group,
     Origin,
+    QueueStatement,
     Stored,
     Violation,
     ViolationQuery,
@@ -25,9 +29,20 @@ from isolation_monitor.collector.evidence.domain import (
     amended,
 )
 from isolation_monitor.collector.storage.database import serialize_amendments
-from isolation_monitor.collector.storage.models import AmendmentRow, Base, RunRow, UnknownRecordRow, ViolationRow
+from isolation_monitor.collector.storage.models import (
+    SILENT_AFTER,
+    AmendmentRow,
+    Base,
+    QueueStatementRow,
+    RunRow,
+    UnknownRecordRow,
+    ViolationRow,
+)
 
 Values = dict[str, Any]  # Any: column values
+
+WORKERS_LIMIT: Final = 5_000
+"""Workers of all services whose statements are kept; beyond it those that were silent longest are forgotten."""
 
 
 class EvidenceRepository:
@@ -50,7 +65,7 @@ class EvidenceRepository:
             await self._insert(UnknownRecordRow, [asdict(r) | from_whom for r in batch.unknown]),
         ]
         await self._amend(new[0] | {r.violation_id for r in batch.amendments if r.id in new[1]})
-        accepted = sum(len(ids) for ids in new)
+        accepted = sum(len(ids) for ids in new) + await self._replace(batch.queues, origin)
         return Stored(accepted, len(batch) - accepted)
 
     async def _insert(self, table: type[Base], rows: list[Values]) -> set[str]:
@@ -62,6 +77,25 @@ class EvidenceRepository:
         # Two senders of the same ids in opposite orders would wait for each other for ever.
         rows.sort(key=lambda row: row["id"])
         return set((await self._connection.execute(statement, rows)).scalars())
+
+    async def _replace(self, statements: Iterable[QueueStatement], origin: Origin) -> int:
+        """Let each statement take the place of its worker's last one, and return how many did: an older one does not."""
+        row, replaced = QueueStatementRow, 0
+        insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
+        for statement in statements:
+            new = insert(row).values(asdict(statement) | asdict(origin))
+            # Another id is another process under the same name and number, as in a container that was started again.
+            newer = or_(row.id != new.excluded.id, row.sequence < new.excluded.sequence)
+            columns = {column.name: new.excluded[column.name] for column in row.__table__.columns if not column.primary_key}
+            upsert = new.on_conflict_do_update(index_elements=["service", "instance"], set_=columns, where=newer)
+            replaced += len((await self._connection.execute(upsert.returning(row.sequence))).all())
+        if replaced:
+            last = select(row.received_at).order_by(row.received_at.desc()).offset(WORKERS_LIMIT).limit(1).scalar_subquery()
+            is_gone = or_(row.received_at < origin.received_at - SILENT_AFTER, row.received_at <= last)
+            # One that another batch is about to replace is not silent, and waiting for it could end in a deadlock.
+            gone = select(row.service, row.instance).where(is_gone).with_for_update(skip_locked=True)
+            await self._connection.execute(delete(row).where(tuple_(row.service, row.instance).in_(gone)))
+        return replaced
 
     async def _amend(self, ids: set[str]) -> None:
         for chunk in _chunks(sorted(ids), 500):

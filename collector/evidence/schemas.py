@@ -13,7 +13,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from isolation_monitor.collector import jsontext
 from isolation_monitor.collector.clock import parse_time
-from isolation_monitor.collector.evidence.domain import Amendment, Batch, Record, Rejection, RunRecord, UnknownRecord, ViolationRecord
+from isolation_monitor.collector.evidence.domain import (
+    Amendment,
+    Batch,
+    QueueStatement,
+    Record,
+    Rejection,
+    RunRecord,
+    UnknownRecord,
+    ViolationRecord,
+)
 from isolation_monitor.collector.problems import Invalid, MalformedBody, TooLarge
 
 Json = dict[str, Any]  # Any: whatever JSON the sender put there
@@ -125,16 +134,55 @@ class RunIn(RecordIn):
         )  # fmt: skip
 
 
+Number = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class WaitingIn(_Open):
+    users: Number
+    events: Number
+    bytes: Number
+
+
+class WaitingUserIn(_Open):
+    """One user of a statement; only these fields are kept."""
+
+    principal: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_.:-]{1,64}$")]
+    events: Number
+    bytes: Number
+    oldest: Time
+    connections: Number = 0
+
+    def as_kept(self) -> Json:
+        return {
+            "principal": self.principal,
+            "events": self.events,
+            "bytes": self.bytes,
+            "oldest": self.oldest.isoformat(),
+            "connections": self.connections,
+        }
+
+
+class QueuesIn(RecordIn):
+    sequence: Number
+    waiting: WaitingIn
+    users: list[WaitingUserIn] = Field(max_length=100)
+
+    def as_domain(self, _raw: Json) -> Record:
+        waiting, deepest = self.waiting, [user.as_kept() for user in self.users]
+        return QueueStatement(self.id, self.time, self.sequence, waiting.users, waiting.events, waiting.bytes, deepest)
+
+
 class UnknownIn(RecordIn):
     def as_domain(self, raw: Json) -> Record:
         return UnknownRecord(self.id, self.time, self.type, raw)
 
 
-_KNOWN: Final[dict[str, type[ViolationIn | EscalationIn | RetractionIn | RunIn]]] = {
+_KNOWN: Final[dict[str, type[ViolationIn | EscalationIn | RetractionIn | RunIn | QueuesIn]]] = {
     "violation": ViolationIn,
     "escalation": EscalationIn,
     "retraction": RetractionIn,
     "run": RunIn,
+    "queues": QueuesIn,
 }
 
 

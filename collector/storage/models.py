@@ -6,8 +6,8 @@ its grade, which only rises, and the time of its retraction.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -124,6 +124,30 @@ class UnknownRecordRow(Base):
     time: Mapped[datetime]
     received_at: Mapped[datetime]
     body: Mapped[Json]
+
+
+SILENT_AFTER: Final = timedelta(seconds=90)
+"""A worker that has told nothing for so long is taken for dead: it says what still holds every 30 s."""
+
+
+class QueueStatementRow(Base):
+    """Who waits in one worker now, as it said last. Replaced by its next statement; forgotten when it is silent."""
+
+    __tablename__ = "queue_statements"
+    __table_args__ = (Index("ix_queue_statements_received", "received_at"),)
+
+    service: Mapped[str] = mapped_column(String(100), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(200), primary_key=True)
+    id: Mapped[str] = mapped_column(String(64))
+    """The same for all statements of one process."""
+    sequence: Mapped[int] = mapped_column(BigInteger())
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    users: Mapped[int] = mapped_column(BigInteger())
+    """All users with something waiting, and what waits for them; `deepest` names some of them."""
+    events: Mapped[int] = mapped_column(BigInteger())
+    bytes: Mapped[int] = mapped_column(BigInteger())
+    deepest: Mapped[list[Any]]
 
 
 class NotificationRow(Base):

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from isolation_monitor.telemetry.delivery.ladder import CLIENT_ACKED
+from isolation_monitor.telemetry.delivery.queues import Backlog
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.ladder import Ladder
-    from isolation_monitor.telemetry.delivery.queues import Backlog
+    from isolation_monitor.telemetry.principals import Principal
 
 LOOK_EVERY_S: Final = 0.25
 ROWS_LIMIT: Final = 1_000
@@ -70,6 +71,7 @@ class Acks:
         "highest",
         "on_pong",
         "others",
+        "owner",
         "probe",
         "settled",
     )  # fmt: skip
@@ -85,6 +87,8 @@ class Acks:
         """How many of the latter are settled."""
         self.arm: Callable[[], str] = lambda: "none"
         """Tells the arm of the event that is being sent."""
+        self.owner: Callable[[], Principal | None] = lambda: None
+        """Tells whose connection it is, once anybody knows."""
         self._arms: deque[tuple[str, int]] = deque()
         """Arms of the events that are not settled: each with the number of the last event of an unbroken row of them."""
         self.on_pong: Callable[[], None] = lambda: None
@@ -156,7 +160,7 @@ class Acks:
 
     def backlog(self, now: float) -> Backlog:
         """What is not acknowledged yet, of the events without an envelope."""
-        return self.others - self.settled, self.probe.held_bytes(), max(0.0, now - self._noted_at)
+        return Backlog(self.others - self.settled, self.probe.held_bytes(), max(0.0, now - self._noted_at), self.owner(), 1)
 
     def give_up(self) -> None:
         """Settle what is left: nobody will hear of it any more."""

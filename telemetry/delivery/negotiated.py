@@ -9,6 +9,7 @@ wait for the application, at most `WAITING` of them; then the client is slowed d
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ from isolation_monitor.telemetry.delivery.socketio import SocketIO
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import Connection
     from isolation_monitor.telemetry.delivery.acknowledgements import Acknowledgements, Acks
+    from isolation_monitor.telemetry.delivery.deepest_queues import DeepestQueues
     from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.retention import Retention
     from isolation_monitor.telemetry.delivery.run import Runs
@@ -70,6 +72,8 @@ class Delivery:
         self.limit = limit
         self.ack_ms = ack_ms
         self.on_error = on_error
+        self.deepest: DeepestQueues | None = None
+        """Tells the collector who waits; None without a collector, or when the monitor is off."""
 
     def negotiated(self, connection: Connection, receive: Receive, send: Send, acks: Acks | None) -> Negotiated:
         """Return what the application of a connection that asked shall use in place of the server's `receive` and `send`."""
@@ -125,11 +129,15 @@ class Delivery:
         """Forget everything in a child process: the connections are the parent's."""
         self.retention.forked()
         self.acknowledgements.forked()
+        if self.deepest is not None:
+            self.deepest.forked()
 
     def close(self) -> None:
         """The process ends: what is not acknowledged by now is unknown."""
         self.retention.close()
         self.acknowledgements.close()
+        if self.deepest is not None:
+            self.deepest.look((), time.monotonic())
 
 
 class _Inbox(asyncio.Queue[Any]):

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.delivery.envelope import own_frame
+from isolation_monitor.telemetry.delivery.queues import Backlog
 from isolation_monitor.telemetry.delivery.stream import Stream
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.envelope import Frame
     from isolation_monitor.telemetry.delivery.ladder import Ladder
-    from isolation_monitor.telemetry.delivery.queues import Backlog
     from isolation_monitor.telemetry.delivery.stream import Entry, ServerSend
     from isolation_monitor.telemetry.principals import Principal
 
@@ -226,7 +226,9 @@ class Retention:
         for queue in list(self.users.values()):
             oldest = [at for stream in queue.streams if (at := stream.oldest_at) is not None]
             if oldest:
-                yield sum(stream.waiting for stream in queue.streams), queue.bytes, now - min(oldest)
+                waiting = sum(stream.waiting for stream in queue.streams)
+                listening = sum(stream.is_open for stream in queue.streams)
+                yield Backlog(waiting, queue.bytes, now - min(oldest), queue.principal, listening)
 
     def expire(self, now: float) -> None:
         """Give up what waited too long, and forget streams that nobody will resume any more."""

@@ -53,7 +53,7 @@ class Sockets:
         acks = self._delivery.acknowledgements.watch(send)
         negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
         if acks is not None:
-            acks.on_pong, acks.arm = connection.answered, connection.sending_arm
+            acks.on_pong, acks.arm, acks.owner = connection.answered, connection.sending_arm, lambda: connection.principal
         socketio = self._delivery.socketio(receive, send, acks) if negotiated is None and is_socketio(scope) else None
         if negotiated is not None:
             receive, send = negotiated.receive, negotiated.send

@@ -34,7 +34,7 @@ _GATHER_S: Final = 0.05
 
 
 class Outbox:
-    """Bounded queue of records with one sending thread, started by the first record after `start`."""
+    """Bounded queue of records with one sending thread, started by the first record or statement."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Outbox:
     def _reset(self) -> None:
         # Also after fork: the parent keeps and sends what it queued; the child starts empty with its own thread.
         self._queue: deque[dict[str, Any]] = deque()
+        self._statement: deque[dict[str, Any]] = deque(maxlen=1)
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -74,6 +75,18 @@ class Outbox:
             return
         self._queue.append(record)
         self._count("queued", 1)
+        if self._thread is None:
+            self._start()
+        self._wake.set()
+
+    def tell(self, statement: dict[str, Any]) -> None:
+        """Send how things stand now, with the next batch; a newer statement takes the place of one that still waits.
+
+        It takes no room from records, and is not sent again when it did not get through: the next one says it better.
+        """
+        if not self._collector.is_given or self._closing:
+            return
+        self._statement.append(statement)
         if self._thread is None:
             self._start()
         self._wake.set()
@@ -104,15 +117,16 @@ class Outbox:
             self._wake.clear()
             if not self._closing:
                 time.sleep(_GATHER_S)
-            while self._queue:
+            while self._queue or self._statement:
                 batch = [self._queue.popleft() for _ in range(min(BATCH_LIMIT, len(self._queue)))]
                 self._in_flight = len(batch)
+                everything = [*batch, self._statement.popleft()] if self._statement else batch
                 try:
                     if connection is not None:
-                        connection, outcome = self._post_on_kept(connection, batch)
+                        connection, outcome = self._post_on_kept(connection, everything)
                     else:
                         connection = self._collector.connect(TIMEOUT_S)
-                        outcome = self._post(connection, batch)
+                        outcome = self._post(connection, everything)
                 except Exception:
                     # A broken connection, a bad answer or a record that JSON cannot carry: same treatment, none may end the thread.
                     outcome = "retry"
@@ -123,6 +137,9 @@ class Outbox:
                     self._put_back(batch)
                     if self._closing:
                         return
+                    if not batch:
+                        # A statement alone is lost, and must not make the next violation wait.
+                        continue
                     # The event is not waited on: records that arrive meanwhile must not shorten the pause.
                     time.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(pause * 2, LONGEST_PAUSE_S)

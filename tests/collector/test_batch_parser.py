@@ -27,7 +27,7 @@ values = st.recursive(
 )
 times = st.sampled_from(["2026-01-01T11:59:59.900Z", "2026-01-01T11:59:59+00:00", "2026-01-01", "", "0001-01-01T00:00:00+14:00"]) | texts
 fields: dict[str, st.SearchStrategy[Any]] = {
-    "type": st.sampled_from(["violation", "escalation", "retraction", "run", "novelty"]) | values,
+    "type": st.sampled_from(["violation", "escalation", "retraction", "run", "queues", "novelty"]) | values,
     "id": st.from_regex(r"\A[0-9a-f-]{1,36}\Z") | values,
     "time": times | values,
     "kind": st.sampled_from(["instance_reuse", "novelty"]) | values,
@@ -42,6 +42,9 @@ fields: dict[str, st.SearchStrategy[Any]] = {
     "violation_id": st.just("0197-a") | values,
     "run_id": texts | values,
     "outcome": texts | values,
+    "sequence": st.integers(0, 9) | values,
+    "waiting": st.fixed_dictionaries({"users": st.integers(), "events": st.integers(0), "bytes": st.integers(0)}) | values,
+    "users": st.lists(st.fixed_dictionaries({"principal": texts, "events": st.integers(), "oldest": times}), max_size=2) | values,
     "extra": values,
 }
 records = st.fixed_dictionaries({}, optional=fields)
@@ -100,7 +103,7 @@ def test_each_record_is_either_kept_or_named_with_its_reason(items: list[Any]) -
 
     assert len(batch) + len(batch.rejected) == len(items)
     assert all(item.reason and 0 <= item.index < len(items) for item in batch.rejected)
-    everything: list[Record] = [*batch.violations, *batch.amendments, *batch.runs, *batch.unknown]
+    everything: list[Record] = [*batch.violations, *batch.amendments, *batch.runs, *batch.queues, *batch.unknown]
     for kept in everything:
         text = jsontext.dumps({name: str(value) if name == "time" else value for name, value in asdict(kept).items()})
         assert "\\u0000" not in text

@@ -165,6 +165,7 @@ class TestTokens:
             ("GET", "/v1/violations", SEND),
             ("GET", "/v1/violations/x", SEND),
             ("GET", "/v1/alerts", SEND),
+            ("GET", "/v1/queues", SEND),
             ("GET", "/v1/gates/x", SEND),
             ("GET", "/metrics", SEND),
         ],

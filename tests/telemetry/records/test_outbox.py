@@ -176,3 +176,67 @@ def test_without_a_collector_nothing_is_queued() -> None:
 
     assert len(box) == 0
     assert not counts
+
+
+def test_a_statement_goes_with_the_next_batch_and_counts_as_no_record(collector) -> None:
+    counts: Counter[str] = Counter()
+    box = outbox(collector.url, counts)
+
+    box.put({"id": 1})
+    box.tell({"id": "how things stand"})
+    until(lambda: len(collector.stored) == 2, "both arrive")
+    box.tell({"id": "how they stand now"})
+    until(lambda: len(collector.stored) == 3, "a statement needs no record to be sent")
+    box.close()
+
+    assert counts == {"queued": 1, "sent": 1}
+
+
+def test_of_statements_only_the_newest_waits(collector) -> None:
+    counts: Counter[str] = Counter()
+    collector.delay_s = 0.2
+    box = outbox(collector.url, counts)
+    box.put({"id": 0})
+    until(lambda: collector.attempts, "a request is under way")
+
+    for n in range(1, 500):
+        box.tell({"id": n})
+    until(lambda: len(collector.stored) == 2, "one of them arrives")
+    box.close()
+
+    assert [r["id"] for r in collector.stored] == [0, 499]
+    assert len(box) == 0
+
+
+@pytest.mark.parametrize("status", [503, 422])
+def test_statements_that_do_not_get_through_take_no_room_and_no_time_from_records(collector, status) -> None:
+    """The collector is away for long; when it is back, a violation must not wait for pauses that only statements caused."""
+    counts: Counter[str] = Counter()
+    collector.status = status
+    box = outbox(collector.url, counts, limit=1)
+    for n in range(12):
+        before = collector.attempts
+        box.tell({"id": n})
+        until(lambda before=before: collector.attempts > before, "it is tried at once")
+
+    assert len(box) == 0
+    collector.status = 200
+    box.put({"id": "violation"})
+    until(lambda: {"id": "violation"} in collector.stored, "the record arrives")
+    box.close()
+
+    # Twelve pauses would have grown to a minute: the test's deadline holds that against it.
+    assert +counts == {"queued": 1, "sent": 1}
+
+
+def test_nothing_is_told_without_a_collector_or_after_the_end(collector) -> None:
+    counts: Counter[str] = Counter()
+    silent, box = outbox(None, counts), outbox(collector.url, counts)
+
+    silent.tell({"id": 1})
+    box.put({"id": 2})
+    box.close()
+    box.tell({"id": 3})
+
+    assert silent._thread is None
+    assert [r["id"] for r in collector.stored] == [2]

@@ -1,0 +1,1 @@
+"""Queues: whose are the deepest now, over all workers."""
