@@ -251,6 +251,8 @@ class ForeignContent:
         if only_own and self.identity.leaving(request, endpoint, text):
             return True
         if request.connection is not None:
+            if not only_own:
+                self.identity.pushed(request, endpoint, text)
             self._note_peer(endpoint, principal)
         if only_own and fresh and len(fresh) <= LEARNED_PER_ANSWER:
             self._learn(request, principal, endpoint, text, fresh)

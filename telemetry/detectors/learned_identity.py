@@ -37,6 +37,14 @@ class _Field:
         self.own = 0
         self.principals: set[str] = set()
 
+    def value_in(self, text: str) -> str | None:
+        """Return what the field holds in an answer, which counts from now on; None for an answer without it."""
+        match = self.pattern.search(text)
+        if match is None:
+            return None
+        self.answers += 1
+        return match[1]
+
     @property
     def is_identity(self) -> bool:
         return len(self.principals) >= MIN_PRINCIPALS and self.own >= MIN_ANSWERS and self.own >= MIN_SHARE * self.answers
@@ -64,15 +72,25 @@ class LearnedIdentity:
         for name, field in (fields or {}).items():
             if name == named:
                 continue
-            match = field.pattern.search(text)
-            if match is None:
+            value = field.value_in(text)
+            if value is None:
                 continue
-            field.answers += 1
-            other = self._kit.principals.known(match[1])
+            other = self._kit.principals.known(value)
             if other is not None and other.id != principal.id and field.is_identity:
                 foreign_identity.report(self._kit.reporter, self._kit.principals, request, (name, other.id), "the answer")
                 return True
         return False
+
+    def pushed(self, request: RequestContext, endpoint: object, text: str) -> None:
+        """Note a frame to a client whose last message addressed somebody. It is no answer to that, and so not judged.
+
+        Whom it names counts all the same: a broadcast that its sender hears too names everybody's own id, now and then.
+        """
+        principal = request.principal
+        if principal is not None and (fields := self._endpoints.get(endpoint)) is not None:
+            for field in fields.values():
+                if field.value_in(text) == principal.id:
+                    field.own += 1
 
     def _learn(self, endpoint: object, fields: dict[str, _Field] | None, name: str, text: str, own: str) -> dict[str, _Field]:
         if fields is None:
@@ -84,9 +102,7 @@ class LearnedIdentity:
             if len(fields) >= FIELDS_LIMIT:
                 return fields
             field = fields[name] = _Field(name)
-        match = field.pattern.search(text)
-        if match is not None and match[1] == own:
-            field.answers += 1
+        if field.value_in(text) == own:
             field.own += 1
             if len(field.principals) < 16:
                 field.principals.add(own)

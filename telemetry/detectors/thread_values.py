@@ -68,7 +68,12 @@ class ThreadValues:
         for slot, (place, value) in after.items():
             earlier = before.get(slot)
             is_written = earlier is None or earlier[1] is not value
-            is_habit = self._is_habit(slot, code, earlier is not None and earlier[1] is not None, is_written)
+            writer = self._writers.get((thread, slot))
+            writer = writer if writer is not None and writer[1] == _mark(value) else None
+            was_filled = earlier is not None and earlier[1] is not None
+            # His own, found again: written once more or left, nobody can tell.
+            is_own = not is_written and writer is not None and writer[0].id == principal.id
+            is_habit = self._is_habit(slot, code, was_filled and not is_own, is_written)
             if is_written:
                 if is_habit:
                     if written is None:
@@ -79,10 +84,10 @@ class ThreadValues:
                 self._writers[thread, slot] = (principal, _mark(value))
                 if len(self._writers) > WRITERS_LIMIT:
                     self._writers.pop(next(iter(self._writers)), None)
-            elif value is not None and written is not None and slot in written and written[slot] != _mark(value):
-                writer = self._writers.get((thread, slot))
-                if writer is not None and writer[1] == _mark(value) and writer[0].id != principal.id:
-                    yield place, slot[1], writer[0]
+            elif value is None or written is None or writer is None:
+                continue
+            elif slot in written and written[slot] != _mark(value) and writer[0].id != principal.id:
+                yield place, slot[1], writer[0]
 
     def _is_habit(self, slot: Slot, code: CodeType | None, was_filled: bool, is_written: bool) -> bool:
         habit = self._habits.get((slot, code))

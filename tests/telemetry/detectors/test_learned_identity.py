@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 
 from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.violations import Violation
@@ -57,6 +58,39 @@ async def test_lists_of_members_and_the_latest_author_are_no_identity_fields(mon
 
     await ask(monitor, answering(lambda user: {"members": [{"user": one} for one in USERS]}))
     await ask(monitor, answering(author, "/latest"), "/latest", rounds=12)
+
+    assert found(monitor) == []
+
+
+async def test_a_lobby_that_names_each_speaker_to_everybody_learns_nothing(monitor: IsolationMonitor, socket: Callable[..., Any]) -> None:
+    """Speakers hear themselves right after a message that addresses nobody; the others' last messages address somebody."""
+    app = FastAPI()
+    lobby: dict[str, WebSocket] = {}
+    users = tuple(f"5d5b514d-c1e9-4034-9e83-9e71ced1a4b{n}" for n in range(3))
+
+    @app.websocket("/ws")
+    async def join(websocket: WebSocket) -> None:
+        await websocket.accept()
+        user = user_of(websocket.scope) or ""
+        lobby[user] = websocket
+        async for said in websocket.iter_json():
+            for other in [lobby[said["to"]]] if "to" in said else lobby.values():
+                await other.send_json({"from": user})
+
+    served = monitor.instrument(app)
+    there = {user: await socket(served, user) for user in users}
+
+    async def say(user: str, **said: str) -> None:
+        there[user].say(said)
+        for hearer in [said["to"]] if "to" in said else users:
+            assert await there[hearer].hear() == {"from": user}
+
+    for speaker in (*users, *users):
+        for user in users:
+            await say(user, to=next(other for other in users if other != user))
+        await say(speaker)
+    await say(users[0])
+    await say(users[1], to=users[0])
 
     assert found(monitor) == []
 
