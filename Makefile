@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-delivery bench-gates bench-rollback soak up docs lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-collector bench-delivery bench-gates bench-kill bench-rollback soak up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -57,6 +57,12 @@ bench-delivery: $(STAMP) ## every event of a thousand sockets accounted for, thr
 bench-rollback: $(STAMP) ## from the harm to the flag that is off, by record and by alert, on real parts; build/bench/rollback.json
 	@$(BIN)/python -m bench.rollback $(BENCH_ARGS)
 
+bench-collector: $(STAMP) ## durable records a second, how long senders wait, memory at ten times the rate; build/bench/collector.json
+	@$(BIN)/python -m bench.collector $(BENCH_ARGS)
+
+bench-kill: $(STAMP) ## collector, PostgreSQL and applications killed 210 times under a million records: nothing acknowledged is lost
+	@$(BIN)/python -m bench.kill $(BENCH_ARGS)
+
 bench-gates: $(STAMP) ## how often gates err and how fast they find harm, in thousands of rollouts; build/bench/gates.json
 	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
 	@$(BIN)/python -m bench.gates $(BENCH_ARGS)
@@ -71,6 +77,7 @@ up: ## the stack in containers: makes the missing secrets, then docker compose -
 
 docs: $(STAMP)
 	@$(BIN)/python scripts/build_docs.py
+	@$(BIN)/python scripts/build_kubernetes.py
 
 lock: $(STAMP)
 	@$(BIN)/python scripts/lock.py

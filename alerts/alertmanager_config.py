@@ -103,7 +103,7 @@ def _routes() -> dict[str, Any]:
 
 
 def _inhibitions() -> list[dict[str, Any]]:
-    # Nothing here ever targets an isolation page: only what follows from another alert of the same service is hidden.
+    # Nothing here ever targets an isolation page: only what follows from another alert, of the same service or of the collector, is hidden.
     return [
         {
             "source_matchers": ['alertname="IsolationTargetDown"'],
@@ -124,6 +124,12 @@ def _inhibitions() -> list[dict[str, Any]]:
             "source_matchers": ['alertname="SloBurnsFast"'],
             "target_matchers": ['alertname="SloBurnsSlowly"'],
             "equal": ["service", "slo"],
+        },
+        {
+            # Without a collector nobody hears of the flags' rules: one page instead of a ticket for each service. Its drill hides nothing.
+            "source_matchers": ['alertname="IsolationCollectorDown"', 'synthetic!="true"'],
+            "target_matchers": ['alertname="FlagsStale"'],
+            "equal": ["synthetic"],
         },
     ]
 

@@ -9,12 +9,16 @@ from isolation_monitor.alerts.recording import ACTIVITY, CHECKS_SILENT, KNOWN, S
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.telemetry import names
 
+BATCHES_REFUSED = "isolation_collector_batches_refused_total"
+COLLECTOR_SERIES = {BATCHES_REFUSED: frozenset({"reason"})}
+"""Series of the collector that rules read, with their labels; no service exposes them."""
+
 
 def groups(t: Thresholds) -> list[Group]:
     """Return the groups of blindness alerts and of the dead man's switch."""
     return [
         Group("isolation-blindness", "5s", [_target_down(t), _checks_silent(t), _dropping(t), _errors(t), _collector_down(t)]),
-        Group("isolation-detectors", "15s", [_detector_silent(t), _detector_grey(t), _coverage_low(t)]),
+        Group("isolation-detectors", "15s", [_detector_silent(t), _detector_grey(t), _coverage_low(t), _evidence_refused(t)]),
         Group("isolation-dead-man", "15s", [_dead_man()]),
     ]
 
@@ -157,10 +161,30 @@ def _collector_down(t: Thresholds) -> Alert:
         "page",
         summary="The isolation collector is down: evidence is not being stored",
         description=(
-            f"No collector has answered Prometheus for {t.blindness.collector_down_for}. Services keep a bounded queue of records and drop "
-            "what does not fit; gates and runbooks do not answer."
+            f"No collector has answered Prometheus for {t.blindness.collector_down_for}. Services keep records on their own disks "
+            "until the spools are full; gates and runbooks do not answer."
         ),
         for_=t.blindness.collector_down_for,
+        labels={"service": "isolation-collector"},
+    )
+
+
+def _evidence_refused(t: Thresholds) -> Alert:
+    b = t.blindness
+    refused = f'{BATCHES_REFUSED}{{job="{COLLECTOR_JOB}",reason=~"disk_full|overloaded|store_unavailable"}}'
+    return Alert(
+        "IsolationEvidenceRefused",
+        # As for a collector that is down, a drill's labels tell it apart.
+        f"sum by (reason, synthetic, drill) (increase({refused}[{b.evidence_refused_window}])) > 0",
+        "error",
+        "page",
+        summary="The isolation collector stores no evidence ({{ $labels.reason }})",
+        description=(
+            f"For {b.evidence_refused_for} the collector has refused batches of records: {{{{ $labels.reason }}}}. Services keep them "
+            "on their own disks until the spools are full, the least grave go first. Pages by metrics still work; gates do not hear of "
+            "violations by records."
+        ),
+        for_=b.evidence_refused_for,
         labels={"service": "isolation-collector"},
     )
 

@@ -85,7 +85,11 @@ def series_used() -> set[tuple[str, frozenset[str]]]:
     from isolation_monitor.alerts.series import series_of
 
     every = [rule for groups in rule_groups().values() for group in groups for rule in group.rules]
-    not_exposed = {rule.name for rule in every if isinstance(rule, Recording)} | {"up", *rollout_alerts.COLLECTOR_SERIES}
+    not_exposed = {rule.name for rule in every if isinstance(rule, Recording)} | {
+        "up",
+        *rollout_alerts.COLLECTOR_SERIES,
+        *blindness_alerts.COLLECTOR_SERIES,
+    }
     labels: dict[str, frozenset[str]] = {}
     for rule in every:
         for name, named in series_of(rule.expr).items():

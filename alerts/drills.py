@@ -1,4 +1,4 @@
-"""What causes each alert: the recipes of `isomon drill`, one for every alert of `build.alerts()`.
+"""What causes each alert: the recipes of `isomon drill`, one for every alert of `drilled()`.
 
 A recipe is the page of an invented service, from healthy to broken, in the very series that real services expose. The
 service exists only for the drill: its name begins with `drill:`, so that its alerts become synthetic (see
@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from isolation_monitor.alerts import build
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
+from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
 from isolation_monitor.alerts.model import Alert
 from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
 from isolation_monitor.alerts.thresholds import Duration
@@ -60,6 +61,29 @@ class Recipe:
     expected: Mapping[str, str] = field(default_factory=lambda: {"synthetic": "true"})
     receiver: str = DRILL
     is_always_firing: bool = False
+    rolls_back: bool = False
+    """Nothing is shown to Prometheus: a rollout of the invented service is taken back, and the collector tells of it."""
+
+    @property
+    def has_page(self) -> bool:
+        """Say whether Prometheus reads a page for it."""
+        return not (self.is_always_firing or self.rolls_back)
+
+
+ROLLED_BACK: Final = Alert(
+    build.PUSHED[0],
+    "",
+    "warning",
+    "ticket",
+    summary="A rollout was rolled back",
+    description="The collector hands it to Alertmanager. A drill takes its rollout back by hand: a ticket. The collector's own is a page.",
+    dashboard="rollout",
+)
+
+
+def drilled() -> list[Alert]:
+    """Return every alert that can be drilled: those of rules, and what the collector tells by itself."""
+    return [*build.alerts(), ROLLED_BACK]
 
 
 def own_wait_s(alert: Alert) -> float:
@@ -67,6 +91,8 @@ def own_wait_s(alert: Alert) -> float:
 
     Rules that are evaluated seldom wait without a `for`, too: one evaluation counts what happened, another one judges it.
     """
+    if RECIPES[alert.name].rolls_back:
+        return 0.0
     if RECIPES[alert.name].is_always_firing:
         return Duration(DEAD_MAN_REPEAT).seconds + Duration(GROUP_INTERVAL).seconds
     interval = next(group.interval for groups in build.rule_groups().values() for group in groups if alert in group.rules)
@@ -211,6 +237,10 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "GateError": _gate(VERDICT_CODE, jump=-2),
     "RolloutStuck": _gate(WAITING, jump=100_000),
     "FlagsStale": _once(names.FLAG_STALE),
+    ROLLED_BACK.name: Recipe(rolls_back=True),
+    "IsolationEvidenceRefused": Recipe(
+        (Sample(BATCHES_REFUSED, {"reason": "disk_full"}, "main", rate=1.0),), job="collector", names_service=False
+    ),
     # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
     "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),
     "DeadMansSwitch": Recipe(names_service=False, expected={}, receiver=DEAD_MAN, is_always_firing=True),

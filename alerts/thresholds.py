@@ -113,6 +113,8 @@ class Blindness:
     keep_ticket_for: Duration
     harmless_drop_reasons: str
     collector_down_for: Duration
+    evidence_refused_window: Duration
+    evidence_refused_for: Duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ def _chat(collector_port: int) -> Iterator[Chat]:
         "CHAT_FAULTS": "1",
         "CHAT_FAULTS_FILE": str(folder / "faults.json"),
         "ISOLATION_METRICS_DIR": str(folder / "metrics"),
+        "ISOLATION_SPOOL_DIR": str(folder / "spool"),
         "ISOLATION_HASH_KEY": "a key for benchmarks",
         "ISOLATION_COLLECTOR_URL": f"http://127.0.0.1:{collector_port}",
         "ISOLATION_COLLECTOR_TOKEN": "a token for benchmarks",

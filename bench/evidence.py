@@ -12,6 +12,7 @@ from typing import Any, Final
 
 KEPT: Final = 2_000
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+NOTHING_HERE: Final = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 class Evidence:
@@ -48,6 +49,11 @@ async def collecting() -> AsyncIterator[Evidence]:
                 while True:
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                     headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+                    if not head.startswith("post /v1/records "):
+                        # Flags are asked for, too: this collector has none.
+                        writer.write(NOTHING_HERE)
+                        await writer.drain()
+                        continue
                     body = await reader.readexactly(int(headers["content-length"]))
                     if headers.get("content-encoding") == "gzip":
                         body = gzip.decompress(body)

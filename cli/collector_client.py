@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,13 @@ class NoAnswer(Exception):
     """The collector gave no answer this time; another try may get one."""
 
 
+class NotACollector(NoAnswer):
+    """Something else answers 200 at this address, such as a login page or a proxy: it must never read as an answer."""
+
+    def __init__(self, what: str = "a collector") -> None:
+        super().__init__(f"the address answers, but not as {what}")
+
+
 def seconds(text: str) -> float:
     """Return a duration such as `90s`, `5m`, `1h`, `500ms` or `90` in seconds.
 
@@ -36,6 +44,15 @@ def seconds(text: str) -> float:
     if found is None:
         raise UsageError(f"{text!r} is not a duration: write 90s, 5m or 1h")
     return float(found[1]) * _UNITS_S[found[2]]
+
+
+def ago(text: str | None) -> str | None:
+    """Return the moment so long before now, such as `24h`, as the collector's `since` and `until` take it; None for None.
+
+    Raises:
+        UsageError: the text is no duration.
+    """
+    return None if text is None else (datetime.now(UTC) - timedelta(seconds=seconds(text))).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def read_token(token_file: Path | None) -> str:

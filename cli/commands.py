@@ -27,9 +27,16 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "violations": Command("isolation_monitor.cli.violations", "List what was found: kind, grade, both users' hashes, how many.", "cli"),
         "explain": Command("isolation_monitor.cli.explain", "Show both sides of one violation, and which line to change.", "cli"),
         "queues": Command("isolation_monitor.cli.queues", "List the users for whom most events wait now: how many, how long.", "cli"),
+        "incidents": Command(
+            "isolation_monitor.cli.incidents", "Tell what happened, in order: alerts, violations, rollbacks, users.", "cli"
+        ),
+        "export": Command("isolation_monitor.cli.export", "Write evidence as lines of JSON or as CloudEvents, to be gone on with.", "cli"),
+        "forget": Command("isolation_monitor.cli.forget", "Take one user's evidence away; the other side's stays.", "cli"),
         "rollout": Command(
             "isolation_monitor.cli.rollout", "Apply a rollout's file, start, advance, hold or roll it back, look at it.", "cli"
         ),
+        "collector": Command("isolation_monitor.cli.collector", "Serve the collector, over TLS where it has a certificate.", "collector"),
+        "token": Command("isolation_monitor.cli.token", "Make, list and revoke the collector's keys.", "collector"),
         "migrate": Command("isolation_monitor.cli.migrate", "Bring the collector's database to this version's schema.", "collector"),
         "doctor": Command("isolation_monitor.cli.doctor", "Say what is instrumented in a service, what is not, and why.", "cli"),
         "drill": Command("isolation_monitor.cli.drill", "Cause every alert on an invented service; check that each arrives.", "demo"),

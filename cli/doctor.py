@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import http.client
 import importlib
 import json
 import os
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import httpx2
 import typer
 
+from isolation_monitor.telemetry.collector_address import CollectorAddress
 from isolation_monitor.telemetry.doctor import CollectorAnswer, Report, Surroundings, diagnose
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
 from isolation_monitor.telemetry.monitor import IsolationMonitor
@@ -128,16 +130,14 @@ def _ask_collector(monitor: IsolationMonitor) -> CollectorAnswer | None:
         return None
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
     batch = {"schema": "records/1", "service": settings.service, "instance": "doctor", "sent_at": now, "records": []}
+    # As the records go: the same certificates, and nothing of the environment's proxies.
+    collector = CollectorAddress.of(settings)
     try:
-        answer = httpx2.post(
-            f"{settings.collector_url.rstrip('/')}/v1/records",
-            json=batch,
-            headers={"authorization": f"Bearer {settings.collector_token}"},
-            timeout=ASKING_LIMIT_S,
-        )
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        with closing(collector.connect(ASKING_LIMIT_S)) as connection:
+            collector.request(connection, "POST", "/v1/records", {"Content-Type": "application/json"}, json.dumps(batch).encode())
+            return CollectorAnswer(connection.getresponse().status)
+    except (OSError, http.client.HTTPException) as error:
         return CollectorAnswer(None, str(error) or type(error).__name__)
-    return CollectorAnswer(answer.status_code)
 
 
 def _ask_databases(monitor: IsolationMonitor) -> dict[str, int | None]:

@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,8 +16,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from isolation_monitor.alerts import build
-from isolation_monitor.alerts.drills import RECIPES, own_wait_s
+from isolation_monitor.alerts.drills import RECIPES, drilled, own_wait_s
 from isolation_monitor.cli.collector_client import (
     TOKEN_FILE_ENV,
     URL_ENV,
@@ -29,8 +29,10 @@ from isolation_monitor.cli.collector_client import (
 from isolation_monitor.cli.console import stdout_console
 from isolation_monitor.cli.demonstration import stack
 from isolation_monitor.cli.drill_page import DrillTarget, announced, serving
+from isolation_monitor.cli.drill_rollout import DrillRollout
 from isolation_monitor.cli.drill_watch import Drill, Watch
 from isolation_monitor.cli.termination import ended_politely
+from isolation_monitor.telemetry.names import DRILL_PREFIX
 
 SCHEMA: Final = "drill/1"
 EXIT_OK, EXIT_MISSED, EXIT_USAGE = 0, 1, 2
@@ -61,6 +63,9 @@ def cause(
     alertmanager: Annotated[str | None, typer.Option(help="Address of Alertmanager, to tell where an alert got stuck.")] = None,
     collector: Annotated[str | None, typer.Option(envvar=URL_ENV, help="Address of the collector, the drill receiver.")] = None,
     token_file: Annotated[Path | None, typer.Option(envvar=TOKEN_FILE_ENV, help="File with a token that may read.")] = None,
+    operate_token_file: Annotated[
+        Path | None, typer.Option(help="File with a token that may operate, for RolloutRolledBack. [default: that of --token-file]")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="The folder of targets that Prometheus watches (drill_folder).")] = None,
     listen: Annotated[str, typer.Option(help="Address on which the invented services answer.")] = "127.0.0.1",
     seen_as: Annotated[str | None, typer.Option(help="Host by which Prometheus reaches them. [default: that of --listen]")] = None,
@@ -83,7 +88,9 @@ def cause(
         # The files that announce a drill must not stay.
         with ended_politely(), CollectorClient(parts.collector, read_token(parts.token_file)) as client:
             watch = Watch(client, parts.prometheus, parts.alertmanager)
-            found = _run(watch, chosen, service, parts.folder, listen, seen_as or listen, limit_s)
+            with CollectorClient(parts.collector, read_token(operate_token_file or parts.token_file)) as operating:
+                rollout = DrillRollout(operating, service)
+                found = _run(watch, chosen, service, rollout, parts.folder, listen, seen_as or listen, limit_s)
     except UsageError as error:
         print(f"isomon drill: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
@@ -101,7 +108,7 @@ def cause(
 
 
 def _chosen(names: Sequence[str] | None) -> list[str]:
-    known = [alert.name for alert in build.alerts()]
+    known = [alert.name for alert in drilled()]
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
         raise UsageError(f"no such alert: {', '.join(unknown)}; there are {', '.join(known)}")
@@ -109,29 +116,36 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
 
 
 def _run(
-    watch: Watch, chosen: Sequence[str], service: str, folder: Path, listen: str, seen_as: str, within_s: float
+    watch: Watch, chosen: Sequence[str], service: str, rollout: DrillRollout, folder: Path, listen: str, seen_as: str, within_s: float
 ) -> dict[str, Any]:  # Any: JSON
     """Drill the chosen alerts at the same time and return the report."""
     run = secrets.token_hex(3)
-    by_name = {alert.name: alert for alert in build.alerts()}
+    by_name = {alert.name: alert for alert in drilled()}
     drills = [
         Drill(
             by_name[name],
-            DrillTarget(name, f"drill:{service}:{name}:{run}", RECIPES[name]),
+            DrillTarget(name, rollout.service if RECIPES[name].rolls_back else f"{DRILL_PREFIX}{service}:{name}:{run}", RECIPES[name]),
             own_wait_s(by_name[name]),
             within_s,
         )
         for name in chosen
     ]
     started = time.time()
-    targets = [drill.target for drill in drills if not drill.recipe.is_always_firing]
+    targets = [drill.target for drill in drills if drill.recipe.has_page]
+    takes_back = any(drill.recipe.rolls_back for drill in drills)
     watch.require()
-    with serving(targets, listen) as port, announced(targets, folder, f"{seen_as}:{port}", run):
+    with (
+        rollout.started() if takes_back else nullcontext(),
+        serving(targets, listen) as port,
+        announced(targets, folder, f"{seen_as}:{port}", run),
+    ):
         _wait_until_known(targets)
         watch.remember(drills)
         for one in drills:
             one.begin()
         try:
+            if takes_back:
+                rollout.take_back()
             while any(one.is_open for one in drills):
                 watch.look(drills)
                 time.sleep(_POLL_S)

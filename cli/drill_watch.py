@@ -49,7 +49,12 @@ class Drill:
         """Break the service."""
         self.begun_at = time.monotonic()
         self.target.broken_at = self.begun_at
-        self.stage = "not firing in Prometheus"
+        self.stage = self.unseen
+
+    @property
+    def unseen(self) -> str:
+        """Where the alert is as long as nobody has seen it."""
+        return "not handed to Alertmanager" if self.recipe.rolls_back else "not firing in Prometheus"
 
     def heal(self) -> None:
         if self.target.broken_at is not None and self.target.healed_at is None:
@@ -113,7 +118,7 @@ class Watch:
                 drill.stage = "arrived"
                 drill.heal()
             else:
-                drill.stage = "not firing in Prometheus"
+                drill.stage = drill.unseen
         left = [drill for drill in waiting if drill.arrived_after_s is None]
         if left:
             self._locate(left)

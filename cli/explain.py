@@ -13,7 +13,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from isolation_monitor.cli.collector_client import DEFAULT_URL, TOKEN_FILE_ENV, URL_ENV, CollectorClient, NoAnswer, UsageError, read_token
+from isolation_monitor.cli.collector_client import (
+    DEFAULT_URL,
+    TOKEN_FILE_ENV,
+    URL_ENV,
+    CollectorClient,
+    NoAnswer,
+    NotACollector,
+    UsageError,
+    read_token,
+)
 from isolation_monitor.telemetry import two_sided
 
 EXIT_UNREACHABLE: Final = 1
@@ -45,7 +54,7 @@ def explain(
         with CollectorClient(collector, token or read_token(token_file)) as client:
             found = client.request("GET", f"/v1/violations/{quote(violation_id, safe='')}")
         if found.get("schema") != "violation/1":
-            raise NoAnswer("the address answers, but not as a collector")
+            raise NotACollector
     except (UsageError, NoAnswer) as error:
         print(f"isomon explain: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNREACHABLE) from None

@@ -26,6 +26,7 @@ from isolation_monitor.cli.collector_client import (
     read_token,
     seconds,
 )
+from isolation_monitor.cli.console import stdout_console
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -158,7 +159,7 @@ def _in_short(answer: Json) -> str:
 
 
 def _print_table(answer: Json) -> None:
-    console = Console()
+    console = stdout_console(unfolded=True)
     verdict = answer["verdict"]
     console.print(
         Text.assemble(

@@ -22,7 +22,7 @@ from isolation_monitor.cli.console import stdout_console
 from isolation_monitor.cli.verdicts import COLOURS, EXIT_CODES
 from isolation_monitor.collector.gates.backtest import Look, PastStage, looks
 from isolation_monitor.collector.gates.comparison import STATISTICAL, ComparisonPlan
-from isolation_monitor.collector.gates.csv_minutes import CountedStage, CsvError, read_csv
+from isolation_monitor.collector.gates.csv_minutes import CountedStage, CsvError, StageReader, read_csv
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.ranges import SETTLE_S, MinuteBook
 
@@ -119,7 +119,9 @@ def _from_csv(file: Path, plan: _Plan) -> list[PastStage]:
         plan = plan.without("latency")
 
     def past(position: int, stage: CountedStage) -> PastStage:
-        return PastStage(plan.comparison(stage.weight, stage.share_on(), position, len(stages)), stage.first, stage.last, stage.reading)
+        return PastStage(
+            plan.comparison(stage.weight, stage.share_on(), position, len(stages)), stage.first, stage.last, StageReader(stage).reading
+        )
 
     return [past(position, stage) for position, stage in enumerate(stages)]
 
@@ -238,7 +240,7 @@ def _at(minute: int) -> str:
 
 def _print_table(seen: list[Look]) -> None:
     """Print a line for each change of what the gate says, not one for each minute."""
-    console = stdout_console()
+    console = stdout_console(unfolded=True)
     table = Table("look", "at", "percent", "verdict", "why", box=None, pad_edge=False)
     before: object = None
     for number, look in enumerate(seen, 1):

@@ -19,6 +19,7 @@ from isolation_monitor.cli.collector_client import (
     URL_ENV,
     CollectorClient,
     NoAnswer,
+    NotACollector,
     UsageError,
     read_token,
 )
@@ -56,7 +57,7 @@ def queues(
         with CollectorClient(collector, token or read_token(token_file)) as client:
             answer = client.request("GET", f"/v1/queues?{urlencode(asked)}")
         if answer.get("schema") != SCHEMA or not isinstance(answer.get("items"), list):
-            raise NoAnswer("the address answers, but not as a collector")
+            raise NotACollector
     except (UsageError, NoAnswer) as error:
         print(f"isomon queues: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNREACHABLE) from None

@@ -35,6 +35,9 @@ def one(answer: Json) -> None:
         "reason": state["reason"],
         "revision": state["revision"],
     }
+    if state.get("watched_until"):
+        # A collector of an older version says nothing of it.
+        rows["watched until"] = f"{state['watched_until']}: harm takes it back"
     for name, value in rows.items():
         # Text, not markup: a reason that somebody wrote must not style the terminal.
         console.print(Text(f"{name:<22}{value}"))

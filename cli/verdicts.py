@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from isolation_monitor.cli.collector_client import NoAnswer
+from isolation_monitor.cli.collector_client import NotACollector
 
 SCHEMA: Final = "gate/v1"
 EXIT_CODES: Final = {"pass": 0, "fail": 10, "inconclusive": 20, "error": 30}
@@ -13,11 +13,11 @@ COLOURS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow", "err
 Json = dict[str, Any]  # Any: JSON
 
 
-class NotAGate(NoAnswer):
-    """Something else answers 200 at this address, such as a login page or a proxy: it must never read as a verdict."""
+class NotAGate(NotACollector):
+    """As its class says; it must never read as a verdict."""
 
     def __init__(self) -> None:
-        super().__init__("the address answers, but not as a collector's gate")
+        super().__init__("a collector's gate")
 
 
 def judged(answer: Json) -> Json:

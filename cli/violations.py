@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,10 +18,12 @@ from isolation_monitor.cli.collector_client import (
     URL_ENV,
     CollectorClient,
     NoAnswer,
+    NotACollector,
     UsageError,
+    ago,
     read_token,
-    seconds,
 )
+from isolation_monitor.cli.console import stdout_console
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -42,6 +42,8 @@ Examples:
 
   isomon violations --service chat --grade crossed --all
 
+  isomon violations --all --user a1b2c3d4e5f60718 --since 24h
+
   isomon violations --since 15m --json | jq -r '.items[].latest.id' | head -1 | xargs isomon explain
 """
 
@@ -50,6 +52,10 @@ def violations(
     service: Annotated[str | None, typer.Option(help="Only this service.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind, such as shared_state.")] = None,
     grade: Annotated[str | None, typer.Option(help="Only this grade: crossed, reachable or hygiene.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Only what this detector found.")] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Only this defect.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only with this user's hash on either side; needs --all.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only with this run id on either side; needs --all.")] = None,
     since: Annotated[str | None, typer.Option(help="Only the last 90s, 15m, 1h.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many lines.")] = 50,
     each: Annotated[bool, typer.Option("--all", help="Each violation; without it, those of one defect are one line.")] = False,
@@ -63,13 +69,22 @@ def violations(
     try:
         if grade is not None and grade not in GRADES:
             raise UsageError(f"--grade {grade!r} is no grade: use {', '.join(GRADES)}")
-        asked = {"service": service, "kind": kind, "grade": grade, "since": _moment(since), "limit": str(_at_most(limit, each))}
+        asked = {
+            "service": service,
+            "kind": kind,
+            "grade": grade,
+            "since": ago(since),
+            "limit": str(_at_most(limit, each)),
+        }
+        if (user or run) and not each:
+            raise UsageError("--user and --run choose among single violations: add --all")
+        asked |= {"detector": detector, "fingerprint": fingerprint, "principal": user, "run_id": run}
         asked["synthetic"] = None if synthetic else "false"
         query = urlencode({name: value for name, value in asked.items() if value is not None})
         with CollectorClient(collector, token or read_token(token_file)) as client:
             answer = client.request("GET", f"/v1/{'violations' if each else 'violation-groups'}?{query}")
         if not isinstance(answer.get("items"), list):
-            raise NoAnswer("the address answers, but not as a collector")
+            raise NotACollector
     except (UsageError, NoAnswer) as error:
         print(f"isomon violations: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNREACHABLE) from None
@@ -83,17 +98,13 @@ def _at_most(limit: int, each: bool) -> int:
     return limit if each else min(limit, GROUPS_LIMIT)
 
 
-def _moment(since: str | None) -> str | None:
-    return None if since is None else (datetime.now(UTC) - timedelta(seconds=seconds(since))).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def _print_table(items: list[Json], each: bool) -> None:
-    console = Console()
+    console = stdout_console(unfolded=True)
     if not items:
         console.print("no violations")
         return
-    wide = {"overflow": "fold", "ratio": 1}
-    table = Table("time", "service", "kind", "grade", box=None, pad_edge=False, expand=True)
+    wide = {"overflow": "fold", "ratio": 1 if console.is_terminal else None}
+    table = Table("time", "service", "kind", "grade", box=None, pad_edge=False, expand=console.is_terminal)
     table.add_column("summary", **wide)  # type: ignore[arg-type]  # keyword arguments of two types
     for name in ("victim", "offender"):
         table.add_column(name, no_wrap=True)

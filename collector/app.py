@@ -16,12 +16,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from isolation_monitor import __version__
 from isolation_monitor.collector import problems
 from isolation_monitor.collector.alerts import routes as alerts
+from isolation_monitor.collector.alerts.alertmanager import AlertmanagerHeld
+from isolation_monitor.collector.alerts.reconciliation import Reconciliation
+from isolation_monitor.collector.alerts.service import AlertService
 from isolation_monitor.collector.announcements.alertmanager import Alertmanager
 from isolation_monitor.collector.announcements.domain import Links
 from isolation_monitor.collector.announcements.grafana import Grafana
 from isolation_monitor.collector.announcements.service import AnnouncementService
 from isolation_monitor.collector.clock import Clock, utc_now
+from isolation_monitor.collector.evidence import otlp_routes
 from isolation_monitor.collector.evidence import routes as evidence
+from isolation_monitor.collector.evidence.intake import Intake
+from isolation_monitor.collector.evidence.service import EvidenceService
+from isolation_monitor.collector.evidence.writer import RecordWriter
 from isolation_monitor.collector.flags import ofrep
 from isolation_monitor.collector.flags import routes as flags
 from isolation_monitor.collector.flags.domain import FlagSource
@@ -30,19 +37,33 @@ from isolation_monitor.collector.gates import flagger
 from isolation_monitor.collector.gates import routes as gates
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
+from isolation_monitor.collector.incidents import routes as incidents
+from isolation_monitor.collector.incidents.service import IncidentService
+from isolation_monitor.collector.keyring import KeyRing
+from isolation_monitor.collector.logs import harmless
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.queues import routes as queues
+from isolation_monitor.collector.queues.service import QueueService
+from isolation_monitor.collector.rates import Allowances, MeterBodies
+from isolation_monitor.collector.retention.domain import Policy
+from isolation_monitor.collector.retention.service import DiskGuard, RetentionService
 from isolation_monitor.collector.rollouts import routes as rollouts
 from isolation_monitor.collector.rollouts.announcer import Announcer
 from isolation_monitor.collector.rollouts.controller import RolloutController
 from isolation_monitor.collector.rollouts.domain import RolloutEvent
 from isolation_monitor.collector.rollouts.service import RolloutService
 from isolation_monitor.collector.runtime import Runtime
-from isolation_monitor.collector.security import TokenGuard
+from isolation_monitor.collector.security import Guard
 from isolation_monitor.collector.settings import CollectorSettings, load_settings
 from isolation_monitor.collector.storage.database import Database, StoreUnavailable
+from isolation_monitor.collector.storage.leader import Leader
 from isolation_monitor.collector.storage.schema import newest_revision
-from isolation_monitor.collector.web import health, runbooks
+from isolation_monitor.collector.subjects import routes as subjects
+from isolation_monitor.collector.web import health, pages, rendering, runbooks, signing_in
+from isolation_monitor.collector.web.live import LiveHub
+from isolation_monitor.collector.web.numbers import PageNumbers
+from isolation_monitor.collector.web.reader import Features, PageReader
+from isolation_monitor.collector.web.sessions import SessionService
 
 
 def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now, flag_source: FlagSource | None = None) -> FastAPI:
@@ -55,6 +76,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         SettingsError: a setting cannot be used, or a token is missing.
     """
     settings = settings or load_settings()
+    harmless()
     database = Database(settings.database_url, settings.store_timeout_s)
     metrics = CollectorMetrics()
     source = None
@@ -66,7 +88,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
             timeout_s=settings.prometheus_timeout_s,
         )
 
-    runtime = Runtime(settings, database, metrics, clock)
+    runtime = Runtime(settings, database, metrics, clock, disk=DiskGuard(settings.database_url, settings.max_disk_ratio).look)
     gates_service = GateService(
         database, source, metrics, clock, scrape_stale_after_s=settings.scrape_stale_after_s, base_url=settings.base_url
     )
@@ -81,15 +103,29 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     announcements = _announcements(settings, database, clock)
     runtime.rollout_listeners.extend((announcements.mark, announcements.page))
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
+    intake = Intake(settings.ingest_bytes)
+    metrics.watch_intake(lambda: intake.held_bytes)
+    record_writer = RecordWriter(database, intake, runtime.harm.give)
+
+    leader = Leader(database)
+    policy = Policy(settings.keep_days, settings.keep_bytes)
+    held = AlertmanagerHeld(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
+    reconciliation = Reconciliation(database, clock, held, leader.leads)
+    retention = RetentionService(database, leader, metrics, clock, policy, settings.retention_interval_s)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work) for work in (controller.run(), announcer.run(), announcements.watch_bursts())]
+        works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run())
+        tasks = [asyncio.create_task(work) for work in works]
+        record_writer.start()
         yield
+        await record_writer.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await announcements.close()
+        await reconciliation.close()
+        await leader.close()
         if source is not None:
             await source.close()
         await database.close()
@@ -105,23 +141,45 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         redoc_url=None,
     )
     app.state.runtime = runtime
+    app.state.intake = intake
+    app.state.record_writer = record_writer
     app.state.gates = gates_service
     app.state.rollouts = rollouts_service
     app.state.rollout_controller = controller
     app.state.announcer = announcer
     app.state.flags = flags_service
     app.state.announcements = announcements
-    app.state.guard = TokenGuard(settings.tokens_by_scope())
+    keys = KeyRing(settings.load_keys, settings.key_files(), metrics.keys_reloaded)
+    app.state.guard = Guard(keys, Allowances(settings.rates(), settings.rate_burst_s), metrics, clock)
+    app.state.leader = leader
+    app.state.retention = retention
+    app.state.reconciliation = reconciliation
     app.state.schema_revision = newest_revision()
+    _add_pages(app, runtime, source)
     problems.install(app)
     app.add_exception_handler(StoreUnavailable, _store_unavailable)
     app.add_middleware(_RefuseNul)
+    app.add_middleware(MeterBodies)
     for router in (
-        *(evidence.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
-        *(queues.router, health.router, runbooks.router),
+        *(evidence.router, otlp_routes.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
+        *(queues.router, subjects.router, incidents.router, health.router, runbooks.router),
+        *(rendering.router, signing_in.router, pages.router),
     ):
         app.include_router(router)
     return app
+
+
+def _add_pages(app: FastAPI, runtime: Runtime, source: PrometheusSource | None) -> None:
+    """Put together what the pages read from; they read through the features' services and change nothing but who is signed in."""
+    settings, database, clock = runtime.settings, runtime.database, runtime.clock
+    features = Features(
+        EvidenceService(database, clock), AlertService(database, clock), QueueService(database, clock),
+        IncidentService(database, clock, settings.keep_days), app.state.rollouts, app.state.gates,
+        None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s,
+    )  # fmt: skip
+    app.state.web_sessions = SessionService(database, app.state.guard, clock, settings.web_session_s)
+    app.state.web_views = pages.views_of(PageReader(features))
+    app.state.web_live = LiveHub(app.state.web_sessions, settings.web_streams)
 
 
 def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:

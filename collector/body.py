@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,8 +31,21 @@ class BodyLimits:
     timeout_s: float
 
 
+def _uncounted(_size: int) -> None:
+    return None
+
+
 async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
-    """Return the body, inflated, of a request that says it is JSON.
+    """Return the body, inflated, of a request that says it is JSON. Raises what `read_body` does."""
+    return (await read_body(request, limits, ("application/json",)))[1]
+
+
+async def read_body(
+    request: Request, limits: BodyLimits, media_types: tuple[str, ...], count: Callable[[int], None] = _uncounted
+) -> tuple[str, bytes]:
+    """Return which of `media_types` the body is (the first where the request does not say), and the body, inflated.
+
+    `count` is told of bytes before they are kept, and may raise.
 
     Raises:
         UnsupportedMedia: another content type or encoding.
@@ -40,9 +53,9 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
         MalformedBody: the gzip stream is broken, incomplete or followed by something.
         RequestTimeout: the body did not arrive in time.
     """
-    media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media != "application/json":
-        raise UnsupportedMedia(f"the body is {media[:100]!r}: send application/json")
+    media = request.headers.get("content-type", media_types[0]).partition(";")[0].strip().lower()
+    if media not in media_types:
+        raise UnsupportedMedia(f"the body is {media[:100]!r}: send {' or '.join(media_types)}")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip"):
         raise UnsupportedMedia(f"the body is encoded as {encoding[:100]!r}: send gzip, or plain")
@@ -52,7 +65,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
     try:
         async with asyncio.timeout(limits.timeout_s):
             stream = _limited(request.stream(), limits)
-            return await (_gunzip(stream, limits) if encoding == "gzip" else _collect(stream))
+            return media, await (_gunzip(stream, limits, count) if encoding == "gzip" else _collect(stream, count))
     except TimeoutError:
         raise RequestTimeout(f"the body did not arrive within {limits.timeout_s:g} s") from None
     except ClientDisconnect:
@@ -84,11 +97,15 @@ async def _limited(chunks: AsyncIterator[bytes], limits: BodyLimits) -> AsyncIte
         yield chunk
 
 
-async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in chunks])
+async def _collect(chunks: AsyncIterator[bytes], count: Callable[[int], None]) -> bytes:
+    parts = []
+    async for chunk in chunks:
+        count(len(chunk))
+        parts.append(chunk)
+    return b"".join(parts)
 
 
-async def _gunzip(chunks: AsyncIterator[bytes], limits: BodyLimits) -> bytes:
+async def _gunzip(chunks: AsyncIterator[bytes], limits: BodyLimits, count: Callable[[int], None]) -> bytes:
     inflater = zlib.decompressobj(wbits=31)
     parts: list[bytes] = []
     room = limits.inflated_bytes
@@ -103,6 +120,7 @@ async def _gunzip(chunks: AsyncIterator[bytes], limits: BodyLimits) -> bytes:
             room -= len(part)
             if room < 0:
                 raise TooLarge(f"the body inflates to more than {limits.inflated_bytes} bytes: send smaller batches")
+            count(len(part))
             parts.append(part)
     except zlib.error:
         raise MalformedBody("the body is not gzip, although Content-Encoding says so") from None

@@ -64,23 +64,47 @@ def clean(value: Any, depth: int = MAX_DEPTH) -> Any:
     Raises:
         JsonError: a number is not finite or beyond 64 bits, or containers nest deeper than `depth`.
     """
-    if isinstance(value, str):
-        return clean_text(value)
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() and value.isprintable() else clean_text(value)
+    if value is None or kind is bool:
         return value
-    if isinstance(value, int):
+    if kind is int:
         if not -(2**63) <= value < 2**63:
             raise JsonError("a number is beyond 64 bits")
         return value
-    if isinstance(value, float):
+    if kind is float:
         if not math.isfinite(value):
             raise JsonError("a number is not finite")
         return value
     if depth <= 0:
         raise JsonError(f"values nest deeper than {MAX_DEPTH} levels")
-    if isinstance(value, dict):
-        return {clean_text(str(key)): clean(item, depth - 1) for key, item in value.items()}
-    return [clean(item, depth - 1) for item in value]
+    # Every record comes by here whole: what most values are is told apart without a call.
+    if kind is dict:
+        return {
+            key if key.isascii() and key.isprintable() else clean_text(key): item
+            if item is None or (type(item) is str and item.isascii() and item.isprintable())
+            else clean(item, depth - 1)
+            for key, item in value.items()
+        }
+    return [item if type(item) is str and item.isascii() and item.isprintable() else clean(item, depth - 1) for item in value]
+
+
+def is_plain(encoded: bytes) -> bool:
+    """Say whether `clean` has nothing to take out of any string of this JSON: no escape and no character beyond ASCII in it."""
+    return encoded.isascii() and b"\\" not in encoded and b"\x7f" not in encoded
+
+
+def fits(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Say whether `clean` would find nothing wrong with what was decoded from plain JSON: no number beyond 64 bits, not too deep."""
+    for item in value.values() if type(value) is dict else value:
+        kind = type(item)
+        if kind is dict or kind is list:
+            if depth <= 1 or not fits(item, depth - 1):
+                return False
+        elif kind is int and not -(2**63) <= item < 2**63:
+            return False
+    return True
 
 
 def clean_text(text: str) -> str:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.telemetry.names import OTHER
 
 RECORD_RESULTS: Final = ("accepted", "duplicate", "rejected")
-REFUSALS: Final = ("malformed", "too_large", "media", "invalid", "timeout", "store_unavailable", "defect")
+REFUSALS: Final = (
+    "disk_full",
+    "malformed",
+    "too_large",
+    "media",
+    "invalid",
+    "timeout",
+    "token",
+    "too_fast",
+    "overloaded",
+    "store_unavailable",
+    "defect",
+)
+REQUEST_REFUSALS: Final = (
+    *("no_token", "unknown_token", "expired_token", "scope", "service"),
+    *("requests", "records", "bytes"),
+)
+"""Why a request was refused before its work began: its token, or how fast it came."""
+EXPIRING: Final = ("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions")
 _ALERTNAME_CAP: Final = 100
+_SERVICES_OF_KEY: Final = 50
+_SERVICES: Final = 500
 _INGEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -39,10 +59,39 @@ class CollectorMetrics:
             buckets=_INGEST_BUCKETS,
             registry=self.registry,
         )
+        self._intake = Gauge(
+            "isolation_collector_ingest_bytes",
+            "Bytes of batches that are being read, decoded or waiting for their commit.",
+            registry=self.registry,
+        )
         self._alerts = Counter(
             "isolation_collector_alerts_received_total",
             "Alerts that Alertmanager delivered, each delivery counted, by name and status.",
             ["alertname", "status"],
+            registry=self.registry,
+        )
+        self._requests_refused = Counter(
+            "isolation_collector_requests_refused_total",
+            "Requests refused before their work began: by their token (no_token, unknown_token, expired_token, scope, service), or because "
+            "its key was too fast (requests, records, bytes).",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._service_records = Counter(
+            "isolation_collector_service_records_total",
+            "Records received, by the service they are of; beyond 50 services of one key, or 500 of all, the service is other.",
+            ["service"],
+            registry=self.registry,
+        )
+        self._services_over = Counter(
+            "isolation_collector_services_over_limit_total",
+            "Batches whose service was counted as other, because their key had named too many.",
+            registry=self.registry,
+        )
+        self._key_reloads = Counter(
+            "isolation_collector_key_reloads_total",
+            "Times that changed files of tokens and keys were read again: ok, or failed, after which the keys from before hold.",
+            ["result"],
             registry=self.registry,
         )
         self._evaluation = Histogram(
@@ -50,18 +99,74 @@ class CollectorMetrics:
             "Time one evaluation of a gate took, queries included.",
             registry=self.registry,
         )
+        self._expired = Counter(
+            "isolation_collector_expired_rows_total",
+            "Rows that were older than they are kept, by table; on PostgreSQL whole days go as partitions and are counted there.",
+            ["table"],
+            registry=self.registry,
+        )
+        self._partitions_dropped = Counter(
+            "isolation_collector_partitions_dropped_total", "Days of evidence that PostgreSQL dropped whole.", registry=self.registry
+        )
+        self._house_kept = Gauge(
+            "isolation_collector_retention_last_success_timestamp_seconds",
+            "Unix time of the last whole round of expiry by this replica; 0 before the first, or where another one leads.",
+            registry=self.registry,
+        )
+        self._leading = Gauge(
+            "isolation_collector_leading", "1 in the replica that expires evidence, 0 in the others.", registry=self.registry
+        )
+        self._store_bytes = Gauge(
+            "isolation_collector_store_bytes", "Bytes of evidence, as the leading replica last found it.", registry=self.registry
+        )
+        self._disk_used = Gauge(
+            "isolation_collector_disk_used_ratio",
+            "Used share of the disk that holds the SQLite file, 0-1; 0 with PostgreSQL.",
+            registry=self.registry,
+        )
         self._alertnames: set[str] = set()
+        self._services: dict[str, set[str]] = {}
+        self._all_services: set[str] = set()
         self._gates = GateMetrics()
         self.registry.register(self._gates)
         for result in RECORD_RESULTS:
             self._records.labels(result)
+        for table in EXPIRING:
+            self._expired.labels(table)
         for reason in REFUSALS:
             self._batches_refused.labels(reason)
+        for reason in REQUEST_REFUSALS:
+            self._requests_refused.labels(reason)
+        for result in ("ok", "failed"):
+            self._key_reloads.labels(result)
+
+    def request_refused(self, reason: str) -> None:
+        """Count a request by one of `REQUEST_REFUSALS`."""
+        self._requests_refused.labels(reason).inc()
+
+    def service_sent(self, key_id: str, service: str, records: int) -> None:
+        """Count the records of a batch by service. One key that invents names fills its own share and no other's."""
+        of_key = self._services.setdefault(key_id, set())
+        if service not in of_key:
+            if len(of_key) >= _SERVICES_OF_KEY or len(self._all_services | {service}) > _SERVICES:
+                service = OTHER
+                self._services_over.inc()
+            else:
+                of_key.add(service)
+                self._all_services.add(service)
+        self._service_records.labels(service).inc(records)
+
+    def keys_reloaded(self, worked: bool) -> None:
+        self._key_reloads.labels("ok" if worked else "failed").inc()
 
     def batch_stored(self, accepted: int, duplicate: int, rejected: int, duration_s: float) -> None:
         for result, number in zip(RECORD_RESULTS, (accepted, duplicate, rejected), strict=True):
             self._records.labels(result).inc(number)
         self._ingest.observe(duration_s)
+
+    def watch_intake(self, held_bytes: Callable[[], float]) -> None:
+        """Show what is under way whenever somebody looks."""
+        self._intake.set_function(held_bytes)
 
     def batch_refused(self, reason: str) -> None:
         self._batches_refused.labels(reason).inc()
@@ -72,6 +177,20 @@ class CollectorMetrics:
                 alertname = OTHER
             self._alertnames.add(alertname)
         self._alerts.labels(alertname, status).inc()
+
+    def leading(self, is_leading: bool) -> None:
+        self._leading.set(is_leading)
+
+    def house_kept(self, expired: Mapping[str, int], partitions: int, at_unix_s: float, store_bytes: int) -> None:
+        """Count one whole round of expiry."""
+        for table in EXPIRING:
+            self._expired.labels(table).inc(expired.get(table, 0))
+        self._partitions_dropped.inc(partitions)
+        self._house_kept.set(at_unix_s)
+        self._store_bytes.set(store_bytes)
+
+    def disk(self, used_ratio: float) -> None:
+        self._disk_used.set(used_ratio)
 
     def gate_evaluated(self, rollout: str, verdict: str, at_unix_s: float, duration_s: float) -> None:
         """Show the verdict of `rollout`."""

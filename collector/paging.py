@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
+from fastapi import Request
 from pydantic import BeforeValidator
 
 from isolation_monitor.collector.clock import parse_time
@@ -20,6 +23,38 @@ def _moment(value: object) -> object:
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 """RFC 3339 with a time zone, as a query parameter."""
+
+
+def chosen_fields(text: str | None, known: Sequence[str]) -> Sequence[str] | None:
+    """Return the names that `fields=a,b` asks for, of those that are `known`; None for all.
+
+    Raises:
+        Invalid: a name that is not known.
+    """
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise Invalid(f"fields has {', '.join(repr(name[:50]) for name in unknown[:3]) or 'no name'}: choose among {', '.join(known)}")
+    return names
+
+
+def only(item: dict[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:  # Any: JSON
+    """Return the chosen fields of an answer's item."""
+    return item if fields is None else {name: item[name] for name in fields}
+
+
+def following(request: Request, last: str | None, *, has_more: bool) -> dict[str, str | None]:
+    """Return how an answer names what comes after it.
+
+    `last_cursor` stands for the last row of this page, for who goes on later; `next_cursor` is the same where there is more now, and
+    `next` the path to it with all that was asked; both are null on the last page.
+    """
+    if last is None or not has_more:
+        return {"next_cursor": None, "next": None, "last_cursor": last}
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return {"next_cursor": last, "next": f"{request.url.path}?{urlencode([*asked, ('cursor', last)])}", "last_cursor": last}
 
 
 def make_cursor(time: datetime, row_id: str) -> str:

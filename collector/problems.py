@@ -80,14 +80,25 @@ class Invalid(Problem):
     title = "Invalid request"
 
 
-class Unavailable(Problem):
-    """Transient: the same request may succeed later. Never 429 or 500, which senders give up on."""
+class TryAgain(Problem):
+    """Transient: the same request may succeed later."""
+
+    def __init__(self, detail: str, *, retry_after_s: int = 2, **extensions: Any) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)}, **extensions)
+
+
+class Unavailable(TryAgain):
+    """The collector cannot now. Never 500, which senders give up on."""
 
     status = 503
     title = "Try again later"
 
-    def __init__(self, detail: str, *, retry_after_s: int = 2, **extensions: Any) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after_s)}, **extensions)
+
+class TooManyRequests(TryAgain):
+    """This caller is too fast. Not for Alertmanager, which takes it for final."""
+
+    status = 429
+    title = "Too fast"
 
 
 class JsonResponse(JSONResponse):

@@ -2,21 +2,23 @@
 
 A secret is given as `COLLECTOR_X_TOKEN` or, better, as a file named by `COLLECTOR_X_TOKEN_FILE`. Each may hold several
 tokens, separated by commas, blanks or lines: all of them are accepted, so a token can be rotated without a gap.
-There is no default token, and none is generated.
+`COLLECTOR_KEYS_FILE` names a file of keys (`isomon token`), which holds hashes only and may bind keys to services; both
+ways go together, and all these files are read again when they change. There is no default token, and none is generated.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from isolation_monitor.collector.keys import Key, KeysError, Rates, Scope, digest_of, read_keys
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
 
-Scope = Literal["send", "read", "alerts", "operate", "gates"]
+_SETTING_OF_SCOPE: Final[dict[Scope, str]] = {"ingest": "send", "read": "read", "alerts": "alerts", "operate": "operate", "gates": "gates"}
 
 
 class SettingsError(Exception):
@@ -30,11 +32,14 @@ class CollectorSettings(BaseSettings):
         env_prefix="COLLECTOR_", env_file=None, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True
     )
 
-    database_url: str = "sqlite+aiosqlite:///./isolation-monitor.sqlite3"
+    database_url: str = Field(default="sqlite+aiosqlite:///./isolation-monitor.sqlite3", repr=False)
     base_url: str = "http://127.0.0.1:8400"
     """Address under which people open the collector; links in answers start with it."""
 
+    keys_file: Path | None = None
+    """File of keys, made by `isomon token new`."""
     send_token: SecretStr | None = None
+    """Token of scope `ingest`, for all services."""
     send_token_file: Path | None = None
     read_token: SecretStr | None = None
     read_token_file: Path | None = None
@@ -42,16 +47,23 @@ class CollectorSettings(BaseSettings):
     """Token of Alertmanager's webhook; without one, the send token opens that route too."""
     alerts_token_file: Path | None = None
     operate_token: SecretStr | None = None
-    """Token that changes rollouts; without one, the read token does."""
+    """Token that changes rollouts and has users forgotten; without one, the read token changes rollouts too."""
     operate_token_file: Path | None = None
     gates_token: SecretStr | None = None
     """Token of rollout tools: it asks for verdicts and reads nothing else. The read token opens those routes too."""
     gates_token_file: Path | None = None
 
+    rate_requests_per_s: float = Field(default=0.0, ge=0)
+    """What one key may ask for in a second, on average; 0: without limit. A key of the file may say otherwise for itself."""
+    rate_records_per_s: float = Field(default=0.0, ge=0)
+    rate_bytes_per_s: float = Field(default=0.0, ge=0)
+    rate_burst_s: float = Field(default=10.0, gt=0, le=3600)
+    """So many seconds' worth may come at once."""
+
     rollout_interval_s: float = Field(default=5.0, gt=0, le=3600)
     """How often running rollouts are looked at besides; records and alerts are acted on at once."""
 
-    prometheus_url: str | None = None
+    prometheus_url: str | None = Field(default=None, repr=False)
     prometheus_token: SecretStr | None = None
     prometheus_token_file: Path | None = None
     prometheus_tenant: str | None = None
@@ -61,14 +73,27 @@ class CollectorSettings(BaseSettings):
     scrape_stale_after_s: float = Field(default=30.0, gt=0)
     """A newest sample older than this is no look at the service at all."""
 
-    grafana_url: str | None = None
+    grafana_url: str | None = Field(default=None, repr=False)
     """Grafana that gets a mark for each change of a rollout and each burst of violations; none without it."""
     grafana_token: SecretStr | None = None
     grafana_token_file: Path | None = None
-    alertmanager_url: str | None = None
+    alertmanager_url: str | None = Field(default=None, repr=False)
     """Alertmanager that pages when a rollout was rolled back; without it only alerts of Prometheus page."""
     alertmanager_token: SecretStr | None = None
     alertmanager_token_file: Path | None = None
+
+    keep_days: int = Field(default=30, ge=1, le=3650)
+    """Evidence, alerts and decisions older than so many days are forgotten. Rollouts, their history and failed decisions stay."""
+    keep_bytes: int = Field(default=0, ge=0)
+    """Size of the evidence from which its oldest days go before their time; 0: only `keep_days` decides. Today's always stays."""
+    max_disk_ratio: float = Field(default=0.9, gt=0, le=1)
+    """Used share of the disk that holds the SQLite file from which records are answered 503: a full disk cannot even forget."""
+    retention_interval_s: float = Field(default=600.0, gt=0, le=86400)
+    """How often one replica looks for what has expired."""
+    web_session_s: float = Field(default=12 * 3600.0, ge=60, le=30 * 86400)
+    """How long somebody who signed in to the pages stays signed in."""
+    web_streams: int = Field(default=100, ge=1, le=10_000)
+    """Pages that are kept live at a time; one more is shown all the same, and says that it is not live."""
 
     max_body_bytes: int = Field(default=1024 * 1024, gt=0)
     max_inflated_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
@@ -76,6 +101,8 @@ class CollectorSettings(BaseSettings):
     max_record_bytes: int = Field(default=64 * 1024, gt=0)
     body_timeout_s: float = Field(default=15.0, gt=0)
     """A body that takes longer to arrive is refused: slow senders must not hold connections."""
+    ingest_bytes: int = Field(default=12 * 1024 * 1024, gt=0)
+    """Inflated bytes of batches that may be under way (read, decoded, waiting for their commit); beyond it the answer is 503."""
     store_timeout_s: float = Field(default=5.0, gt=0)
     """Wait for a lock or a connection of the store before answering 503."""
 
@@ -97,14 +124,29 @@ class CollectorSettings(BaseSettings):
         return value.rstrip("/")
 
     @model_validator(mode="after")
+    def _a_batch_has_room(self) -> CollectorSettings:
+        if self.ingest_bytes < self.max_inflated_bytes:
+            raise ValueError(
+                f"COLLECTOR_INGEST_BYTES={self.ingest_bytes} has no room for one batch of COLLECTOR_MAX_INFLATED_BYTES="
+                f"{self.max_inflated_bytes}, which would be refused for ever: make it at least as large"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tokens_given(self) -> CollectorSettings:
-        for scope in ("send", "read"):
-            if not self._tokens(scope):
-                name = f"COLLECTOR_{scope.upper()}_TOKEN"
-                raise ValueError(f"no token to {scope}: set {name}, or {name}_FILE to a file that holds one; there is no default")
         both = set(self._tokens("send")) & set(self._tokens("read"))
         if both:
             raise ValueError("COLLECTOR_SEND_TOKEN and COLLECTOR_READ_TOKEN share a token: services that send must not read; make two")
+        try:
+            keys = self.load_keys()
+        except KeysError as error:
+            raise ValueError(f"COLLECTOR_KEYS_FILE: {error}") from None
+        for scope, name in (("ingest", "COLLECTOR_SEND_TOKEN"), ("read", "COLLECTOR_READ_TOKEN")):
+            if not any(scope in key.scopes for key in keys):
+                raise ValueError(
+                    f"no token to {scope}: make one with 'isomon token new --scope {scope}' and name its file in COLLECTOR_KEYS_FILE, "
+                    f"or set {name}, or {name}_FILE to a file that holds one; there is no default"
+                )
         return self
 
     def _tokens(self, name: str) -> tuple[str, ...]:
@@ -118,14 +160,38 @@ class CollectorSettings(BaseSettings):
                 raise ValueError(f"COLLECTOR_{name.upper()}_TOKEN_FILE={str(path)!r} cannot be read: {type(error).__name__}") from None
         return tuple(part for part in re.split(r"[\s,]+", text) if part)
 
-    def tokens_by_scope(self) -> dict[Scope, tuple[str, ...]]:
-        """Return the live tokens of each scope. Without any of their own, `alerts` takes those of `send` and `operate` those of `read`.
+    def load_keys(self) -> tuple[Key, ...]:
+        """Read all files of tokens and keys, and return every live key.
 
-        Tokens of `read` open `gates` too.
+        Where nothing was set for `alerts`, tokens of `ingest` open it too, and those of `read` open `operate` where nothing was
+        set for that; so it is for tokens of the settings, and never for keys of the file, which say what they open.
+
+        Raises:
+            KeysError: a file cannot be used.
         """
-        send, read = self._tokens("send"), self._tokens("read")
-        alerts, operate = self._tokens("alerts") or send, self._tokens("operate") or read
-        return {"send": send, "read": read, "alerts": alerts, "operate": operate, "gates": self._tokens("gates") + read}
+        try:
+            tokens = {scope: self._tokens(setting) for scope, setting in _SETTING_OF_SCOPE.items()}
+        except ValueError as error:
+            raise KeysError(str(error)) from None
+        lent: frozenset[Scope] = frozenset() if tokens["operate"] else frozenset({"operate"})
+        tokens["alerts"] = tokens["alerts"] or tokens["ingest"]
+        tokens["operate"] = tokens["operate"] or tokens["read"]
+        tokens["gates"] += tokens["read"]
+        scopes: dict[bytes, set[Scope]] = {}
+        for scope, values in tokens.items():
+            for value in values:
+                scopes.setdefault(digest_of(value), set()).add(scope)
+        plain = tuple(Key(f"settings-{n}", digest, frozenset(some), lent=lent & some) for n, (digest, some) in enumerate(scopes.items(), 1))
+        return plain if self.keys_file is None else (*plain, *read_keys(self.keys_file))
+
+    def key_files(self) -> tuple[Path, ...]:
+        """Return the files that `load_keys` reads."""
+        named = [self.keys_file, *(getattr(self, f"{setting}_token_file") for setting in _SETTING_OF_SCOPE.values())]
+        return tuple(path for path in named if path is not None)
+
+    def rates(self) -> Rates:
+        """Return how fast a key may go that says nothing of its own."""
+        return Rates(self.rate_requests_per_s, self.rate_records_per_s, self.rate_bytes_per_s)
 
     def prometheus_bearer(self) -> str | None:
         """Return the token for queries, or None."""

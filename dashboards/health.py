@@ -154,6 +154,7 @@ def records() -> Panel:
         "Records on their way to the collector",
         Query(queries.rate(names.RECORDS, "state"), "{{state}} per second"),
         Query(f"sum({queries.scraped(names.RECORD_QUEUE_DEPTH)})", "waiting now"),
+        Query(f"sum({queries.scraped(names.RECORD_SPOOL_BYTES)}) / 1e6", "MB on the services' disks"),
         unit="none",
         alerts=["IsolationTelemetryDropping", "IsolationCollectorDown"],
         description=(
@@ -181,7 +182,7 @@ def collector_records() -> Panel:
         Query(queries.collector_rate("isolation_collector_records_total", "result"), "{{result}}"),
         Query(queries.collector_rate("isolation_collector_batches_refused_total", "reason"), "batch refused: {{reason}}"),
         unit="cps",
-        alerts=["IsolationCollectorDown"],
+        alerts=["IsolationCollectorDown", "IsolationEvidenceRefused"],
         description=(
             "Accepted is good, duplicates are harmless repeats. Rejected or refused: a service sends what the collector cannot use; "
             "the reason names it."

@@ -61,9 +61,15 @@ class Row:
 
 
 def dashboard(
-    *, uid: str, description: str, rows: Sequence[Row], links: Links, marks: Sequence[builders.AnnotationQuery] = ()
+    *,
+    uid: str,
+    description: str,
+    rows: Sequence[Row],
+    links: Links,
+    marks: Sequence[builders.AnnotationQuery] = (),
+    variables: Sequence[builders.QueryVariable] = (),
 ) -> models.Dashboard:
-    """Return a dashboard. Its links to the others keep the time range and the chosen service; `marks` are annotations of its own."""
+    """Return a dashboard. Its links to the others keep the time range and the chosen service; `marks` and `variables` are its own."""
     built = (
         builders.Dashboard(TITLES[uid])
         .uid(uid)
@@ -74,7 +80,7 @@ def dashboard(
         .timezone("browser")
         .time("now-30m", "now")
         .refresh(REFRESH)
-        .variables([_datasource(), _service(), _instance()])
+        .variables([_datasource(), _service(), _instance(), *variables])
         .annotations([_violations(), _alerts(), *marks])
         .links(
             [
@@ -130,6 +136,11 @@ def _service() -> builders.QueryVariable:
 
 def _instance() -> builders.QueryVariable:
     return _query_variable("instance", "Instance", queries.INSTANCES, ".*")
+
+
+def chosen(name: str, label: str, query: str) -> builders.QueryVariable:
+    """Return a variable of one dashboard, by the label of that name; all of its values are chosen at first."""
+    return _query_variable(name, label, query, ".*")
 
 
 def _query_variable(name: str, label: str, query: str, every: str) -> builders.QueryVariable:

@@ -64,10 +64,10 @@ def rate(metric: Metric, *by: str, suffix: str = "", **matchers: str) -> str:
     return f"sum{_by(by)} (rate({scraped(metric, suffix, **matchers)}[{STEP}]))"
 
 
-def quantile(q: float, metric: Metric, *by: str) -> str:
+def quantile(q: float, metric: Metric, *by: str, **matchers: str) -> str:
     """Return a quantile of a histogram in its own unit, by the labels; no sample while nothing was observed."""
     # `>= 0` drops NaN, which an idle histogram gives.
-    return f"histogram_quantile({q:g}, {rate(metric, *by, 'le', suffix='_bucket')}) >= 0"
+    return f"histogram_quantile({q:g}, {rate(metric, *by, 'le', suffix='_bucket', **matchers)}) >= 0"
 
 
 def _join(first: str, matchers: dict[str, str]) -> str:
@@ -275,15 +275,16 @@ def circuits_open() -> str:
 _ARMS: Final = "=~" + "|".join(names.VARIANTS)
 
 
-def share_with_variant(*by: str) -> str:
+def share_with_variant(*by: str, **matchers: str) -> str:
     """Share of the requests with an arm that were given `on`, 0-1: the stage as users meet it."""
-    return f"{rate(names.GATE_REQUESTS, *by, arm='on')} / ({rate(names.GATE_REQUESTS, *by, arm=_ARMS)} > 0)"
+    given_on, every = (rate(names.GATE_REQUESTS, *by, arm=arm, **matchers) for arm in ("on", _ARMS))
+    return f"{given_on} / ({every} > 0)"
 
 
-def error_share_of_arms() -> str:
+def error_share_of_arms(**matchers: str) -> str:
     """Share of the requests of each arm that failed, 0-1, by rollout and arm."""
-    failed = rate(names.GATE_REQUESTS, "rollout", "arm", arm=_ARMS, outcome="error")
-    return f"{failed} / ({rate(names.GATE_REQUESTS, 'rollout', 'arm', arm=_ARMS)} > 0)"
+    failed = rate(names.GATE_REQUESTS, "rollout", "arm", arm=_ARMS, outcome="error", **matchers)
+    return f"{failed} / ({rate(names.GATE_REQUESTS, 'rollout', 'arm', arm=_ARMS, **matchers)} > 0)"
 
 
 def out_of_touch(*by: str) -> str:

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import rollout_queries as queries
-from isolation_monitor.dashboards.layout import ROLLOUT_UID, Row, dashboard, decisions, told
+from isolation_monitor.dashboards.layout import ROLLOUT_UID, Row, chosen, dashboard, decisions, told
 from isolation_monitor.dashboards.panels import (
     GREEN,
     NEUTRAL,
@@ -46,6 +46,7 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
             Row("What the gates count, and what they hold it to", [values(), thresholds()], collapsed=True),
         ],
         marks=[decisions(queries.decided()), told()],
+        variables=[chosen("rollout", "Rollout", queries.ROLLOUTS)],
     )
 
 

@@ -1,4 +1,4 @@
-"""Finds the programs that the stack and the tests run: Prometheus, Alertmanager, PostgreSQL, Node.js and Chromium.
+"""Finds the programs that the stack and the tests run: Prometheus, Alertmanager, PostgreSQL, Redis, Node.js and Chromium.
 
 Uses the standard library alone, because `scripts/ensure_parts.py` imports it before anything is installed.
 """
@@ -48,6 +48,7 @@ ALERTMANAGER = Part(
 )
 AMTOOL = Part("amtool", ("amtool",), (0, 25), ("prometheus-alertmanager",), "ISOMON_AMTOOL")
 POSTGRES = Part("PostgreSQL", ("postgres",), (13,), ("postgresql",), "ISOMON_POSTGRES", ("/usr/lib/postgresql/*/bin",))
+REDIS = Part("Redis", ("redis-server",), (6,), ("redis-server",), "ISOMON_REDIS")
 # Node before 22 has no WebSocket of its own: Debian's comes with the package node-ws.
 NODE = Part("Node.js", ("node", "nodejs"), (18,), ("nodejs", "node-ws"), "ISOMON_NODE")
 NPM = Part("npm", ("npm",), (9,), ("npm",), "ISOMON_NPM")
@@ -56,7 +57,7 @@ CHROMEDRIVER = Part("ChromeDriver", ("chromedriver",), (109,), ("chromium-driver
 
 STACK_PARTS = (PROMETHEUS, ALERTMANAGER)
 """What the demonstration runs."""
-TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES, NODE, NPM, CHROMIUM, CHROMEDRIVER)
+TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES, REDIS, NODE, NPM, CHROMIUM, CHROMEDRIVER)
 """What the tests run; a test whose part is missing skips, and fails under `ISOMON_REQUIRE_REAL=1`."""
 
 

@@ -58,6 +58,11 @@ class Layout:
         return self.folder / "metrics"
 
     @property
+    def spool(self) -> Path:
+        """Where the chat service's records wait for the collector; made by the service."""
+        return self.folder / "spool"
+
+    @property
     def rules(self) -> Path:
         return self.folder / "rules"
 

@@ -176,6 +176,7 @@ class Stack:
             "ISOLATION_COLLECTOR_TOKEN_FILE": str(self.layout.send_token),
             "ISOLATION_HASH_KEY_FILE": str(self.layout.hash_key),
             "ISOLATION_METRICS_DIR": str(self.layout.metrics),
+            "ISOLATION_SPOOL_DIR": str(self.layout.spool),
             "ISOLATION_METRICS_TOKEN_FILE": str(self.layout.metrics_token),
         }
         command = [*_uvicorn(port), "chat.app:app", "--app-dir", "examples", "--workers", str(WORKERS)]

@@ -158,8 +158,7 @@ def _links(stack: Stack) -> RenderableType:
     links.add_row("chat", urls.chat)
     links.add_row("Prometheus", f"{urls.prometheus}/alerts")
     links.add_row("Alertmanager", urls.alertmanager)
-    links.add_row("runbooks", f"{urls.collector}/runbooks/IsolationViolation")
-    links.add_row("collector", f"{urls.collector}/v1/violations   (bearer token in {stack.layout.read_token})")
+    links.add_row("pages", f"{urls.collector}/   (sign in with the token in {stack.layout.read_token})")
     return links
 
 

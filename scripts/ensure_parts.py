@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes sure that the real parts are here: Prometheus and Alertmanager; for the tests PostgreSQL, Node.js and Chromium, too.
+"""Makes sure that the real parts are here: Prometheus and Alertmanager; for the tests PostgreSQL, Redis, Node.js and Chromium, too.
 
 Uses Debian's and Ubuntu's packages when it may install them (root and apt-get), without starting their services.
 Otherwise it names exactly what to install. Standard library only: it runs before anything is installed.

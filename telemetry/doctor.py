@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from isolation_monitor.telemetry.instrument import host_http_metrics
 from isolation_monitor.telemetry.instrument import sqlalchemy as sqlalchemy_instrument
 from isolation_monitor.telemetry.instrument.asgi import IsolationMiddleware
+from isolation_monitor.telemetry.records import dead_letters
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.instrument.patches import Patch
@@ -116,6 +117,7 @@ def diagnose(monitor: IsolationMonitor | None, app: Any, surroundings: Surroundi
         *_principals(monitor),
         *_suppressions(monitor),
         *_collector(monitor, around),
+        *_spool(monitor),
     )
     return Report(monitor.settings.service, monitor.mode, platform.python_version(), packages, findings, tuple(monitor.patches))
 
@@ -397,3 +399,33 @@ def _collector(monitor: IsolationMonitor, around: Surroundings) -> list[Finding]
             )
         ]
     return [Finding("ok", "collector", f"the collector at {settings.collector_url} accepts records")]
+
+
+def _spool(monitor: IsolationMonitor) -> list[Finding]:
+    """Where records wait for the collector, and what lies there."""
+    settings, folder = monitor.settings, monitor.outbox.folder
+    if not settings.collector_url:
+        return []
+    if folder is None:
+        text = "records wait for the collector in memory alone: a crash loses those that were not sent"
+        return [Finding("warning", "spool", text, "set ISOLATION_SPOOL_DIR to a folder on a disk that lasts")]
+    try:
+        folder.try_to_write()
+    except OSError as error:
+        text = f"the spool {folder.path} cannot be written ({error}): records wait in memory alone, and a crash loses them"
+        return [Finding("error", "spool", text, "make it writable for the service's user, or set ISOLATION_SPOOL_DIR to another folder")]
+    found, megabytes = folder.contents(), settings.spool_bytes / 1e6
+    findings = [Finding("ok", "spool", f"records wait in {folder.path}: {found.bytes / 1e6:.1f} of {megabytes:.0f} MB")]
+    if folder.is_passing():
+        text = f"the spool {folder.path} lies on a file system that ends with the container or the machine: records survive crashes only"
+        findings.append(Finding("note", "spool", text, "set ISOLATION_SPOOL_DIR to a folder on a volume"))
+    if found.bytes > 0.8 * settings.spool_bytes:
+        text = f"the spool {folder.path} is nearly full: the least grave records go first"
+        findings.append(Finding("warning", "spool", text, "find out why the collector takes nothing, or raise ISOLATION_SPOOL_BYTES"))
+    if found.dead_letters:
+        text = f"the collector refused records for good: they are in {folder.path}/{dead_letters.NAME}"
+        findings.append(Finding("warning", "spool", text, "read the reasons there; remove the file when they are dealt with"))
+    if found.corrupt:
+        text = f"{found.corrupt} damaged files were set aside in {folder.path}"
+        findings.append(Finding("warning", "spool", text, "look at the disk; they are removed after a week"))
+    return findings

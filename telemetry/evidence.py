@@ -163,7 +163,7 @@ def _told(request: RequestContext) -> list[tuple[float | None, str]]:
     reads = [read.store for read in request.fetched or ()]
     events += [(None, f"read from {store}, {reads.count(store)} times") for store in sorted(set(reads))]
     if request.open_runs:
-        events.append((None, f"{request.open_runs} runs are open"))
+        events.append((None, "1 run is open" if request.open_runs == 1 else f"{request.open_runs} runs are open"))
     if request.status:
         events.append((None, f"answered {request.status}" + (", to the last byte" if request.responded else "")))
     if request.failed:

@@ -151,7 +151,7 @@ class Ledger:
     def retract(self, violation: Violation, reason: str) -> None:
         violation.retracted = reason
         if not violation.synthetic:
-            self._send_note("retraction", violation, {"reason": reason})
+            self._send_note("retraction", violation, {"grade": violation.grade, "reason": reason})
 
     @property
     def latest_finished(self) -> int:

@@ -48,7 +48,7 @@ from isolation_monitor.telemetry.metrics.registry import MetricRegistry
 from isolation_monitor.telemetry.metrics.worker_deaths import WorkerDeaths
 from isolation_monitor.telemetry.power import Power
 from isolation_monitor.telemetry.principals import Principal, PrincipalExtractor, PrincipalHasher, Principals, Scope
-from isolation_monitor.telemetry.records.outbox import Outbox
+from isolation_monitor.telemetry.records.setup import make_outbox
 from isolation_monitor.telemetry.resolution.setup import declare_resolution
 from isolation_monitor.telemetry.settings import Mode, Settings, load_settings
 from isolation_monitor.telemetry.suppressions import load as load_suppressions
@@ -78,7 +78,7 @@ class IsolationMonitor:
             self.registry.declare(metric)
         self.hasher = PrincipalHasher(settings.hash_key)
         self.principals = Principals(self.hasher)
-        self.outbox = Outbox(settings.service, settings.collector_url, settings.collector_token, settings.queue_limit, self._count_record)
+        self.outbox = make_outbox(settings, self._count_record)
         self.suppressions = load_suppressions(settings.suppressions_file)
         self.ledger = Ledger(self.registry, self.outbox, self.suppressions)
         self.housekeeper = Housekeeper(lambda error: self.ledger.internal_error("housekeeper", error))
@@ -417,6 +417,7 @@ class IsolationMonitor:
         self.registry.own_thread()
         self.integrations.serving()
         self.housekeeper.start()
+        self.outbox.start()
         self.loop = asyncio._get_running_loop()
         self.power.serving(self.loop)
         self.served = True
@@ -470,6 +471,7 @@ class IsolationMonitor:
             self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
         self.registry.gauge(names.WEBSOCKET_ACTIVE).set(float(len(self.connections)))
         self.registry.gauge(names.RECORD_QUEUE_DEPTH).set(float(len(self.outbox)))
+        self.registry.gauge(names.RECORD_SPOOL_BYTES).set(float(self.outbox.spool.used_bytes))
         self.ledger.sweep(now)
         self.power.tick(now)
 

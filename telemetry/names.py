@@ -19,6 +19,9 @@ OTHER: Final = "other"
 UNMATCHED: Final = "unmatched"
 """Route label of every request whose path matched no route template."""
 
+DRILL_PREFIX: Final = "drill:"
+"""Services of this prefix exist only for drills of alerts: nobody is woken for them, and no page lists them."""
+
 # --- words ------------------------------------------------------------------------------------------------------------
 
 VERDICTS: Final = ("isolated", "violated", "unverified")
@@ -187,13 +190,15 @@ FLAG_REASONS: Final = ("static", "targeting_match", "split", "disabled", "defaul
 """Why a flag had the value that it had, in OpenFeature's words; by default, stale and error a request has no arm."""
 FLAG_FETCHES: Final = ("changed", "unchanged", "failed")
 
-DROP_REASONS: Final = ("queue_full", "rejected", "label_cap", "series_cap", "rate_limited", "shutdown")
+DROP_REASONS: Final = (
+    "queue_full", "spool_full", "rejected", "corrupt", "expired", "label_cap", "series_cap", "rate_limited", "shutdown",
+)  # fmt: skip
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
     "housekeeper", "delivery", "exporter", "render", "principal", "resolution", "flags",
 )  # fmt: skip
 """Where in the monitor an error of its own happened."""
-RECORD_STATES: Final = ("queued", "sent", "failed")
+RECORD_STATES: Final = ("queued", "spooled", "unspooled", "sent", "failed")
 
 # --- bucket ladders (upper bounds, seconds) ---------------------------------------------------------------------------
 
@@ -774,11 +779,13 @@ PROCESS_RESOURCES = Metric(
 RECORDS = Metric(
     "isolation_records_total",
     "counter",
-    "Records for the collector. queued: accepted for sending; sent: acknowledged; failed: a sending attempt that failed.",
+    "Records for the collector. queued: accepted for sending; spooled: on the local disk; unspooled: in memory only, because the disk "
+    "refused them; sent: acknowledged; failed: an attempt that failed.",
     {"state": RECORD_STATES},
     unit="{record}",
 )
 RECORD_QUEUE_DEPTH = Metric("isolation_record_queue_depth", "gauge", "Records waiting to be sent.", {}, unit="{record}")
+RECORD_SPOOL_BYTES = Metric("isolation_record_spool_bytes", "gauge", "Records on the local disk that wait to be sent.", {}, unit="By")
 MONITOR_SERIES = Metric("isolation_monitor_series", "gauge", "Series that this monitor keeps in all workers.", {}, unit="{series}")
 
 CATALOGUE: Final[tuple[Metric, ...]] = (
@@ -853,6 +860,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     PROCESS_RESOURCES,
     RECORDS,
     RECORD_QUEUE_DEPTH,
+    RECORD_SPOOL_BYTES,
     PLANTED_FAULTS,
     DETECTOR_POWER,
     DETECTOR_STATE,

@@ -6,24 +6,32 @@ Units are in the names (`_s` seconds). Wrong values fail here, at start, with th
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
+from isolation_monitor.telemetry.certificates import tls_context
 from isolation_monitor.telemetry.errors import SettingsError
+from isolation_monitor.telemetry.names import DRILL_PREFIX
 
 Mode = Literal["off", "monitor", "block"]
 
+PLAIN_HTTP: Final = ("loopback", "anywhere")
 HTTP_METRICS: Final = ("auto", "on", "off")
+SPOOL_SYNC: Final = ("", "hygiene", "reachable", "crossed")
 DEFAULT_EXCLUDE: Final = ("/healthz", "/readyz", "/livez", "/health", "/favicon.ico", "/static/*")
 PREFIX: Final = "ISOLATION_"
+SERVICE_LIMIT: Final = 100
+"""Characters of a service's name in a batch of records (docs/records.md)."""
 
 
-def _setting(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+def _setting(default: Any, doc: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"doc": doc})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +44,25 @@ class Settings:
         "`off` does nothing, `monitor` watches, `block` may refuse (opt-in per detector). Read again at run time by `monitor.mode`.",
     )
     collector_url: str | None = _setting(None, "Base URL of the collector, such as `http://127.0.0.1:8400`. Unset: records stay in memory.")
-    collector_token: str | None = _setting(None, "Bearer token for sending records. `ISOLATION_COLLECTOR_TOKEN_FILE` names a file instead.")
+    collector_token: str | None = _setting(
+        None, "Bearer token for sending records. `ISOLATION_COLLECTOR_TOKEN_FILE` names a file instead.", secret=True
+    )
+    collector_plain_http: str = _setting(
+        "loopback",
+        "Where `http://` is let through, token and evidence readable on the way: `loopback` to this machine alone, `anywhere` also within "
+        "a network that you trust, such as one of containers. `https://` is always verified.",
+    )
+    collector_ca_file: str | None = _setting(
+        None, "Certificates (PEM) that the collector's must be signed by. Unset: those that the system trusts."
+    )
+    collector_client_cert_file: str | None = _setting(
+        None, "Certificate and private key of this service (PEM, both in one file), for collectors that ask for one. Unset: none."
+    )
     hash_key: str | None = _setting(
         None,
         "Key of the principal hash, shared by workers and replicas. `ISOLATION_HASH_KEY_FILE` names a file instead. "
         "Unset: a key made once per host.",
+        secret=True,
     )
     exclude: tuple[str, ...] = _setting(DEFAULT_EXCLUDE, "Paths that are not judged, comma-separated; a trailing `*` matches any rest.")
     identity_fields: tuple[str, ...] = _setting(
@@ -118,7 +140,23 @@ class Settings:
     revision: str | None = _setting(
         None, "Revision of the service's code, on every record. Unset: `service.version` of `OTEL_RESOURCE_ATTRIBUTES`."
     )
-    queue_limit: int = _setting(10_000, "Records kept in memory for sending; beyond it new ones are dropped and counted.")
+    queue_limit: int = _setting(
+        10_000, "Records kept in memory on their way to the disk or, without one, to the collector; beyond it they are dropped and counted."
+    )
+    spool_dir: str = _setting(
+        "auto",
+        "Folder in which records wait on disk for the collector, so that they survive the end of the process (docs/records.md). `auto`: "
+        "below `$XDG_STATE_HOME`, `~/.local/state` or the temporary folder. In a container name a volume. Empty: none, memory alone.",
+    )
+    spool_bytes: int = _setting(
+        268_435_456,
+        "Cap of that folder for the service, all processes together, bytes; beyond it the least grave records go first. 0: no spool.",
+    )
+    spool_sync: Literal["", "hygiene", "reachable", "crossed"] = _setting(
+        "",
+        "Violations of this grade and above are on disk before the report of them returns: a few milliseconds each, on an event loop "
+        "at most 50 (docs/records.md). Empty: none waits.",
+    )
     flags_cache_file: str | None = _setting(
         None, "File that keeps the last known rules of flags, so that they survive a restart while the collector is away (docs/flags.md)."
     )
@@ -133,7 +171,7 @@ class Settings:
     )
     isolation_path: str | None = _setting("/metrics/isolation", "Path of the small page that is scraped each second. Empty: none.")
     metrics_token: str | None = _setting(
-        None, "Bearer token that both metrics pages ask for. `ISOLATION_METRICS_TOKEN_FILE` names a file instead."
+        None, "Bearer token that both metrics pages ask for. `ISOLATION_METRICS_TOKEN_FILE` names a file instead.", secret=True
     )
     http_metrics: Literal["auto", "on", "off"] = _setting(
         "auto",
@@ -186,7 +224,44 @@ def load_settings(
             raise SettingsError(f"unknown setting {name!r}: known settings are {', '.join(sorted(known))}")
         if value is not None:
             values[name] = _coerce(name, value, f"{name}={_shown(name, value)}")
-    return Settings(**values)
+    settings = Settings(**values)
+    _check_collector(settings)
+    return settings
+
+
+def _check_collector(settings: Settings) -> None:
+    """Raises SettingsError where records would cross a network that anybody may read, without anybody having said so."""
+    if settings.collector_plain_http not in PLAIN_HTTP:
+        raise SettingsError(f"collector_plain_http={settings.collector_plain_http!r} is no choice: use one of {', '.join(PLAIN_HTTP)}")
+    url = urlsplit(settings.collector_url or "")
+    if url.scheme == "http" and settings.collector_plain_http == "loopback" and not is_loopback(url.hostname or ""):
+        raise SettingsError(
+            f"collector_url goes to {url.hostname!r} over plain http: evidence and its token could be read on the way; use https://, or "
+            "set ISOLATION_COLLECTOR_PLAIN_HTTP=anywhere where the network is trusted"
+        )
+    if url.scheme == "https":
+        _check_certificates("collector_ca_file", settings.collector_ca_file, None, "certificates in PEM")
+        _check_certificates("collector_client_cert_file", None, settings.collector_client_cert_file, "a certificate and its key in PEM")
+
+
+def _check_certificates(name: str, ca_file: str | None, client_cert_file: str | None, wanted: str) -> None:
+    path = ca_file or client_cert_file
+    if path is None:
+        return
+    try:
+        tls_context(ca_file, client_cert_file)
+    except OSError as error:
+        raise SettingsError(f"{name}={path!r} cannot be used ({error}): name a readable file with {wanted}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host of an address is this machine; names are not looked up."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _shown(name: str, value: object) -> str:
@@ -224,6 +299,10 @@ def _coerce(name: str, value: Any, where: str) -> Any:
         if value not in HTTP_METRICS:
             raise SettingsError(f"{where} is no choice: use one of {', '.join(HTTP_METRICS)}")
         return value
+    if name == "spool_sync":
+        if value not in SPOOL_SYNC:
+            raise SettingsError(f"{where} is no grade: use one of {', '.join(SPOOL_SYNC[1:])}, or leave it empty")
+        return value
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
@@ -242,9 +321,11 @@ def _coerce(name: str, value: Any, where: str) -> Any:
         raise SettingsError(f"{where} is not text: write it as a string")
     if name == "service" and not value.strip():
         raise SettingsError(f"{where} is empty: name the service, for example ISOLATION_SERVICE=chat")
-    if name == "service" and value.startswith("drill:"):
+    if name == "service" and len(value) > SERVICE_LIMIT:
+        raise SettingsError(f"{where} has {len(value)} characters, a collector takes {SERVICE_LIMIT}: use a shorter name")
+    if name == "service" and value.startswith(DRILL_PREFIX):
         # Alerts of such services reach nobody.
-        raise SettingsError(f"{where} begins with 'drill:', the name of alert drills: call the service otherwise")
+        raise SettingsError(f"{where} begins with {DRILL_PREFIX!r}, the name of alert drills: call the service otherwise")
     if name == "collector_url" and value and not value.startswith(("http://", "https://")):
         raise SettingsError(f"{where} is not a URL: use one such as http://127.0.0.1:8400")
     return value or None if default is None or name.endswith("_path") else value

@@ -194,7 +194,8 @@ class OwnTask:
 def _monitor_of(app: Any) -> IsolationMonitor | None:
     """Return the monitor that watches `app` already; nobody says where a service keeps it."""
     monitors = [thing for thing in gc.get_objects() if type(thing) is IsolationMonitor]
-    return next((one for one in monitors if one.app is app and one.is_on), None)
+    # One whose making failed, by settings that cannot be used, has no application; an error that is kept may keep it alive.
+    return next((one for one in monitors if vars(one).get("app") is app and one.is_on), None)
 
 
 def _reference(app: Any) -> Callable[[], Any]:

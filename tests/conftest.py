@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from isolation_monitor.telemetry.instrument import patches
 # A busy machine is slow for a second now and then, which says nothing of the code: durations belong to benchmarks.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_test_sends_what_another_left() -> None:
+    """Records wait in memory unless a test names a folder: the next one would adopt them, and so would the user's own services."""
+    os.environ["ISOLATION_SPOOL_DIR"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,8 @@ def test_the_wheel_carries_every_part_under_the_one_name_and_nothing_else(tmp_pa
     for part in PARTS:
         assert f"isolation_monitor/{part}/__init__.py" in names
     assert any(n.startswith("isolation_monitor/alerts/runbooks/") for n in names), "the collector serves the runbooks from the wheel"
+    for file in ("templates/base.html", "templates/regions/verdicts.html", "static/page.css", "static/page.js", "static/icon.svg"):
+        assert f"isolation_monitor/collector/web/{file}" in names, "the collector serves its pages from the wheel"
     assert "isolation_monitor/telemetry/clients/javascript/isolation-socket.js" in names, "services serve the client from the wheel"
     assert "isolation_monitor/py.typed" in names
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 Status = Literal["firing", "resolved"]
+
+ASKED: Final = "asked"
+"""Group and receiver of what was asked for, not delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,15 @@ class ReceivedNotification:
 
 
 @dataclass(frozen=True, slots=True)
+class ToldFiring:
+    """An alert that was told of as firing; `is_resolved` when its end was told of after that."""
+
+    notification: Notification
+    last_received_at: datetime
+    is_resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NotificationQuery:
     """What to list; None does not narrow. `since` is inclusive and by first arrival. Newest first."""
 
@@ -54,3 +66,6 @@ class NotificationQuery:
     status: str | None = None
     limit: int = 100
     after: tuple[datetime, str] | None = None
+    service: str | None = None
+    """The alert's label of that name."""
+    until: datetime | None = None

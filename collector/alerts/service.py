@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from isolation_monitor.collector.alerts.domain import Notification, NotificationQuery, ReceivedNotification
 from isolation_monitor.collector.alerts.repository import NotificationRepository
@@ -27,3 +28,8 @@ class AlertService:
     async def find(self, query: NotificationQuery) -> list[ReceivedNotification]:
         async with self._database.reading() as connection:
             return await NotificationRepository(connection).find(query)
+
+    async def open(self, since: datetime, limit: int) -> list[ReceivedNotification]:
+        """Return the alerts that fire as far as Alertmanager told since then, newest first."""
+        async with self._database.reading() as connection:
+            return await NotificationRepository(connection).open(since, limit)

@@ -7,17 +7,19 @@ from typing import Any, Final
 import httpx2
 
 from isolation_monitor.collector.announcements.grafana import NotTold
+from isolation_monitor.collector.outbound import AnswerTooLarge, client, posted
 
 _TIMEOUT_S: Final = 5.0
+_ANSWER_LIMIT: Final = 64 * 1024
 
 
 class Alertmanager:
-    """One Alertmanager. Redirects are not followed: a token must not travel to another host."""
+    """One Alertmanager."""
 
     def __init__(self, url: str, token: str | None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._url = f"{url}/api/v2/alerts"
-        self._client = httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        self._client = client(headers, _TIMEOUT_S)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -29,8 +31,10 @@ class Alertmanager:
             NotTold: Alertmanager is away or refuses.
         """
         try:
-            answer = await self._client.post(self._url, json=alerts)
+            answer = await posted(self._client, self._url, _ANSWER_LIMIT, json=alerts)
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
             raise NotTold(f"Alertmanager cannot be reached ({type(error).__name__})") from None
-        if answer.status_code != 200:
-            raise NotTold(f"Alertmanager answered {answer.status_code}")
+        except AnswerTooLarge:
+            raise NotTold("what answers at Alertmanager's address sends more than Alertmanager does") from None
+        if answer.status != 200:
+            raise NotTold(f"Alertmanager answered {answer.status}")

@@ -8,12 +8,11 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
 from isolation_monitor.collector.clock import rfc3339
+from isolation_monitor.telemetry.names import DRILL_PREFIX
 
 Json = dict[str, Any]  # Any: JSON
 
 ALERT: Final = "RolloutRolledBack"
-DRILL_PREFIX: Final = "drill:"
-"""Services of this prefix exist only for drills: nobody is woken for them."""
 PAGE_LASTS: Final = timedelta(hours=24)
 """A page ends when the rollout is re-armed, and by itself after a day that nobody touched it."""
 BY_ITSELF: Final = "isolation-monitor"

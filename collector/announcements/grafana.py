@@ -31,6 +31,10 @@ class Grafana:
             from grafana_client.api import AsyncGrafanaApi
 
             self._connected = AsyncGrafanaApi.from_url(self._url, credential=self._token, timeout=_TIMEOUT_S)
+            # The token goes to the configured address and nowhere else: no redirect, no proxy or password of the environment.
+            session = self._connected.client.s
+            session.max_redirects = 0
+            session.trust_env = False
         return self._connected
 
     async def close(self) -> None:

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from isolation_monitor.collector.clock import rfc3339
-from isolation_monitor.collector.evidence.domain import Amendment, Batch, Group, Stored, Violation
+from isolation_monitor.collector.evidence.domain import Amendment, Batch, Count, Group, HistoryQuery, Run, Stored, Violation
 
 Json = dict[str, Any]  # Any: JSON
 
 
 def reply(batch: Batch, stored: Stored) -> Json:
     """Return `records-reply/1`."""
-    rejected = [{"index": item.index, "reason": item.reason} for item in batch.rejected]
+    refused = sorted((*batch.rejected, *stored.refused), key=lambda item: item.index)
+    rejected = [{"index": item.index, "reason": item.reason} for item in refused]
     return {"schema": "records-reply/1", "accepted": stored.accepted, "duplicate": stored.duplicate, "rejected": rejected}
+
+
+VIOLATION_FIELDS: Final = (
+    "id", "url", "service", "instance", "time", "received_at", "kind", "grade", "grade_sent", "detector", "arm", "synthetic", "summary",
+    "fingerprint", "count", "resource", "victim", "offender", "detail", "extra", "retracted", "retracted_at",
+)  # fmt: skip
+RUN_FIELDS: Final = (
+    "id", "url", "service", "instance", "time", "received_at", "run_id", "principal", "outcome", "duration_s", "events", "anomalies",
+    "detail", "extra",
+)  # fmt: skip
+
+
+def run(found: Run, base_url: str) -> Json:
+    """Return one run that did not end as it should; `id` is its record's."""
+    record = found.record
+    return {
+        "id": record.id,
+        "url": f"{base_url}/v1/runs/{record.id}",
+        "service": found.service,
+        "instance": found.instance,
+        "time": rfc3339(record.time),
+        "received_at": rfc3339(found.received_at),
+        "run_id": record.run_id,
+        "principal": record.principal,
+        "outcome": record.outcome,
+        "duration_s": record.duration_s,
+        "events": record.events,
+        "anomalies": record.anomalies,
+        "detail": record.detail,
+        "extra": record.extra,
+    }
+
+
+def history(found: list[Count], query: HistoryQuery) -> Json:
+    """Return the counts of a range that is said as it was counted: from full hour to full hour."""
+    items = [
+        {"start": rfc3339(one.start), **({query.by: one.of} if query.by else {}), "violations": one.violations, "records": one.records}
+        for one in found
+    ]
+    step = "day" if query.is_daily else "hour"
+    return {
+        "schema": "violation-history/1", "since": rfc3339(query.since), "until": rfc3339(query.until), "step": step, "by": query.by,
+        "items": items,
+    }  # fmt: skip
 
 
 def violation(found: Violation, base_url: str) -> Json:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from isolation_monitor.collector.affected import Affected
 from isolation_monitor.telemetry.names import SESSION_LEAK
 
 Json = dict[str, Any]  # Any: whatever JSON the sender put there
@@ -115,8 +116,11 @@ class Batch:
     queues: list[QueueStatement] = field(default_factory=list)
     unknown: list[UnknownRecord] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    """Where in the batch each id stands first."""
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, index: int = 0) -> None:
+        self.places.setdefault(record.id, index)
         match record:
             case ViolationRecord():
                 self.violations.append(record)
@@ -142,10 +146,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Numbers of an acknowledged batch."""
+    """Numbers of an acknowledged batch, and what the store itself does not take, however often it is sent."""
 
     accepted: int
     duplicate: int
+    refused: tuple[Rejection, ...] = ()
 
 
 def amended(grade_sent: str, amendments: Iterable[Amendment]) -> tuple[str, datetime | None]:
@@ -188,38 +193,68 @@ class ViolationQuery:
     limit: int = 100
     after: tuple[datetime, str] | None = None
     """Time and id of the last row of the page before."""
+    detector: str | None = None
+    arm: str | None = None
+    fingerprint: str | None = None
+    instance: str | None = None
+    retracted: bool | None = None
+    principal: str | None = None
+    """On either side."""
+    run_id: str | None = None
+    """On either side."""
+    is_oldest_first: bool = False
 
 
-READ_FOR_AFFECTED: Final = 10_000
-"""Records whose sides are read to count the users of all groups of one answer; beyond it the numbers are lower bounds."""
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs to list, by the time of their records; newest first."""
+
+    service: str | None = None
+    outcome: str | None = None
+    run_id: str | None = None
+    principal: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 100
+    after: tuple[datetime, str] | None = None
+    is_oldest_first: bool = False
 
 
-@dataclass(slots=True)
-class Affected:
-    """Whom violations touched: distinct principals and runs on either side, counted over records of all workers."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stored run."""
 
-    principals: set[str] = field(default_factory=set)
-    runs: set[str] = field(default_factory=set)
-    active: int = 0
-    """The most principals that one worker had live at one of these times."""
-    is_lower_bound: bool = False
+    record: RunRecord
+    service: str
+    instance: str
+    received_at: datetime
 
-    def add(self, victim: Json | None, offender: Json | None, extra: Json) -> None:
-        """Count one record. Fields of any shape are taken: they come as the sender put them."""
-        for side in (victim, offender):
-            if isinstance(side, dict):
-                if isinstance(principal := side.get("principal"), str):
-                    self.principals.add(principal)
-                if isinstance(run := side.get("run_id"), str):
-                    self.runs.add(run)
-        told = extra.get("affected")
-        if isinstance(told, dict):
-            hashes, active = told.get("hashes"), told.get("active")
-            if isinstance(hashes, list):
-                self.principals.update(one for one in hashes if isinstance(one, str))
-            if type(active) is int:
-                self.active = max(self.active, active)
-            self.is_lower_bound = self.is_lower_bound or told.get("at_least") is True
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """What to count: each field narrows. `since` is rounded down, `until` up, to a full hour or day."""
+
+    since: datetime
+    until: datetime
+    by: str | None = None
+    """service, kind, grade, detector or arm; None counts all together."""
+    is_daily: bool = False
+    service: str | None = None
+    kind: str | None = None
+    grade: str | None = None
+    detector: str | None = None
+    arm: str | None = None
+    synthetic: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Violations of one hour or day, and the records that told of them; `of` is the value of the dimension, empty without one."""
+
+    start: datetime
+    of: str
+    records: int
+    violations: int
 
 
 @dataclass(frozen=True, slots=True)

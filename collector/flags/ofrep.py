@@ -7,6 +7,7 @@ with it: other codes are not OFREP's, and clients would not show the reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -18,43 +19,59 @@ from isolation_monitor.collector.flags import domain
 from isolation_monitor.collector.flags.service import FlagService
 from isolation_monitor.collector.problems import JsonResponse, Problem
 from isolation_monitor.collector.runtime import RuntimeDep
-from isolation_monitor.collector.security import requires
+from isolation_monitor.collector.security import Access, requires
 from isolation_monitor.collector.storage.database import StoreUnavailable
+from isolation_monitor.telemetry.flags.bucketing import FlagRule
 
-router = APIRouter(prefix="/ofrep/v1", tags=["flags"], dependencies=[Depends(requires("read", "send"))])
+router = APIRouter(prefix="/ofrep/v1", tags=["flags"], dependencies=[Depends(requires("read", "ingest", per_service=True))])
+
+_CONTEXT: dict[str, Any] = {  # Any: OpenAPI
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "context": {"type": "object", "properties": {"targetingKey": {"type": "string"}}, "additionalProperties": True}
+                    },
+                }
+            }
+        }
+    }
+}
 
 POLL_EVERY_MS = 1_000
 """How often clients that keep a copy may ask again."""
 
 
-@router.post("/evaluate/flags/{key}")
+@router.post("/evaluate/flags/{key}", openapi_extra=_CONTEXT)
 async def evaluate_flag(request: Request, runtime: RuntimeDep, key: str) -> Response:
     """Evaluate one flag for the person that the context names."""
     try:
         person = domain.person_of(await _body(request, runtime))
-        flags = await _flags(request)
+        rules = await _rules(request)
     except domain.ContextRefused as refused:
         return JsonResponse(domain.failure(key, refused.code, refused.details), status_code=400)
     except StoreUnavailable as error:
         return _unavailable(error)
-    rule = flags.rules.get(key)
+    rule = rules.get(key)
     if rule is None:
         return JsonResponse(domain.failure(key, domain.FLAG_NOT_FOUND, "no rollout has this name"), status_code=404)
     answer = domain.evaluated(rule, person)
     return JsonResponse(answer, status_code=400 if "errorCode" in answer else 200)
 
 
-@router.post("/evaluate/flags")
+@router.post("/evaluate/flags", openapi_extra=_CONTEXT)
 async def evaluate_flags(request: Request, runtime: RuntimeDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """Evaluate all flags for the person that the context names; 304 where `If-None-Match` names the answer."""
     try:
         person = domain.person_of(await _body(request, runtime))
-        flags = await _flags(request)
+        rules = await _rules(request)
     except domain.ContextRefused as refused:
         return JsonResponse(domain.failure(None, refused.code, refused.details), status_code=400)
     except StoreUnavailable as error:
         return _unavailable(error)
-    answer = jsontext.dumps({"flags": [domain.evaluated(rule, person) for rule in flags.rules.values()]}).encode()
+    answer = jsontext.dumps({"flags": [domain.evaluated(rule, person) for rule in rules.values()]}).encode()
     return _tagged(answer, if_none_match)
 
 
@@ -66,9 +83,16 @@ async def configuration(if_none_match: Annotated[str | None, Header()] = None) -
     return _tagged(jsontext.dumps({"name": "isolation-monitor", "capabilities": capabilities}).encode(), if_none_match)
 
 
-async def _flags(request: Request) -> domain.Snapshot:
+async def _rules(request: Request) -> Mapping[str, FlagRule]:
+    """Return the rules that the token may see: of all services, or of those it is bound to."""
     flags: FlagService = request.app.state.flags
-    return await flags.current(None)
+    access: Access = request.state.access
+    if access.services is None:
+        return (await flags.current(None)).rules
+    found: dict[str, FlagRule] = {}
+    for service in sorted(access.services):
+        found |= (await flags.current(service)).rules
+    return found
 
 
 async def _body(request: Request, runtime: RuntimeDep) -> Any:  # Any: JSON

@@ -8,14 +8,15 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from isolation_monitor.collector.flags.service import LONGEST_WAIT_S, FlagService
-from isolation_monitor.collector.security import requires
+from isolation_monitor.collector.security import AccessDep, requires
 
 router = APIRouter(prefix="/v1", tags=["flags"])
 
 
-@router.get("/flags", dependencies=[Depends(requires("read", "send"))])
+@router.get("/flags", dependencies=[Depends(requires("read", "ingest", per_service=True))])
 async def get_flags(
     request: Request,
+    access: AccessDep,
     service: Annotated[str, Query(min_length=1, max_length=100)],
     wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S)] = 0.0,
     after: int | None = None,
@@ -25,6 +26,7 @@ async def get_flags(
 
     With `wait` (seconds) the answer comes when the rules differ from what `after` (a revision) and `If-None-Match` name.
     """
+    access.check(service)
     flags: FlagService = request.app.state.flags
     found = await flags.changed(service, after=after, etags=if_none_match, wait_s=wait)
     headers = {"ETag": found.etag, "Cache-Control": "no-cache"}

@@ -36,11 +36,9 @@ class Look:
         return {
             "minute": self.minute,
             "percent": self.percent,
-            "verdict": self.judgement.verdict,
             "verdict_code": VERDICT_CODES[self.judgement.verdict],
             "latched": self.latched,
-            "reasons": [reason.as_json() for reason in self.judgement.reasons],
-            "metrics": self.judgement.metrics,
+            **self.judgement.as_json(),
         }
 
 

@@ -8,12 +8,17 @@ stages get most, because they have the least traffic. Triggers of zero tolerance
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from isolation_monitor.collector.gates.statistics import FIRST_LOOK, delayed_half_width, half_width, mean_bounds
+
+Sequence = Literal["mixture", "delayed"]
 
 STATISTICAL: Final = ("error_rate", "latency", "delivery")
 DISASTER: Final = "disaster"
 """The fast lane of the error rate has a share of its own."""
 _WEIGHTS: Final = {"error_rate": 0.75, "latency": 0.14, "delivery": 0.05, DISASTER: 0.06}
+_FIRST_OF_MIXTURE: Final = 10
 _STAGE_RATIO: Final = 0.2
 """What a stage gets of the share of the one before it."""
 
@@ -40,6 +45,8 @@ class ComparisonPlan:
     mismatch_tolerance: float = 0.25
     slo_error_percent: float | None = None
     slo_p95_s: float | None = None
+    sequence: Sequence = "delayed"
+    """By which bounds: `mixture` from ten blocks on, as decisions of before had it, or `delayed` from twelve on, narrower."""
 
     def __post_init__(self) -> None:
         if not (0 < self.percent <= 100 and 0 < self.alpha < 0.5 and self.error_margin_pp > 0 and 0 <= self.position < 100):
@@ -48,6 +55,17 @@ class ComparisonPlan:
     @property
     def has_control(self) -> bool:
         return self.percent < 100
+
+    @property
+    def min_blocks(self) -> int:
+        """Return from how many blocks on the arms are compared."""
+        return _FIRST_OF_MIXTURE if self.sequence == "mixture" else FIRST_LOOK
+
+    def bounds(self, trigger: str, values: list[float]) -> tuple[float, float] | None:
+        """Return between what the true mean of blocks lies, at this stage's share of alpha; None of too few blocks."""
+        if len(values) < self.min_blocks:
+            return None
+        return mean_bounds(values, self.alpha_of(trigger), half_width if self.sequence == "mixture" else delayed_half_width)
 
     def alpha_of(self, trigger: str) -> float:
         """Return this stage's share of the rollout's alpha for one trigger."""
@@ -58,4 +76,5 @@ class ComparisonPlan:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> ComparisonPlan:
-        return ComparisonPlan(**{**value, "triggers": tuple(value["triggers"])})
+        # A decision that names none was made before there was a choice.
+        return ComparisonPlan(**{"sequence": "mixture", **value, "triggers": tuple(value["triggers"])})

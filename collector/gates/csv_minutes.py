@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from isolation_monitor.collector.gates.minutes import Counts, Minute, MinuteReading, rolled_up
+from isolation_monitor.collector.gates.minutes import Counts, Minute, MinuteReading, Rows
 
 COLUMNS: Final = ("minute", "arm", "requests", "errors", "slow", "violations")
 WEIGHT: Final = "weight"
@@ -55,21 +56,43 @@ class CountedStage:
         every = on + math.fsum(minute.off.requests for minute in self.minutes.values())
         return on / every if every else 0.0
 
+
+class StageReader:
+    """Says what was known of a stage at the end of one minute after the other: each minute is looked at once."""
+
+    def __init__(self, stage: CountedStage) -> None:
+        self._stage = stage
+        self._timed = any(minute.on.slow or minute.off.slow for minute in stage.minutes.values())
+        self._waiting = deque(sorted(stage.minutes.items()))
+        self._rows = Rows()
+        self._broken = 0
+        self._violations: list[float] = []
+        self._until = stage.first - 1
+
     def reading(self, until: int) -> MinuteReading:
-        """Return what was known at the end of a minute."""
-        known = {number: minute for number, minute in self.minutes.items() if number <= until}
-        timed = any(minute.on.slow or minute.off.slow for minute in self.minutes.values())
-        rows = [
-            Minute(number, _timed(minute.on, timed), _timed(minute.off, timed), shifted=number == self.shifted)
-            for number, minute in sorted(known.items())
-            if not minute.broken
-        ]
+        """Return what was known at the end of a minute, which is none before the last one that was asked for.
+
+        Raises:
+            ValueError: it is one before.
+        """
+        if until < self._until:
+            raise ValueError(f"minute {until} is over, {self._until} was asked for already: ask in order, or take another reader")
+        self._until = until
+        while self._waiting and self._waiting[0][0] <= until:
+            number, minute = self._waiting.popleft()
+            if minute.violations:
+                self._violations.append(minute.violations)
+            if minute.broken:
+                self._broken += 1
+                continue
+            on, off = _timed(minute.on, self._timed), _timed(minute.off, self._timed)
+            self._rows.add(Minute(number, on, off, shifted=number == self._stage.shifted))
         return MinuteReading(
-            rolled_up(rows),
-            unseen=until - self.first + 1 - len(known),
-            broken=sum(minute.broken for minute in known.values()),
-            violations=math.fsum(minute.violations for minute in known.values()),
-            slow_above_s=0.0 if timed else None,
+            self._rows.rows(),
+            unseen=until - self._stage.first + 1 - (len(self._stage.minutes) - len(self._waiting)),
+            broken=self._broken,
+            violations=math.fsum(self._violations),
+            slow_above_s=0.0 if self._timed else None,
         )
 
 

@@ -12,7 +12,7 @@ from isolation_monitor.collector.gates.comparison import ComparisonPlan
 from isolation_monitor.collector.gates.error_rate import ASSUMED_ICC, DISASTER_EVIDENCE
 from isolation_monitor.collector.gates.minutes import MIN_BLOCKS, MinuteReading, blocks_of, owed_of
 from isolation_monitor.collector.gates.reasons import Numbers, Reason
-from isolation_monitor.collector.gates.statistics import half_width, mean_and_sd, share_upper_bound
+from isolation_monitor.collector.gates.statistics import share_upper_bound
 
 TRIGGER: Final = "delivery"
 _MIN_LOST: Final = 20
@@ -35,11 +35,10 @@ def delivery_rate(plan: ComparisonPlan, reading: MinuteReading, floor_percent: f
         "delivery_alpha": round(plan.alpha_of(TRIGGER), 6),
     }
     lost = [block.on.lost / (block.on.lost + block.on.delivered) for block in blocks]
-    mean, sd = mean_and_sd(lost)
-    if len(blocks) >= MIN_BLOCKS:
-        low = mean - half_width(sd, len(blocks), plan.alpha_of(TRIGGER))
-        numbers["canary_lost_share_low"] = round(max(0.0, low), 6)
-        certain = low > may_be_lost
+    bounds = plan.bounds(TRIGGER, lost)
+    if bounds is not None:
+        numbers["canary_lost_share_low"] = round(max(0.0, bounds[0]), 6)
+        certain = bounds[0] > may_be_lost
     else:
         certain = owed - delivered >= _MIN_LOST and _certain_early(delivered, owed, len(blocks), floor_percent / 100)
     if not certain:

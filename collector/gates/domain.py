@@ -132,6 +132,10 @@ class Judgement:
     reasons: tuple[Reason, ...]
     metrics: dict[str, float | int] = field(default_factory=dict)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what it adds to an answer; a replay compares exactly this."""
+        return {"verdict": self.verdict, "reasons": [reason.as_json() for reason in self.reasons], "metrics": self.metrics}
+
 
 def judge(plan: GatePlan, inputs: Inputs) -> Judgement:
     """Return the verdict with all its reasons, gravest first."""

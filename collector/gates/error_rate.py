@@ -13,7 +13,6 @@ from typing import Final
 
 from isolation_monitor.collector.gates.comparison import DISASTER, ComparisonPlan
 from isolation_monitor.collector.gates.minutes import (
-    MIN_BLOCKS,
     RESEMBLANCE,
     Blocks,
     Counts,
@@ -25,7 +24,6 @@ from isolation_monitor.collector.gates.minutes import (
 from isolation_monitor.collector.gates.reasons import Numbers, Reason, too_few
 from isolation_monitor.collector.gates.statistics import (
     design_effect,
-    half_width,
     mean_and_sd,
     requests_needed,
     requests_needed_at,
@@ -109,21 +107,20 @@ def _numbers(plan: ComparisonPlan, chosen: Blocks, total: Minute | None) -> Numb
     }
     if plan.has_control:
         numbers |= {"control_requests": _count(total.off.requests), "control_errors": _count(total.off.errors)}
-    mean, sd = mean_and_sd(chosen.values)
-    numbers["error_diff_pp"] = _rounded(mean * 100)
-    if len(chosen.values) >= MIN_BLOCKS:
-        half = half_width(sd, len(chosen.values), plan.alpha_of(TRIGGER))
-        numbers |= {"error_diff_pp_low": _rounded((mean - half) * 100), "error_diff_pp_high": _rounded((mean + half) * 100)}
+    numbers["error_diff_pp"] = _rounded(mean_and_sd(chosen.values)[0] * 100)
+    bounds = plan.bounds(TRIGGER, chosen.values)
+    if bounds is not None:
+        numbers |= {"error_diff_pp_low": _rounded(bounds[0] * 100), "error_diff_pp_high": _rounded(bounds[1] * 100)}
     numbers["error_design_effect"] = _rounded(_canary_design_effect(chosen.blocks, plan))
     return numbers
 
 
 def _above(plan: ComparisonPlan, chosen: Blocks, limit: float) -> Reason | None:
     """The confidence sequence: certainly worse, and by more than the margin as far as one can tell."""
-    if len(chosen.values) < MIN_BLOCKS or not chosen.independent:
+    bounds = plan.bounds(TRIGGER, chosen.values)
+    if bounds is None or not chosen.independent:
         return None
-    mean, sd = mean_and_sd(chosen.values)
-    low = mean - half_width(sd, len(chosen.values), plan.alpha_of(TRIGGER))
+    mean, low = mean_and_sd(chosen.values)[0], bounds[0]
     if not (low > 0 and mean > limit):
         return None
     against = "the control's" if plan.has_control else f"the {plan.slo_error_percent:g} % that are promised"
@@ -197,7 +194,7 @@ def _evidence(plan: ComparisonPlan, reading: MinuteReading, chosen: Blocks, numb
     """Say what is missing for a promotion; None when the canary is proven not to be worse by the margin."""
     total = _total(chosen.blocks)
     if total is None or not total.on.requests:
-        return None if not reading.minutes else _few_blocks(chosen, reading)
+        return None if not reading.minutes else _few_blocks(plan, chosen, reading)
     effect = numbers["error_design_effect"]
     margin = plan.error_margin_pp / 100
     if plan.has_control:
@@ -216,8 +213,8 @@ def _evidence(plan: ComparisonPlan, reading: MinuteReading, chosen: Blocks, numb
         why = f" (errors come in bursts: {effect:.1f} times as many as if they came one by one)" if bursts else ""
         code = "bursts" if bursts else "min_samples"
         return too_few(TRIGGER, "canary requests", have, need, per_s, code=code, why=why)
-    if len(chosen.values) < MIN_BLOCKS:
-        return _few_blocks(chosen, reading)
+    if len(chosen.values) < plan.min_blocks:
+        return _few_blocks(plan, chosen, reading)
     high = share_upper_bound(total.on.errors / effect, have / effect, 1 - plan.certainty)
     numbers["canary_error_percent_high"] = _rounded(high * 100)
     if high < limit:
@@ -230,9 +227,9 @@ def _evidence(plan: ComparisonPlan, reading: MinuteReading, chosen: Blocks, numb
     return too_few(TRIGGER, "canary requests", have, max(math.ceil(more * effect), math.floor(have) + 1), per_s, code="not_excluded")
 
 
-def _few_blocks(chosen: Blocks, reading: MinuteReading) -> Reason:
+def _few_blocks(plan: ComparisonPlan, chosen: Blocks, reading: MinuteReading) -> Reason:
     have = len(chosen.values)
-    need = MIN_BLOCKS
+    need = plan.min_blocks
     elapsed_s = 60.0 * sum(minute.length for minute in reading.minutes)
     what = "blocks" if chosen.length == 1 else f"blocks of {chosen.length} min"
     return too_few(TRIGGER, what, have, need, elapsed_s, code="min_blocks")

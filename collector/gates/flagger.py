@@ -23,13 +23,14 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from isolation_monitor.collector.body import parsed, read_json_body
+from isolation_monitor.collector.documented import body_of
 from isolation_monitor.collector.gates.service import GateService
 from isolation_monitor.collector.problems import Conflict, JsonResponse
 from isolation_monitor.collector.runtime import RuntimeDep
-from isolation_monitor.collector.security import requires
+from isolation_monitor.collector.security import Access, requires
 from isolation_monitor.collector.storage.database import StoreUnavailable
 
-router = APIRouter(prefix="/flagger", tags=["flagger"], dependencies=[Depends(requires("gates", "read", password=True))])
+router = APIRouter(prefix="/flagger", tags=["flagger"], dependencies=[Depends(requires("gates", "read", password=True, per_service=True))])
 
 Question = Literal["rollback", "confirm", "open", "check"]
 
@@ -62,25 +63,25 @@ class HookIn(BaseModel):
     metadata: Metadata
 
 
-@router.post("/rollback")
+@router.post("/rollback", openapi_extra=body_of(HookIn))
 async def rollback(request: Request, runtime: RuntimeDep) -> JsonResponse:
     """Hook type `rollback`: 200 when the gate has failed, so that Flagger rolls back; 409 otherwise."""
     return await _answer("rollback", request, runtime)
 
 
-@router.post("/confirm")
+@router.post("/confirm", openapi_extra=body_of(HookIn))
 async def confirm(request: Request, runtime: RuntimeDep) -> JsonResponse:
     """Hook types `confirm-traffic-increase` and `confirm-promotion`: 200 when the gate passes; 409, and so waiting, otherwise."""
     return await _answer("confirm", request, runtime)
 
 
-@router.post("/open")
+@router.post("/open", openapi_extra=body_of(HookIn))
 async def is_open(request: Request, runtime: RuntimeDep) -> JsonResponse:
     """Hook type `confirm-rollout`: 200 unless the gate has failed or cannot look; there need be no evidence yet."""
     return await _answer("open", request, runtime)
 
 
-@router.post("/check")
+@router.post("/check", openapi_extra=body_of(HookIn))
 async def check(request: Request, runtime: RuntimeDep) -> JsonResponse:
     """Hook types `pre-rollout` and `rollout`: 409, and so a failed check, only when the gate has failed."""
     return await _answer("check", request, runtime)
@@ -90,7 +91,10 @@ async def _answer(question: Question, request: Request, runtime: RuntimeDep) -> 
     hook = parsed(await read_json_body(request, runtime.body_limits), HookIn, "not a webhook of Flagger with metadata.rollout: ")
     gates: GateService = request.app.state.gates
     about: dict[str, Any] = {"question": question, "rollout": hook.metadata.rollout}  # Any: JSON
+    access: Access = request.state.access
     try:
+        if access.services is not None:
+            await gates.check(hook.metadata.rollout, access.services)
         gate = await gates.evaluate(hook.metadata.rollout, hook.metadata.stage)
     except StoreUnavailable as error:
         # 503 would be tried again and its reason lost.

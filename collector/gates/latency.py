@@ -14,9 +14,9 @@ from typing import Final
 
 from isolation_monitor.collector.gates.comparison import ComparisonPlan
 from isolation_monitor.collector.gates.error_rate import no_control, resembling, traffic_s
-from isolation_monitor.collector.gates.minutes import MIN_BLOCKS, Blocks, Histogram, Minute, MinuteReading, independent_blocks, timed_of
+from isolation_monitor.collector.gates.minutes import Blocks, Histogram, Minute, MinuteReading, independent_blocks, timed_of
 from isolation_monitor.collector.gates.reasons import Numbers, Reason, too_few
-from isolation_monitor.collector.gates.statistics import half_width, mean_and_sd
+from isolation_monitor.collector.gates.statistics import mean_and_sd
 
 TRIGGER: Final = "latency"
 TAIL: Final = 0.05
@@ -53,14 +53,15 @@ def latency(plan: ComparisonPlan, reading: MinuteReading) -> tuple[list[Reason],
         return [too_few(TRIGGER, "control requests with a duration", have, MIN_CONTROL, _elapsed_s(reading))], {}
     over = independent_blocks(reading.minutes, _over_tail, size=timed_of, both=plan.has_control)
     numbers = _numbers(plan, reading, over)
-    if len(over.values) < MIN_BLOCKS:
+    bounds = plan.bounds(TRIGGER, over.values)
+    if bounds is None:
         have = len(over.values)
-        return [too_few(TRIGGER, "blocks", have, MIN_BLOCKS, _elapsed_s(reading), code="min_blocks")], numbers
+        return [too_few(TRIGGER, "blocks", have, plan.min_blocks, _elapsed_s(reading), code="min_blocks")], numbers
     if not over.independent:
         return [resembling(TRIGGER, over)], numbers
-    low = _low(over.values, plan)
+    low, _ = bounds
     numbers["slow_share_low"] = round(max(0.0, low + TAIL), 6)
-    if low > 0 and (not plan.has_control or _low(_against_control(over), plan) > 0):
+    if low > 0 and (not plan.has_control or _surely_positive(plan, _against_control(over))):
         share = numbers["slow_share"]
         limit = f"{reading.slow_above_s:.4g} s" if reading.slow_above_s else "agreed"
         detail = (
@@ -121,13 +122,13 @@ def slower_than(edges: Sequence[float], counts: Sequence[float], threshold_s: fl
     return math.fsum(counts[index + 1 :]) + counts[index] * part
 
 
+def _surely_positive(plan: ComparisonPlan, values: list[float]) -> bool:
+    bounds = plan.bounds(TRIGGER, values)
+    return bounds is not None and bounds[0] > 0
+
+
 def _over_tail(block: Minute) -> float:
     return block.on.slow / block.on.timed - TAIL
-
-
-def _low(values: Sequence[float], plan: ComparisonPlan) -> float:
-    mean, sd = mean_and_sd(values)
-    return mean - half_width(sd, len(values), plan.alpha_of(TRIGGER))
 
 
 def _against_control(over: Blocks) -> list[float]:

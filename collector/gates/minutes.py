@@ -28,7 +28,8 @@ LENGTHS: Final = (1, 2, 5)
 RESEMBLANCE: Final = 0.2
 _CERTAIN: Final = 1.645
 _KEPT_ROWS: Final = 400
-_ROLLED: Final = (1, 2, 5, 10, 15, 30, 60)
+_ROLLED: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300)
+"""Lengths of rows in minutes; the longest ones are for backtests of months."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +220,47 @@ def _resemblance(values: Sequence[float]) -> float:
 
 def rolled_up(minutes: Sequence[Minute]) -> tuple[Minute, ...]:
     """Return at most about 400 rows: a stage of days is kept in longer blocks, so that its decisions stay small."""
-    length = next((length for length in _ROLLED if len(minutes) <= length * _KEPT_ROWS), _ROLLED[-1])
+    length = _row_length(len(minutes))
     if length == 1:
         return tuple(minutes)
-    found: list[Minute] = []
-    pending: Minute | None = None
+    rows: list[Minute] = []
     for minute in minutes:
-        apart = pending is not None and (pending.shifted != minute.shifted or minute.start // length != pending.start // length)
-        if pending is not None and apart:
-            found.append(pending)
-            pending = None
-        pending = minute if pending is None else pending.plus(minute)
-    return (*found, pending) if pending is not None else tuple(found)
+        _put(rows, minute, length)
+    return tuple(rows)
+
+
+class Rows:
+    """Minutes that come one by one: at each moment what `rolled_up` makes of those so far, without beginning anew for each."""
+
+    def __init__(self) -> None:
+        self._minutes: list[Minute] = []
+        self._rows: list[Minute] = []
+        self._length = 1
+
+    def add(self, minute: Minute) -> None:
+        self._minutes.append(minute)
+        length = _row_length(len(self._minutes))
+        if length == self._length:
+            _put(self._rows, minute, length)
+        else:
+            # Nine times at most, each time after about twice as many minutes as the time before.
+            self._rows, self._length = list(rolled_up(self._minutes)), length
+
+    def rows(self) -> tuple[Minute, ...]:
+        return tuple(self._rows)
+
+
+def _row_length(minutes: int) -> int:
+    return next((length for length in _ROLLED if minutes <= length * _KEPT_ROWS), _ROLLED[-1])
+
+
+def _put(rows: list[Minute], minute: Minute, length: int) -> None:
+    """Add a minute to the last row if it belongs into it, else begin a row with it."""
+    last = rows[-1] if rows and length > 1 else None
+    if last is None or last.shifted != minute.shifted or last.start // length != minute.start // length:
+        rows.append(minute)
+    else:
+        rows[-1] = last.plus(minute)
 
 
 def _short(value: float) -> float | int:

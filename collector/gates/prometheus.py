@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 
 import httpx2
 
+from isolation_monitor.collector.outbound import Answer, AnswerTooLarge, client, posted
+
 T = TypeVar("T")
 Sample = tuple[dict[str, str], float, float]
 """Labels, time in seconds since 1970, value; the value may be NaN or infinite."""
@@ -26,7 +28,7 @@ class SourceUnavailable(Exception):
 
 
 class PrometheusSource:
-    """A query API. Redirects are not followed: a token must not travel to another host."""
+    """A query API."""
 
     def __init__(self, url: str, *, token: str | None = None, tenant: str | None = None, timeout_s: float = 3.0) -> None:
         """`timeout_s` is for all queries of one `read` together."""
@@ -38,7 +40,7 @@ class PrometheusSource:
         self._url = f"{url.rstrip('/')}/api/v1/query"
         self._range_url = f"{url.rstrip('/')}/api/v1/query_range"
         self._timeout_s = timeout_s
-        self._client = httpx2.AsyncClient(headers=headers, timeout=timeout_s, trust_env=False)
+        self._client = client(headers, timeout_s)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -78,27 +80,28 @@ class PrometheusSource:
 
     async def _asked(self, url: str, data: dict[str, str], limit: int, parse: Callable[[Any], T]) -> T:
         data = data | {"timeout": f"{self._timeout_s:g}s"}
-        answer = await self._posted(url, data)
-        if answer.status_code != 200:
-            raise SourceUnavailable(f"Prometheus answered {answer.status_code}")
-        if len(answer.content) > limit:
-            raise SourceUnavailable("Prometheus answered more than was asked for")
+        try:
+            answer = await self._posted(url, data, limit)
+        except AnswerTooLarge:
+            raise SourceUnavailable("Prometheus answered more than was asked for") from None
+        if answer.status != 200:
+            raise SourceUnavailable(f"Prometheus answered {answer.status}")
         try:
             return parse(answer.json())
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             raise SourceUnavailable("the configured address did not answer as Prometheus does") from None
 
-    async def _posted(self, url: str, data: dict[str, str]) -> httpx2.Response:
+    async def _posted(self, url: str, data: dict[str, str], limit: int) -> Answer:
         """Ask, and once more where the first try met a connection that broke or a server that was busy."""
         for attempt in range(_ATTEMPTS):
             last = attempt + 1 == _ATTEMPTS
             try:
-                answer = await self._client.post(url, data=data)
+                answer = await posted(self._client, url, limit, data=data)
             except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 if last or not isinstance(error, httpx2.RequestError):
                     raise SourceUnavailable(f"Prometheus cannot be reached ({type(error).__name__})") from None
             else:
-                if last or answer.status_code not in _RETRIED:
+                if last or answer.status not in _RETRIED:
                     return answer
             await asyncio.sleep(_PAUSE_S)
         raise AssertionError("the last attempt returns or raises")

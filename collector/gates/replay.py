@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from isolation_monitor.collector.gates.domain import GatePlan, Inputs, Judgement, judge
+from isolation_monitor.collector.gates.domain import GatePlan, Inputs, judge
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -45,19 +45,11 @@ def replay(decision: Json) -> Replay:
             raise NotADecision(f"{part} is not what was stored: its hash differs from {part}_sha256")
     try:
         judged = judge(GatePlan.from_json(decision["config"]), Inputs.from_json(decision["inputs"]))
-        stored = {name: decision["answer"][name] for name in ("verdict", "reasons", "metrics")}
-        return Replay(str(decision["decision_id"]), judged.verdict, canonical(stored), canonical(said(judged)))
+        again = judged.as_json()
+        stored = {name: decision["answer"][name] for name in again}
+        return Replay(str(decision["decision_id"]), judged.verdict, canonical(stored), canonical(again))
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise NotADecision(f"the decision is incomplete ({type(error).__name__}: {error})") from None
-
-
-def said(judgement: Judgement) -> Json:
-    """Return what a judgement adds to an answer."""
-    return {
-        "verdict": judgement.verdict,
-        "reasons": [reason.as_json() for reason in judgement.reasons],
-        "metrics": judgement.metrics,
-    }
 
 
 def canonical(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from isolation_monitor.collector.gates.domain import RecordCounts
 from isolation_monitor.collector.gates.stages import WatchedStage, stage_of
@@ -60,6 +61,14 @@ class Decision:
     config: Json
     config_sha256: str
     inputs_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What the gate said last of a rollout."""
+
+    verdict: str
+    as_of: datetime
 
 
 class GateRepository:
@@ -121,3 +130,20 @@ class GateRepository:
         if row is None:
             return None
         return Decision(**{field: getattr(row, field) for field in Decision.__slots__})
+
+    async def newest(self) -> dict[str, Newest]:
+        """Return the newest verdict of each rollout by its name, without what went in."""
+        row, own = DecisionRow, aliased(DecisionRow)
+        newest = select(own.id).where(own.rollout == RolloutRow.name).order_by(own.as_of.desc(), own.id.desc()).limit(1)
+        statement = select(row.rollout, row.verdict, row.as_of).join(RolloutRow, row.id == newest.scalar_subquery())
+        return {found.rollout: Newest(found.verdict, found.as_of) for found in await self._connection.execute(statement)}
+
+    async def latest(self, rollout: str, limit: int) -> list[Decision]:
+        """Return the newest decisions of a rollout, newest first."""
+        statement = (
+            select(DecisionRow.__table__).where(DecisionRow.rollout == rollout).order_by(DecisionRow.as_of.desc(), DecisionRow.id.desc())
+        )
+        return [
+            Decision(**{field: getattr(row, field) for field in Decision.__slots__})
+            for row in await self._connection.execute(statement.limit(limit))
+        ]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.gates.service import GateService
 from isolation_monitor.collector.problems import JsonResponse
-from isolation_monitor.collector.security import requires
+from isolation_monitor.collector.security import AccessDep, requires
 
 router = APIRouter(prefix="/v1/gates", tags=["gates"])
 
@@ -23,17 +23,21 @@ Gates = Annotated[GateService, Depends(_service)]
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-@router.get("/{rollout}", dependencies=[Depends(requires("gates", "read"))])
+@router.get("/{rollout}", dependencies=[Depends(requires("gates", "read", per_service=True))])
 async def get_gate(
-    gates: Gates, rollout: str, stage: Annotated[str, Query(max_length=100, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    gates: Gates, access: AccessDep, rollout: str, stage: Annotated[str, Query(max_length=100, pattern=r"^[A-Za-z0-9._-]*$")] = ""
 ) -> JsonResponse:
     """Evaluate the gate of a rollout now."""
+    if access.services is not None:
+        await gates.check(rollout, access.services)
     return JsonResponse(await gates.evaluate(rollout, stage), headers=NO_STORE)
 
 
-@router.get("/{rollout}/decisions/{decision_id}", dependencies=[Depends(requires("read"))])
-async def get_decision(gates: Gates, rollout: str, decision_id: str) -> JsonResponse:
+@router.get("/{rollout}/decisions/{decision_id}", dependencies=[Depends(requires("read", per_service=True))])
+async def get_decision(gates: Gates, access: AccessDep, rollout: str, decision_id: str) -> JsonResponse:
     """Return one evaluation with everything that went in, enough to replay it."""
+    if access.services is not None:
+        await gates.check(rollout, access.services)
     found = await gates.decision(rollout, decision_id)
     return JsonResponse(
         {

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from isolation_monitor.collector.clock import Clock, rfc3339
+from isolation_monitor.collector.gates.answers import LastAnswers
 from isolation_monitor.collector.gates.domain import VERDICT_CODES, GatePlan, Inputs, Judgement, MetricReading, judge
 from isolation_monitor.collector.gates.minutes import MinuteReading
 from isolation_monitor.collector.gates.prometheus import PrometheusSource, SourceUnavailable
 from isolation_monitor.collector.gates.queries import Window, queries
 from isolation_monitor.collector.gates.ranges import MinuteBook
 from isolation_monitor.collector.gates.replay import sha256
-from isolation_monitor.collector.gates.repository import Decision, GateRepository, WatchedRollout
+from isolation_monitor.collector.gates.repository import Decision, GateRepository, Newest, WatchedRollout
 from isolation_monitor.collector.gates.stages import WatchedStage
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.problems import NotFound
@@ -28,33 +30,17 @@ _PATIENCE_AFTER_RECORD_S = 0.3
 """A rollback by record is promised within a second."""
 _TARGETS = ("targets_up", "targets_down")
 
-_ANSWER_KEPT: Final = timedelta(seconds=60)
 _WATCHED_LIMIT: Final = 100
 _CHUNKS_AT_ONCE: Final = 4
 
 
 @dataclass(slots=True)
 class _Watched:
-    """A stage whose arms are compared: its minutes, and the last answer while nothing has changed."""
+    """A stage whose arms are compared, and its minutes."""
 
     stage: WatchedStage
     book: MinuteBook
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    answer: Json = field(default_factory=dict)
-    as_of: datetime | None = None
-    minutes: MinuteReading | None = None
-
-    def answers(self, decision: Decision, minutes: MinuteReading | None) -> bool:
-        """Say whether the last answer still holds: the same minutes, the same verdict for the same reasons, and not old."""
-        return (
-            self.as_of is not None
-            and self.minutes is minutes
-            and timedelta() <= decision.as_of - self.as_of < _ANSWER_KEPT
-            and _said(self.answer) == _said(decision.answer)
-        )
-
-    def keep(self, decision: Decision, minutes: MinuteReading | None) -> None:
-        self.answer, self.as_of, self.minutes = decision.answer, decision.as_of, minutes
 
 
 class GateService:
@@ -76,6 +62,14 @@ class GateService:
         self._scrape_stale_after_s = scrape_stale_after_s
         self._base_url = base_url
         self._watched: dict[str, _Watched] = {}
+        self._last = LastAnswers()
+
+    async def check(self, name: str, services: Collection[str]) -> None:
+        """Raises NotFound when the rollout is of none of these services."""
+        async with self._database.reading() as connection:
+            rollout = await GateRepository(connection).rollout(name)
+        if rollout is None or rollout.service not in services:
+            raise NotFound(_missing(name))
 
     async def evaluate(self, name: str, stage: str = "") -> Json:
         """Return the answer `gate/v1` for a rollout; `stage` is only repeated in it.
@@ -95,7 +89,7 @@ class GateService:
         async with self._database.reading() as connection:
             rollout = await GateRepository(connection).rollout(name)
         if rollout is None:
-            raise NotFound(f"there is no rollout {name[:100]!r}: start it with POST /v1/rollouts")
+            raise NotFound(_missing(name))
         if rollout.failed_answer is not None:
             return _latched(rollout.failed_answer)
 
@@ -108,9 +102,9 @@ class GateService:
         minutes, minutes_asked = await self._read_minutes(rollout, as_of, known_only=decided)
         inputs = Inputs((as_of - rollout.evidence_since).total_seconds(), records, reading, minutes)
         decision = _decide(_plan(rollout, self._scrape_stale_after_s), inputs, asked | minutes_asked, as_of, rollout, stage)
-        watched = self._watched.get(name)
-        if watched is not None and watched.answers(decision, minutes):
-            return watched.answer
+        known = self._last.instead_of(decision, stage, minutes)
+        if known is not None:
+            return known
 
         async with self._database.writing() as connection:
             repository = GateRepository(connection)
@@ -121,8 +115,7 @@ class GateService:
             await repository.add(decision)
             if decision.verdict == "fail":
                 await repository.latch(decision, rollout.started_at)
-        if watched is not None:
-            watched.keep(decision, minutes)
+        self._last.keep(decision, stage, minutes)
         return decision.answer
 
     async def _read_minutes(
@@ -177,6 +170,20 @@ class GateService:
             raise NotFound("this rollout has no decision with this id")
         return found
 
+    async def newest(self) -> dict[str, Newest]:
+        """Return what was said last of each rollout by its name, without judging anew."""
+        async with self._database.reading() as connection:
+            return await GateRepository(connection).newest()
+
+    async def latest(self, rollout: str, limit: int) -> list[Decision]:
+        """Return the newest decisions of a rollout, newest first, without making one."""
+        async with self._database.reading() as connection:
+            return await GateRepository(connection).latest(rollout, limit)
+
+
+def _missing(name: str) -> str:
+    return f"there is no rollout {name[:100]!r}: start it with POST /v1/rollouts"
+
 
 def _decide(plan: GatePlan, inputs: Inputs, asked: dict[str, str], as_of: datetime, rollout: WatchedRollout, stage: str) -> Decision:
     judgement = judge(plan, inputs)
@@ -206,14 +213,12 @@ def _gate_answer(
         "stage": stage,
         "service": plan.service,
         "arm": plan.arm or "all",
-        "verdict": judgement.verdict,
+        **judgement.as_json(),
         "verdict_code": VERDICT_CODES[judgement.verdict],
         "ok": judgement.verdict == "pass",
         "rollback": judgement.verdict == "fail",
         "hold": judgement.verdict in ("inconclusive", "error"),
         "latched": False,
-        "reasons": [reason.as_json() for reason in judgement.reasons],
-        "metrics": judgement.metrics,
         "thresholds": {
             "min_exposed_requests": plan.min_exposed_requests,
             "min_owed_events": plan.min_owed_events,
@@ -236,11 +241,6 @@ def _plan(rollout: WatchedRollout, scrape_stale_after_s: float) -> GatePlan:
         stage_kind=rollout.stage_kind, triggers=rollout.triggers, rolled_back=rollout.rolled_back,
         stage="" if stage is None else stage.name, comparison=None if stage is None else stage.comparison,
     )  # fmt: skip
-
-
-def _said(answer: Json) -> Json:
-    reasons = [(reason["trigger"], reason["state"], reason["code"]) for reason in answer["reasons"]]
-    return {"verdict": answer["verdict"], "stage": answer["stage"], "reasons": reasons}
 
 
 def _latched(answer: Json) -> Json:

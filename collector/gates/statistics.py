@@ -8,13 +8,19 @@ continued fraction. `docs/gate-statistics.md` says why these.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
+HalfWidth = Callable[[float, int, float], float]
+"""From the standard deviation between blocks, their number and alpha."""
+
 TUNING: Final = 20
 """The confidence sequence is narrowest around so many blocks."""
+
+FIRST_LOOK: Final = 12
+"""The delayed sequence begins with so many blocks: of fewer the spread is not known well enough for it."""
 
 _TINY: Final = 1e-300
 
@@ -29,6 +35,34 @@ def half_width(sd: float, blocks: int, alpha: float) -> float:
     rho2 = (a + math.log(a + 1)) / TUNING
     grown = blocks * rho2 + 1
     return sd * math.sqrt(2 * grown / (blocks * blocks * rho2) * math.log(1 + math.sqrt(grown) / (2 * alpha)))
+
+
+def delayed_half_width(sd: float, blocks: int, alpha: float) -> float:
+    """Return the same for somebody who does not look before `FIRST_LOOK` blocks: narrower, for no chance is spent earlier.
+
+    Robbins' sequence of a flat mixture (1970), one-sided, exact for a Brownian motion that is looked at all the time from then
+    on: P(some t >= m: W_t >= sqrt(t (a^2 + ln(t/m)))) <= 1 - F(a) + f(a) (a + f(a) / F(a)), F and f the normal distribution.
+    """
+    return sd * math.sqrt((_delayed_start(alpha) ** 2 + math.log(blocks / FIRST_LOOK)) / blocks)
+
+
+@lru_cache(maxsize=256)
+def _delayed_start(alpha: float) -> float:
+    """Return in standard errors how wide the delayed sequence begins: the a of which the chance above is alpha."""
+    low, high = 0.0, 40.0
+    while high - low > 1e-12:
+        a = (low + high) / 2
+        density, below = math.exp(-a * a / 2) / math.sqrt(2 * math.pi), math.erfc(-a / math.sqrt(2)) / 2
+        chance = math.erfc(a / math.sqrt(2)) / 2 + density * (a + density / below)
+        low, high = (a, high) if chance > alpha else (low, a)
+    return high
+
+
+def mean_bounds(values: Sequence[float], alpha: float, half: HalfWidth) -> tuple[float, float]:
+    """Return between what the true mean of blocks lies: each bound errs, over all looks together, with a chance of about `alpha`."""
+    mean, sd = mean_and_sd(values)
+    width = half(sd, len(values), alpha)
+    return mean - width, mean + width
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:

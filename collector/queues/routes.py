@@ -13,15 +13,15 @@ from isolation_monitor.collector.problems import JsonResponse
 from isolation_monitor.collector.queues.domain import ServiceQueues, UserQueue
 from isolation_monitor.collector.queues.service import QueueService
 from isolation_monitor.collector.runtime import RuntimeDep
-from isolation_monitor.collector.security import requires
+from isolation_monitor.collector.security import AllowedService, requires
 
 router = APIRouter(prefix="/v1", tags=["queues"])
 
 
-@router.get("/queues", dependencies=[Depends(requires("read"))])
+@router.get("/queues", dependencies=[Depends(requires("read", per_service=True))])
 async def list_queues(
     runtime: RuntimeDep,
-    service: Annotated[str | None, Query(max_length=100)] = None,
+    service: AllowedService,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> JsonResponse:
     """List the users for whom most events wait now, by keyed hash, and what waits in each service."""

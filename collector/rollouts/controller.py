@@ -103,9 +103,10 @@ class RolloutController:
             try:
                 changed = await self._service.change(name, move.action, who, expected_revision=rollout.state.revision)
             except Overtaken:
-                rollout = await self._service.staged(name)
-                if rollout.state.status not in ("running", "held"):
+                now_live = await self._service.live_one(name)
+                if now_live is None:
                     return
+                rollout = now_live
                 continue
             if changed:
                 logger.warning("rollout %s: %s (%s)", name, move.action, move.reason)

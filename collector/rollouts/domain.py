@@ -7,7 +7,7 @@ also a flag of the same name: its stage decides who gets `on`, and the collector
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from isolation_monitor.collector.rollouts.spec import TRIGGERS, ZERO_TOLERANCE, InternalUsers, RolloutSpec, Stage
@@ -73,6 +73,18 @@ class StagedRollout:
     def stage(self) -> Stage | None:
         """Return the stage it is in; None before the start and after a rollback."""
         return self.spec.stage(self.state.stage)
+
+    @property
+    def watched_until(self) -> datetime | None:
+        """Return until when harm takes a complete rollout back; None where it is not complete, or is not watched after its end."""
+        if self.state.status != "complete" or not self.spec.watch_after_completion_s:
+            return None
+        return self.state.changed_at + timedelta(seconds=self.spec.watch_after_completion_s)
+
+    def is_live(self, now: datetime) -> bool:
+        """Say whether harm takes it back: it runs, is held, or is complete and watched still."""
+        until = self.watched_until
+        return self.state.status in ("running", "held") or (until is not None and now < until)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row, func, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.rollouts.domain import (
@@ -21,12 +20,13 @@ from isolation_monitor.collector.rollouts.domain import (
     Step,
 )
 from isolation_monitor.collector.rollouts.spec import RolloutSpec, parse_spec
+from isolation_monitor.collector.storage.database import insert_into
 from isolation_monitor.collector.storage.models import NotificationRow, RolloutEventRow, RolloutRow
 
 Values = dict[str, Any]  # Any: column values
 
-LIVE: Final = ("running", "held")
-"""What the controller looks at: users may have it on, and nobody has called it done."""
+SERVING: Final = ("running", "held", "complete")
+"""Users may have it on."""
 _ALARM_LIMIT: Final = 500
 _EVENT_FIELDS: Final = tuple(field.name for field in fields(RolloutEvent))
 
@@ -47,9 +47,9 @@ class RolloutRepository:
 
     async def add(self, plan: RolloutPlan, started_at: datetime) -> None:
         """Insert a rollout that is only watched, unless its name is taken."""
-        insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
         values = asdict(plan) | _FRESH | {"started_at": started_at, "status": "running"}
-        await self._connection.execute(insert(RolloutRow).values(values).on_conflict_do_nothing(index_elements=["name"]))
+        unless_there = insert_into(self._connection, RolloutRow).values(values).on_conflict_do_nothing(index_elements=["name"])
+        await self._connection.execute(unless_there)
 
     async def get(self, name: str) -> Rollout | None:
         row = (await self._connection.execute(select(RolloutRow.__table__).where(RolloutRow.name == name))).one_or_none()
@@ -68,13 +68,13 @@ class RolloutRepository:
         row = (await self._connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
         return None if row is None else _staged(row)
 
-    async def of_service(self, service: str | None, *, live: bool = False) -> list[StagedRollout]:
-        """Return the rollouts with a file by name, of one service or of every one; `live` ones only."""
+    async def of_service(self, service: str | None, *, serving: bool = False) -> list[StagedRollout]:
+        """Return the rollouts with a file by name, of one service or of every one; with `serving` those that users may have on only."""
         statement = select(RolloutRow.__table__).where(RolloutRow.spec.is_not(None)).order_by(RolloutRow.name)
         if service is not None:
             statement = statement.where(RolloutRow.service == service)
-        if live:
-            statement = statement.where(RolloutRow.status.in_(LIVE))
+        if serving:
+            statement = statement.where(RolloutRow.status.in_(SERVING))
         return [_staged(row) for row in await self._connection.execute(statement)]
 
     async def insert(self, spec: RolloutSpec, state: RolloutState, at: datetime) -> None:
@@ -182,6 +182,8 @@ def _asked(spec: RolloutSpec, stage_name: str) -> Values:
             "percent": min(stage.percent, 100.0 - spec.holdback_percent),
             "position": compared.index(stage),
             "stages": len(compared),
+            "slo_error_percent": spec.slo_error_percent,
+            "slo_p95_s": spec.slo_p95_s,
         }
         if stage in compared
         else None,

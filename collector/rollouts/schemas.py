@@ -116,6 +116,7 @@ def rollout_answer(rollout: Rollout) -> Json:
         "stage_started_at": rfc3339(staged.stage_started_at),
         "revision": state.revision,
         "changed_at": rfc3339(state.changed_at),
+        "watched_until": rfc3339(staged.watched_until) if staged.watched_until else None,
         "actor": state.actor,
         "reason": state.reason,
         "spec": dict(staged.spec.source),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -136,15 +136,15 @@ class RolloutService:
             await repository.soak(current.state.name, current.state.revision, soaked_s, now)
             return replace(current, soaked_s=soaked_s, soaked_at=now)
 
-    async def get(self, name: str) -> Rollout:
-        """Return a rollout.
+    async def get(self, name: str, services: Collection[str] | None = None) -> Rollout:
+        """Return a rollout; only of `services`, where they are given.
 
         Raises:
             NotFound: there is none of this name.
         """
         async with self._database.reading() as connection:
             rollout = await RolloutRepository(connection).get(name)
-        if rollout is None:
+        if rollout is None or (services is not None and rollout.plan.service not in services):
             raise NotFound(_missing(name))
         return rollout
 
@@ -163,9 +163,16 @@ class RolloutService:
             return await RolloutRepository(connection).all(service)
 
     async def live(self) -> list[StagedRollout]:
-        """Return the rollouts that are running or held."""
+        """Return the rollouts that harm takes back: running, held, or complete and watched still."""
+        now = self._clock()
         async with self._database.reading() as connection:
-            return await RolloutRepository(connection).of_service(None, live=True)
+            serving = await RolloutRepository(connection).of_service(None, serving=True)
+        return [rollout for rollout in serving if rollout.is_live(now)]
+
+    async def live_one(self, name: str) -> StagedRollout | None:
+        """Return a rollout with a file; None where harm does not take it back. Errors as for `staged`."""
+        rollout = await self.staged(name)
+        return rollout if rollout.is_live(self._clock()) else None
 
     async def alarms(self, rollout: StagedRollout) -> list[Alarm]:
         """Return the alerts that ask for a rollback of this rollout's service since it started."""

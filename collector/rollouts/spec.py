@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from isolation_monitor.telemetry.names import GATE_BUCKETS
+
 Place = tuple[str | int, ...]
 """Where in the file: keys and positions from the top."""
 Kind = Literal["internal", "percent"]
@@ -28,6 +30,12 @@ _MAX_STAGES: Final = 20
 _MAX_INTERNAL: Final = 1000
 _MAX_TEXT: Final = 200
 _HOLDBACK: Final = (1.0, 20.0)
+_SLO_ERROR_PERCENT: Final = (0.01, 50.0)
+_SLO_P95_S: Final = (GATE_BUCKETS[0], GATE_BUCKETS[-1])
+"""Beyond them the gate's histogram cannot tell."""
+_PROMISES: Final = {"error_rate": "slo_error_percent", "latency": "slo_p95_s"}
+"""By trigger: what it judges by where nobody is left to compare with."""
+_LONGEST_WATCH_S: Final = 30 * 86400.0
 _DEFAULT_HOLDBACK: Final = 2.0
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -64,6 +72,12 @@ class RolloutSpec:
     holdback_percent: float
     source: Mapping[str, Any] = field(compare=False)
     """The file's own words."""
+    slo_error_percent: float | None = None
+    """Percent of the requests that may fail at 100 %, where nobody is held back to compare with; None with a holdback."""
+    slo_p95_s: float | None = None
+    """Seconds within which 95 % of the requests are answered there."""
+    watch_after_completion_s: float = 0.0
+    """So long after its end, harm still takes the rollout back."""
 
     def stage(self, name: str) -> Stage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
@@ -103,13 +117,18 @@ def parse_spec(value: object) -> RolloutSpec:
     """
     reader = _Reader()
     top = reader.mapping(
-        value, (), {"rollout", "service", "stages", "internal_users", "holdback_percent", "minimum", "triggers", "advance"}
-    )
+        value,
+        (),
+        {
+            "rollout", "service", "stages", "internal_users", "holdback_percent", "minimum", "triggers", "advance",
+            "slo_error_percent", "slo_p95_s", "watch_after_completion",
+        },
+    )  # fmt: skip
     name = reader.text(top, "rollout", (), re.compile(NAME), "a name of letters, digits, dots, dashes and underscores, at most 100")
     service = reader.text(
         top, "service", (), re.compile(r"\S(?:.{0,98}\S)?"), "the service's name as in its metrics, at most 100 characters"
     )
-    holdback = reader.number(top, "holdback_percent", (), *_HOLDBACK, default=_DEFAULT_HOLDBACK)
+    holdback = reader.holdback(top)
     internal = reader.internal_users(top.get("internal_users"), ("internal_users",))
     defaults = _Defaults(
         reader.minimum(top.get("minimum"), ("minimum",), Minimum()),
@@ -118,9 +137,15 @@ def parse_spec(value: object) -> RolloutSpec:
     )
     given = top.get("stages", default_stages(internal=bool(internal)))
     stages = reader.stages(given, ("stages",), defaults, internal=bool(internal))
+    slo_error_percent = reader.promise(top, "slo_error_percent", *_SLO_ERROR_PERCENT)
+    slo_p95_s = reader.promise(top, "slo_p95_s", *_SLO_P95_S)
+    reader.promises(top, holdback, stages)
+    watch_s = reader.seconds(top, "watch_after_completion", ()) if "watch_after_completion" in top else 0.0
+    if watch_s > _LONGEST_WATCH_S:
+        reader.wrong(("watch_after_completion",), f"{_shown(top['watch_after_completion'])} is too long: at most 30d")
     if reader.mistakes:
         raise SpecError(reader.mistakes)
-    return RolloutSpec(name, service, tuple(stages), internal, holdback, source=dict(top))
+    return RolloutSpec(name, service, tuple(stages), internal, holdback, dict(top), slo_error_percent, slo_p95_s, watch_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +200,41 @@ class _Reader:
         if round(value, 1) != value:
             self.wrong((*place, key), f"{value:g} is finer than a tenth: write {round(value, 1):g}")
         return float(value)
+
+    def holdback(self, top: dict[str, Any]) -> float:
+        """Return the share that keeps `off` at 100 %; 0 is a rollout without a control at its end."""
+        given = top.get("holdback_percent")
+        if given == 0 and not isinstance(given, bool):
+            return 0.0
+        return self.number(top, "holdback_percent", (), *_HOLDBACK, default=_DEFAULT_HOLDBACK)
+
+    def promise(self, top: dict[str, Any], key: str, least: float, most: float) -> float | None:
+        value = top.get(key)
+        if key not in top:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            self.wrong((key,), f"{_shown(value)} is no number: write {least:g} to {most:g}, without a sign")
+        elif not least <= value <= most:
+            self.wrong((key,), f"{value:g} is not within {least:g} to {most:g}")
+        else:
+            return float(value)
+        return None
+
+    def promises(self, top: dict[str, Any], holdback: float, stages: Sequence[Stage]) -> None:
+        """Where nobody is held back, each trigger of the last stage needs its promise; elsewhere nobody would look at one."""
+        given = [key for key in _PROMISES.values() if key in top]
+        if holdback:
+            for key in given:
+                self.wrong((key,), "it is judged only where nobody is held back: write holdback_percent: 0, or leave it out")
+            return
+        used = stages[-1].triggers if stages else ()
+        missing = {trigger: key for trigger, key in _PROMISES.items() if trigger in used and key not in top}
+        if missing:
+            self.wrong(
+                ("holdback_percent",),
+                f"0 leaves nobody to compare with at 100 %: promise {' and '.join(missing.values())}, "
+                f"leave {' and '.join(missing)} out of the last stage's triggers, or hold 1 to 20 percent back",
+            )
 
     def count(self, of: dict[str, Any], key: str, place: Place, least: int, default: int) -> int:
         value = of.get(key, default)

@@ -8,25 +8,45 @@ on a second try comes out as `StoreUnavailable`.
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from isolation_monitor.collector.storage.models import Base
 from isolation_monitor.collector.storage.urls import async_url
 
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "55", "57")
 """PostgreSQL classes: connection lost, deadlock and serialization, no resources, lock not available, shutting down."""
 
+_TAKEN_BACK = ("40001", "40P01")
+
+_NO_PARTITION = "23514"
+"""A violated check. None is ours: a partition was attached in the same moment, and the row belongs there the next time."""
+
+
+_LOOK_AT_CLOCK_EVERY = 50_000
+"""Steps of SQLite's machine between two looks: about a millisecond."""
+
 
 class StoreUnavailable(Exception):
     """The store cannot answer now. The text names the class of trouble, never data."""
+
+    was_deadlock = False
+    """Two transactions waited for each other and this one was taken back: it may be tried again at once."""
+
+
+class RefusedByStore(Exception):
+    """The store does not take these values, now or later. The text names the class of trouble, never data."""
 
 
 class Database:
@@ -35,21 +55,33 @@ class Database:
     def __init__(self, url: str, timeout_s: float = 5.0) -> None:
         """`timeout_s` bounds the wait for a connection, for SQLite's lock and for a PostgreSQL statement."""
         self.url = async_url(url)
+        self._timeout_s = timeout_s
         self.dialect = "sqlite" if self.url.startswith("sqlite") else "postgresql"
         self._reader = create_engine(self.url, timeout_s)
         # SQLite has one writer at a time anyway: queueing in the pool is fair, waiting for the file's lock is not.
         self._writer = create_engine(self.url, timeout_s, writer=True) if self.dialect == "sqlite" else self._reader
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection whose changes are thrown away.
+    async def reading(self, timeout_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """Give a connection whose changes are thrown away. A `timeout_s` of its own is for work that nobody waits for.
 
         Raises:
             StoreUnavailable: the store is away, busy, full or not migrated.
         """
-        with _translated():
+        with translated():
             async with self._reader.connect() as connection:
-                yield connection
+                await self._limit_time(connection, timeout_s)
+                try:
+                    yield connection
+                finally:
+                    _deadline(connection).clear()
+
+    async def _limit_time(self, connection: AsyncConnection, timeout_s: float | None) -> None:
+        """Let reading on SQLite end after the time that PostgreSQL's statement_timeout gives a statement there."""
+        if self.dialect == "sqlite":
+            _deadline(connection)[:] = [time.monotonic() + (timeout_s or self._timeout_s)]
+        elif timeout_s is not None:
+            await connection.execute(text(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}"))
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -58,9 +90,14 @@ class Database:
         Raises:
             StoreUnavailable: nothing was kept; trying again may succeed.
         """
-        with _translated():
+        with translated():
             async with self._writer.begin() as connection:
                 yield connection
+
+    async def lasting(self) -> AsyncConnection:
+        """Return a connection that commits each statement by itself; the caller closes it. For locks that last, and for DDL."""
+        connection = await self._reader.connect()
+        return await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     async def close(self) -> None:
         await self._reader.dispose()
@@ -69,8 +106,16 @@ class Database:
 
 
 def create_engine(url: str, timeout_s: float, *, writer: bool = False) -> AsyncEngine:
-    """Return an engine with this product's durability. A `writer` of SQLite takes the lock when a transaction begins."""
-    arguments: dict[str, Any] = {"pool_timeout": timeout_s, "json_serializer": partial(json.dumps, allow_nan=False, ensure_ascii=False)}
+    """Return an engine with this product's durability. A `writer` of SQLite takes the lock when a transaction begins.
+
+    A new file of SQLite is open to its owner alone, and so are the files that SQLite puts beside it.
+    """
+    arguments: dict[str, Any] = {
+        "pool_timeout": timeout_s,
+        "json_serializer": partial(json.dumps, allow_nan=False, ensure_ascii=False),
+        # An error's text ends in the log: evidence does not.
+        "hide_parameters": True,
+    }
     if make_url(url).get_backend_name() == "postgresql":
         seconds = str(int(timeout_s * 1000))
         arguments |= {"pool_size": 10, "max_overflow": 5, "pool_pre_ping": True}
@@ -81,12 +126,35 @@ def create_engine(url: str, timeout_s: float, *, writer: bool = False) -> AsyncE
         return create_async_engine(url, **arguments)
     arguments |= {"pool_size": 1 if writer else 5, "max_overflow": 0, "connect_args": {"timeout": timeout_s}}
     engine = create_async_engine(url, **arguments)
+    event.listen(engine.sync_engine, "do_connect", partial(_made_private, make_url(url).database))
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_immediate if writer else _begin)
     return engine
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:  # Any: the adapter of a driver without types
+def _made_private(path: str | None, *_about: object) -> None:
+    """Make the file before SQLite does, which would leave it to the umask who may read all evidence."""
+    if path is None or path.startswith("file:"):
+        return
+    # What is wrong with the path SQLite says better.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _deadline(connection: AsyncConnection) -> list[float]:
+    """Return the list that holds until when this connection may read, in seconds of the monotonic clock; empty: as long as it takes."""
+    found: list[float] = connection.sync_connection.connection.info.setdefault("deadline", []) if connection.sync_connection else []
+    return found
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:  # Any: the adapter of a driver without types, and its pool's record
+    deadline: list[float] = []
+    record.info["deadline"] = deadline
+
+    def is_late() -> bool:
+        return bool(deadline) and time.monotonic() > deadline[0]
+
+    connection.run_async(lambda driver: driver.set_progress_handler(is_late, _LOOK_AT_CLOCK_EVERY))
     # The driver's own BEGIN comes too late (before the first write only); ours comes from the "begin" event.
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -113,28 +181,53 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-class _translated:
+class translated:
     """Turn what may go well later into `StoreUnavailable`; let defects through."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or not _is_transient(error):
+        if error is None:
             return
         cause = error.orig if isinstance(error, DBAPIError) else error
-        raise StoreUnavailable(f"the store is not available ({type(cause).__name__})") from error
+        if _is_refused(error):
+            raise RefusedByStore(f"the store does not take it ({type(cause).__name__})") from error
+        if _is_transient(error):
+            unavailable = StoreUnavailable(f"the store is not available ({type(cause).__name__})")
+            unavailable.was_deadlock = _sqlstate(error) in _TAKEN_BACK
+            raise unavailable from error
+
+
+def _is_refused(error: BaseException) -> bool:
+    if _sqlstate(error) == _NO_PARTITION:
+        return False
+    if isinstance(error, DBAPIError):
+        # asyncpg finds values out of range by itself, and says so by an error of its interface that is also a ValueError.
+        by_driver = isinstance(getattr(error.orig, "__cause__", None), ValueError)
+        return isinstance(error, (DataError, IntegrityError)) or by_driver or _sqlstate(error).startswith("22")
+    # What sqlite3 says of numbers beyond 64 bits, and of text that has no UTF-8.
+    return isinstance(error, (OverflowError, UnicodeEncodeError))
 
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, (OperationalError, InterfaceError, PoolTimeoutError, TimeoutError, OSError)):
         return True
     if isinstance(error, DBAPIError):
-        state = str(getattr(error.orig, "sqlstate", "") or "")
+        state = _sqlstate(error)
         # 42P01: a table is missing, so the schema has yet to be migrated.
         missing_table = isinstance(error, ProgrammingError) and state == "42P01"
-        return error.connection_invalidated or state.startswith(_TRANSIENT_SQLSTATES) or missing_table
+        return error.connection_invalidated or state.startswith((*_TRANSIENT_SQLSTATES, _NO_PARTITION)) or missing_table
     return False
+
+
+def _sqlstate(error: BaseException) -> str:
+    return str(getattr(error.orig, "sqlstate", "") or "") if isinstance(error, DBAPIError) else ""
+
+
+def insert_into(connection: AsyncConnection, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """Return an insert that can say what to do with a row that is there already: each database has its own kind of it."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 async def serialize_amendments(connection: AsyncConnection, *, exclusive: bool) -> None:

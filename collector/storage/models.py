@@ -6,7 +6,7 @@ its grade, which only rises, and the time of its retraction.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
@@ -41,6 +41,13 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcTime(), Json: JSON(none_as_null=True), list[Any]: JSON(none_as_null=True)}  # noqa: RUF012
 
 
+BY_DAY: Final = {"postgresql_partition_by": "RANGE (day)"}
+"""PostgreSQL keeps a table of evidence in one partition a day; SQLite has one table, and an index on the day."""
+
+RECORD_KEY: Final = ("id", "day")
+"""What makes a record the same one: `day` follows from the id (storage.days), and a partitioned table needs it in its key."""
+
+
 class ViolationRow(Base):
     """One violation record. `grade_sent` is as it arrived; `grade` is the highest known."""
 
@@ -48,9 +55,12 @@ class ViolationRow(Base):
     __table_args__ = (
         Index("ix_violations_time_id", "time", "id"),
         Index("ix_violations_service_received", "service", "received_at"),
+        Index("ix_violations_service_fingerprint_time", "service", "fingerprint", "time"),
+        BY_DAY,
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True, index=True)
     service: Mapped[str] = mapped_column(String(100))
     instance: Mapped[str] = mapped_column(String(200))
     time: Mapped[datetime]
@@ -72,13 +82,57 @@ class ViolationRow(Base):
     retracted_at: Mapped[datetime | None]
 
 
+class ViolationCountRow(Base):
+    """How many violations an hour had, of each kind. Triggers of the database keep it with every insert, update and delete.
+
+    A row is gone when its last record is.
+    """
+
+    __tablename__ = "violation_counts"
+    __table_args__ = (Index("ix_violation_counts_hour", "hour"), {"sqlite_with_rowid": False})
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    """The full hour of `time`, UTC."""
+    service: Mapped[str] = mapped_column(String(100), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(100), primary_key=True)
+    grade: Mapped[str] = mapped_column(String(20), primary_key=True)
+    detector: Mapped[str] = mapped_column(String(100), primary_key=True)
+    arm: Mapped[str] = mapped_column(String(20), primary_key=True)
+    synthetic: Mapped[bool] = mapped_column(Boolean(), primary_key=True)
+    retracted: Mapped[bool] = mapped_column(Boolean(), primary_key=True)
+    records: Mapped[int] = mapped_column(BigInteger())
+    violations: Mapped[int] = mapped_column(BigInteger())
+    """The sum of the records' `count`."""
+    first: Mapped[datetime]
+    last: Mapped[datetime]
+
+
+class ForgettingRow(Base):
+    """One request to forget a subject: that it was done, never of whom. `subject` is a hash of the hash in the evidence."""
+
+    __tablename__ = "forgettings"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(200))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    removed: Mapped[int] = mapped_column(BigInteger())
+    """Records that are gone."""
+    changed: Mapped[int] = mapped_column(BigInteger())
+    """Records that another user's evidence needs: they lost the subject's side."""
+
+
 class AmendmentRow(Base):
     """A later word on a violation: its escalation to a graver grade, or its retraction. It may arrive first."""
 
     __tablename__ = "amendments"
-    __table_args__ = (Index("ix_amendments_violation", "violation_id", "time"),)
+    __table_args__ = (Index("ix_amendments_violation", "violation_id", "time"), BY_DAY)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True, index=True)
     type: Mapped[str] = mapped_column(String(20))
     violation_id: Mapped[str] = mapped_column(String(64))
     service: Mapped[str] = mapped_column(String(100))
@@ -94,9 +148,10 @@ class RunRow(Base):
     """One run record: a run that did not end as it should."""
 
     __tablename__ = "runs"
-    __table_args__ = (Index("ix_runs_service_time", "service", "time"),)
+    __table_args__ = (Index("ix_runs_service_time", "service", "time"), Index("ix_runs_time_id", "time", "id"), BY_DAY)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True, index=True)
     service: Mapped[str] = mapped_column(String(100))
     instance: Mapped[str] = mapped_column(String(200))
     time: Mapped[datetime]
@@ -115,9 +170,10 @@ class UnknownRecordRow(Base):
     """A record of a type that this version does not know, kept as it came: a newer telemetry may speak first."""
 
     __tablename__ = "unknown_records"
-    __table_args__ = (Index("ix_unknown_records_type_time", "type", "time"),)
+    __table_args__ = (Index("ix_unknown_records_type_time", "type", "time"), BY_DAY)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True, index=True)
     type: Mapped[str] = mapped_column(String(100))
     service: Mapped[str] = mapped_column(String(100))
     instance: Mapped[str] = mapped_column(String(200))
@@ -154,7 +210,10 @@ class NotificationRow(Base):
     """One alert in one state, as Alertmanager told it. Telling it again raises `deliveries` and `last_received_at`."""
 
     __tablename__ = "alert_notifications"
-    __table_args__ = (Index("ix_alert_notifications_received_id", "received_at", "id"),)
+    __table_args__ = (
+        Index("ix_alert_notifications_received_id", "received_at", "id"),
+        Index("ix_alert_notifications_last_received", "last_received_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     """Hash of group key, fingerprint, start and status: the identity of a notification."""
@@ -170,6 +229,10 @@ class NotificationRow(Base):
     annotations: Mapped[Json]
     starts_at: Mapped[datetime]
     ends_at: Mapped[datetime | None]
+
+
+EVIDENCE: Final[tuple[type[Base], ...]] = (ViolationRow, AmendmentRow, RunRow, UnknownRecordRow)
+"""The tables that grow with what services send: kept by day."""
 
 
 def counting() -> list[ColumnElement[bool]]:
@@ -253,7 +316,7 @@ class DecisionRow(Base):
     """One evaluation of a gate with all that went in. Append-only."""
 
     __tablename__ = "gate_decisions"
-    __table_args__ = (Index("ix_gate_decisions_rollout_as_of", "rollout", "as_of"),)
+    __table_args__ = (Index("ix_gate_decisions_rollout_as_of", "rollout", "as_of"), Index("ix_gate_decisions_as_of", "as_of"))
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     rollout: Mapped[str] = mapped_column(String(100), ForeignKey("rollouts.name"))
@@ -264,3 +327,17 @@ class DecisionRow(Base):
     config: Mapped[Json]
     config_sha256: Mapped[str] = mapped_column(String(64))
     inputs_sha256: Mapped[str] = mapped_column(String(64))
+
+
+class WebSessionRow(Base):
+    """Somebody who signed in to the pages. Neither the cookie's secret nor the token stands here, only their hashes."""
+
+    __tablename__ = "web_sessions"
+    __table_args__ = (Index("ix_web_sessions_expires", "expires_at"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the cookie's secret."""
+    token_digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the token: a token that is taken away ends its sessions."""
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]

@@ -28,9 +28,16 @@ async def readyz(request: Request, runtime: RuntimeDep) -> JsonResponse:
     if found != needed:
         have = "was never migrated" if found is None else f"is at revision {found}"
         raise Unavailable(f"the database {have}, this version needs {needed}: run 'isomon migrate'", retry_after_s=5)
-    return JsonResponse({"status": "ready", "schema": found, "database": runtime.database.dialect})
+    ready: dict[str, object] = {"status": "ready", "schema": found, "database": runtime.database.dialect}
+    disk = runtime.disk()
+    if disk is not None:
+        # Still ready: what is stored can be read, and what comes is answered with a reason.
+        ready["disk"] = {"used_ratio": round(disk.used_ratio, 4), "limit": disk.limit, "is_full": disk.is_full}
+    return JsonResponse(ready)
 
 
 @router.get("/metrics", dependencies=[Depends(requires("read"))])
 async def metrics(runtime: RuntimeDep) -> Response:
+    if (disk := runtime.disk()) is not None:
+        runtime.metrics.disk(disk.used_ratio)
     return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -6,32 +6,23 @@ the Markdown is shown as text, links go only to http, https and this site, and t
 
 from __future__ import annotations
 
-import html
 import re
 from importlib.resources import files
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from isolation_monitor.collector.problems import NotFound
+from isolation_monitor.collector.storage.database import StoreUnavailable
+from isolation_monitor.collector.web.rendering import PageRoute, page
+from isolation_monitor.collector.web.signing_in import COOKIE, Sessions
 
-router = APIRouter(tags=["runbooks"])
+router = APIRouter(tags=["runbooks"], route_class=PageRoute)
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,99}")
-_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-_STYLE: Final = (
-    ":root{color-scheme:light dark}body{font:16px/1.55 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
-    "code,pre{font:14px/1.45 ui-monospace,monospace}pre{overflow:auto;padding:.8rem;border:1px solid #8886;border-radius:.4rem}"
-    "table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.3rem .6rem;text-align:left}a{color:#2a6fdb}"
-)
 
 
 def runbook_names() -> list[str]:
@@ -45,27 +36,44 @@ def runbook_names() -> list[str]:
 
 def render_markdown(text: str) -> str:
     """Return safe HTML: raw HTML is escaped, and links with other schemes are left as text."""
-    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    page = str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    # A block that scrolls has to be reached by keys, too. Written by the renderer: in text, brackets are escaped.
+    return page.replace("<pre>", '<pre tabindex="0">')
 
 
-@router.get("/runbooks", response_class=HTMLResponse)
-async def index() -> HTMLResponse:
-    items = "".join(f'<li><a href="/runbooks/{name}">{name}</a></li>' for name in runbook_names())
-    return _page("Runbooks", f"<h1>Runbooks</h1><ul>{items}</ul>")
+def meaning_of(text: str) -> str:
+    """Return the first paragraph below `## Meaning`, on one line and without marks."""
+    below = text.partition("## Meaning")[2].strip()
+    return " ".join(below.partition("\n\n")[0].replace("`", "").replace("**", "").split())
 
 
-@router.get("/runbooks/{name}", response_class=HTMLResponse)
-async def runbook(name: str) -> HTMLResponse:
+async def _is_signed_in(request: Request, sessions: Sessions) -> bool:
+    """Say whether somebody is: it decides what the head of the page offers, and nothing else."""
+    try:
+        return await sessions.of(request.cookies.get(COOKIE)) is not None
+    except StoreUnavailable:
+        # Runbooks are for such nights.
+        return False
+
+
+SignedIn = Annotated[bool, Depends(_is_signed_in)]
+
+
+@router.get("/runbooks")
+async def index(signed_in: SignedIn) -> Response:
+    books = [(name, meaning_of(_text(name))) for name in runbook_names()]
+    return page("runbooks", books=books, here="runbooks", signed_in=signed_in)
+
+
+@router.get("/runbooks/{name}")
+async def runbook(name: str, signed_in: SignedIn) -> Response:
     # Looked up in the list, never joined to a path: no name can lead out of the folder.
     if name not in runbook_names():
         raise NotFound(f"there is no runbook {name[:100]!r}: /runbooks lists all")
-    text = (files("isolation_monitor.alerts") / "runbooks" / f"{name}.md").read_text(encoding="utf-8")
-    return _page(name, render_markdown(text) + '<p><a href="/runbooks">All runbooks</a></p>')
+    # Safe as it comes: HTML within the Markdown was escaped.
+    text = Markup(render_markdown(_text(name)))
+    return page("runbook", name=name, text=text, here="runbooks", signed_in=signed_in)
 
 
-def _page(title: str, body: str) -> HTMLResponse:
-    return HTMLResponse(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>",
-        headers=_HEADERS,
-    )
+def _text(name: str) -> str:
+    return (files("isolation_monitor.alerts") / "runbooks" / f"{name}.md").read_text(encoding="utf-8")

@@ -80,7 +80,7 @@ class Prometheus:
     def __init__(self, url: str, *, token: str | None = None, values: Mapping[str, str] | None = None) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.values = {"service": queries.EVERY_SERVICE, "instance": ".*"} | dict(values or {})
+        self.values = {"service": queries.EVERY_SERVICE, "instance": ".*", "rollout": ".*"} | dict(values or {})
         # No proxy of the environment: this speaks to a machine the user named.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -192,7 +192,14 @@ class Stream:
                     if stream.unsure:
                         await stream.settle_unsure()
                     if stream.keep(entry):
-                        await stream.transmit(entry)
+                        # As `transmit`, without a coroutine of its own.
+                        try:
+                            await stream._send({"type": "websocket.send", "text": stream.framed(entry)})
+                        except BaseException as error:
+                            if stream._has_failed(entry, error):
+                                raise
+                        else:
+                            stream._has_left(entry)
                     return
             finally:
                 turn.give()
@@ -233,18 +240,29 @@ class Stream:
         """Hand a numbered event to the server."""
         try:
             await self._send({"type": "websocket.send", "text": self.framed(entry)})
-        except asyncio.CancelledError:
-            self.unsure.append(entry)
-            raise
-        except Exception:
+        except BaseException as error:
+            if self._has_failed(entry, error):
+                raise
+        else:
+            self._has_left(entry)
+
+    def _has_failed(self, entry: Entry, error: BaseException) -> bool:
+        """Take note that the server's send raised; return whether the sender shall see it."""
+        if isinstance(error, Exception):
             # The server says that nobody is there: what waits is sent again when the user comes back.
             self.is_open = False
-        else:
-            if not entry.was_sent:
-                entry.was_sent = True
-                self._sent.values[self._sent.index] += 1.0
-                if self._tell_sent is not None:
-                    self._tell_sent()
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            self.unsure.append(entry)
+        return True
+
+    def _has_left(self, entry: Entry) -> None:
+        """Count an event that the server took, once."""
+        if not entry.was_sent:
+            entry.was_sent = True
+            self._sent.values[self._sent.index] += 1.0
+            if self._tell_sent is not None:
+                self._tell_sent()
 
     async def tell(self, text: str) -> None:
         """Send a frame of the monitor's own. Call with the turn."""
@@ -262,10 +280,13 @@ class Stream:
             return 0
         replayed, acknowledged = Counter[str](), Counter({self.shed_arm: max(0, min(number, self.shed_to) - before)})
         entries = self.entries
+        settled = []
         while entries and 0 < entries[0].conn <= number:
-            entry = entries.popleft()
-            self.queue.remove(entry)
-            (replayed if entry.was_replayed else acknowledged)[entry.arm] += 1
+            settled.append(entries.popleft())
+        self.queue.remove_all(settled)
+        # Nearly always one arm and no replay: counted as a whole, by C code.
+        acknowledged.update([entry.arm for entry in settled if not entry.was_replayed])
+        replayed.update([entry.arm for entry in settled if entry.was_replayed])
         self.settled_to = number
         n = acknowledged.total() + replayed.total()
         self._ladder.climbed(CLIENT_ACKED, CLIENT_ACKED, n)

@@ -60,7 +60,7 @@ class Follower:
         self.on_change: list[Callable[[], None]] = []
         """Called on the follower's thread after the rules changed."""
         self._service = settings.service
-        self._collector = CollectorAddress(settings.collector_url, settings.collector_token)
+        self._collector = CollectorAddress.of(settings)
         self._file = Path(settings.flags_cache_file) if settings.flags_cache_file else None
         self._off_after_s = settings.flags_off_after_s
         self._count = count

@@ -7,6 +7,7 @@ no second route match, no `current_task()`; `send` is a plain function that retu
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Awaitable
 from contextvars import Context, copy_context
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.metrics.cells import HistogramCell
     from isolation_monitor.telemetry.monitor import IsolationMonitor
 
+LAST_SYNC_S: Final = 1.0
+"""How long the end of the application waits for the disk to have what was found last."""
 SERVED_LIMIT: Final = 5_000
 """Combinations of endpoint, route, method and status whose cells are remembered."""
 
@@ -326,6 +329,20 @@ class IsolationMiddleware:
             await self.app(scope, receive, send_started)
         finally:
             self.monitor.worker_deaths.ended()
+            await self._sync_last()
+
+    async def _sync_last(self) -> None:
+        """The server may end by the signal that stopped it, which runs nothing of ours: what was found last goes to the disk now."""
+        if asyncio._get_running_loop() is None:
+            # Trio's, of hypercorn.
+            self.monitor.outbox.sync(LAST_SYNC_S)
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self.monitor.outbox.sync, LAST_SYNC_S), LAST_SYNC_S)
+        except TimeoutError:
+            return
+        except Exception as error:
+            self._ledger.internal_error("middleware", error)
 
 
 def _counting_send(request: RequestContext, send: Send) -> Send:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from isolation_monitor.telemetry.metrics import filelock
+from isolation_monitor.telemetry import filelock
 from isolation_monitor.telemetry.metrics.caps import admit
 from isolation_monitor.telemetry.metrics.definitions import Family, SeriesKey, archive_line, family_line, header_line
 from isolation_monitor.telemetry.metrics.group import (

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from isolation_monitor.telemetry.metrics import filelock
+from isolation_monitor.telemetry import filelock
 
 LOGGER: Final = logging.getLogger("isolation_monitor.telemetry.metrics")
 DIRECTORY_VARIABLE: Final = "ISOLATION_METRICS_DIR"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from isolation_monitor.telemetry.metrics import filelock
+from isolation_monitor.telemetry import filelock
 from isolation_monitor.telemetry.metrics.cells import CellStore, Room
 from isolation_monitor.telemetry.metrics.definitions import Family, family_line, header_line, series_line
 from isolation_monitor.telemetry.metrics.group import CELLS_SUFFIX, CLOSED_SUFFIX, LOGGER, SERIES_SUFFIX, ProcessId

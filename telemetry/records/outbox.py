@@ -1,40 +1,43 @@
-"""The outbox: records wait here, bounded, until the collector has acknowledged them.
+"""The outbox: records go from here to the spool, and from there to the collector.
 
-`put` is a bound check and a `deque.append`: it never blocks and never raises. One background thread posts batches to
-`POST /v1/records`; what cannot be kept is counted by reason. Answers decide what happens next (docs/records.md):
-200 acknowledged; 400, 413, 415, 422 final; everything else is tried again, with growing pauses, for ever.
+`put` is a bound check and a `deque.append`: it never blocks and never raises. One background thread writes what was put to
+the spool, another sends it (`sender.py`). What cannot be kept is counted by reason, the least grave first. Graver records
+than a setting says may wait for the disk before `put` returns.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
-import gzip
-import http.client
-import json
+import multiprocessing
 import os
-import random
 import socket
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from isolation_monitor.telemetry.collector_address import CollectorAddress
-from isolation_monitor.telemetry.violations import iso_time
+from isolation_monitor.telemetry.records.batches import RECORDS_LIMIT, pack
+from isolation_monitor.telemetry.records.gravity import gravity, rooms
+from isolation_monitor.telemetry.records.quiet_log import QuietLog
+from isolation_monitor.telemetry.records.sender import Patience, Sender
+from isolation_monitor.telemetry.records.spool import DISK_AGAIN_S, Spool
+from isolation_monitor.telemetry.records.spool_folder import SpoolFolder
 
-BATCH_LIMIT: Final = 200
-FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 60.0
-TIMEOUT_S: Final = 5.0
 EXIT_FLUSH_S: Final = 2.0
-FINAL_REFUSALS: Final = frozenset({400, 413, 415, 422})
+SPOOL_BYTES: Final = 268_435_456
+LONGEST_WAIT_ON_LOOP_S: Final = 0.05
+LONGEST_WAIT_S: Final = 2.0
 _GATHER_S: Final = 0.05
 """A batch waits this long for company: a burst costs one request, a single violation is still out in well under a second."""
 
 
 class Outbox:
-    """Bounded queue of records with one sending thread, started by the first record or statement."""
+    """Bounded queue of records, a thread that spools them and one that sends them; started by the first record or statement."""
 
     def __init__(
         self,
@@ -43,41 +46,79 @@ class Outbox:
         token: str | None,
         limit: int,
         count: Callable[[str, int], None],
+        *,
+        collector: CollectorAddress | None = None,
+        folder: SpoolFolder | None = None,
+        spool_bytes: int = SPOOL_BYTES,
+        sync_from: int | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        """`count(what, n)` counts `queued`, `sent`, `failed`, `queue_full`, `rejected` and `shutdown`."""
+        """`count(what, n)` counts records: the states of `names.RECORD_STATES`, and as lost the reasons of `names.DROP_REASONS`.
+
+        Args:
+            limit: records that are kept in memory.
+            collector: takes the place of `url` and `token`.
+            folder: where the spool is; None: in memory alone.
+            spool_bytes: cap of that folder.
+            sync_from: from this gravity on, `put` waits for the disk; None: never.
+            patience: pauses between attempts.
+        """
         self._service = service
-        self._collector = CollectorAddress(url, token)
-        self._limit = limit
+        self._collector = collector or CollectorAddress(url, token)
+        self._rooms = rooms(limit)
+        self._crowded_from = self._rooms[0]
         self._count = count
+        self._sync_from = sync_from
+        self._patience = patience or Patience()
+        self._log = QuietLog()
+        self.folder = folder
+        self.spool = Spool(folder, spool_bytes, limit, count, self._log)
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
+        _register(self)
 
     def _reset(self) -> None:
-        # Also after fork: the parent keeps and sends what it queued; the child starts empty with its own thread.
+        # Also after a fork: the parent keeps and sends what it queued; the child starts empty, with its own threads and file.
         self._queue: deque[dict[str, Any]] = deque()
-        self._statement: deque[dict[str, Any]] = deque(maxlen=1)
+        self._waiting: deque[threading.Event] = deque()
+        """Of those who wait until the writer has written everything that is queued now."""
         self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._hurry = threading.Event()
+        self._writer: threading.Thread | None = None
+        self._has_ended = False
+        """Whether the writer is beyond looking at who waits."""
+        self._not_on_disk = 0
+        """How often something could not be kept on disk."""
         self._lock = threading.Lock()
         self._closing = False
-        self._in_flight = 0
+        self._in_hand = 0
+        instance = f"{socket.gethostname()}:{os.getpid()}"
+        self._instance = instance
+        self._sender = Sender(self._service, instance, self._collector, self.spool, self._count, self._log, self._patience)
 
     def __len__(self) -> int:
-        return len(self._queue) + self._in_flight
+        return len(self._queue) + self._in_hand + self.spool.records
 
-    def put(self, record: dict[str, Any]) -> None:
-        """Queue one record; drop and count it when the queue is full. Without a collector nothing is queued."""
-        if not self._collector.is_given or self._closing:
-            return
-        if len(self._queue) >= self._limit:
+    def put(self, record: dict[str, Any]) -> bool:
+        """Queue one record; drop and count it when there is no room. Without a collector nothing is queued.
+
+        Returns whether it is on disk already, which only records can be that wait for it.
+        """
+        if self._closing or not self._collector.is_given:
+            return False
+        queue = self._queue
+        waiting = len(queue) + self._in_hand + self.spool.memory_records
+        if waiting >= self._crowded_from and waiting >= self._rooms[gravity(record)]:
             self._count("queue_full", 1)
-            return
-        self._queue.append(record)
-        self._count("queued", 1)
-        if self._thread is None:
-            self._start()
-        self._wake.set()
+            return False
+        before = self._not_on_disk
+        queue.append(record)
+        if not self._wake.is_set():
+            self._wake.set()
+        if self._writer is None:
+            self.start()
+        if self._sync_from is None or gravity(record) < self._sync_from:
+            return False
+        return self._is_written(LONGEST_WAIT_S if asyncio._get_running_loop() is None else LONGEST_WAIT_ON_LOOP_S, before)
 
     def tell(self, statement: dict[str, Any]) -> None:
         """Send how things stand now, with the next batch; a newer statement takes the place of one that still waits.
@@ -86,117 +127,148 @@ class Outbox:
         """
         if not self._collector.is_given or self._closing:
             return
-        self._statement.append(statement)
-        if self._thread is None:
-            self._start()
+        self._sender.statement.append(statement)
+        if self._writer is None:
+            self.start()
+        self._sender.wake.set()
+
+    def sync(self, timeout_s: float) -> bool:
+        """Wait until everything put so far is on disk, for at most so many seconds; whether it is."""
+        return self._is_written(timeout_s, self._not_on_disk)
+
+    def _is_written(self, timeout_s: float, before: int) -> bool:
+        """`before`: `_not_on_disk` as it was before the first of the records that matter was queued."""
+        written = threading.Event()
+        if self._writer is not None:
+            self._waiting.append(written)
+        if self._writer is None or self._has_ended:
+            return not self._queue and self._not_on_disk == before
+        self._hurry.set()
         self._wake.set()
+        return written.wait(timeout_s) and self._not_on_disk == before
+
+    def start(self) -> None:
+        """Start the threads, where there is a collector: also to send what a process before this one left in the spool."""
+        with self._lock:
+            if self._writer is not None or self._closing or not self._collector.is_given:
+                return
+            writer = threading.Thread(target=self._write, name="isolation-monitor-outbox", daemon=True)
+            try:
+                writer.start()
+            except RuntimeError:
+                # No threads are to be had now, or the interpreter is ending: the next record tries again, `close` counts what is left.
+                return
+            self._writer = writer
+            atexit.register(self.close)
+            if multiprocessing.parent_process() is not None and "multiprocessing.util" in sys.modules:
+                # Children of multiprocessing end without running what was registered with atexit.
+                sys.modules["multiprocessing.util"].Finalize(None, self.close, exitpriority=10)
 
     def close(self, flush_s: float = EXIT_FLUSH_S) -> None:
-        """Send what is left, for at most `flush_s` seconds, and stop. What remains is counted as dropped."""
-        thread = self._thread
+        """Spool and send what is left, for at most `flush_s` seconds, and stop. What is on no disk then is counted as dropped."""
+        until = time.monotonic() + flush_s
         self._closing = True
+        self._hurry.set()
         self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(flush_s)
-        if self._queue:
-            self._count("shutdown", len(self._queue))
-            self._queue.clear()
+        if self._writer is not None and self._writer is not threading.current_thread():
+            self._writer.join(max(0.0, until - time.monotonic()))
+            self._sender.end(max(0.0, until - time.monotonic()))
+        left = len(self._queue) + self.spool.close(max(0.1, until - time.monotonic()))
+        self._queue.clear()
+        if left:
+            self._count("shutdown", left)
+        atexit.unregister(self.close)
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="isolation-monitor-outbox", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)
+    # --- the writer's thread --------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        pause = FIRST_PAUSE_S
-        connection: http.client.HTTPConnection | None = None
+    def _write(self) -> None:
         while True:
-            self._wake.wait()
+            is_sending = self._sender.start()
+            # What had to stay in memory is tried again on the disk now and then, and so is a sender for which there was no thread.
+            self._wake.wait(DISK_AGAIN_S if self.spool.memory_records or not is_sending else None)
             self._wake.clear()
             if not self._closing:
-                time.sleep(_GATHER_S)
-            while self._queue or self._statement:
-                batch = [self._queue.popleft() for _ in range(min(BATCH_LIMIT, len(self._queue)))]
-                self._in_flight = len(batch)
-                everything = [*batch, self._statement.popleft()] if self._statement else batch
-                try:
-                    if connection is not None:
-                        connection, outcome = self._post_on_kept(connection, everything)
-                    else:
-                        connection = self._collector.connect(TIMEOUT_S)
-                        outcome = self._post(connection, everything)
-                except Exception:
-                    # A broken connection, a bad answer or a record that JSON cannot carry: same treatment, none may end the thread.
-                    outcome = "retry"
-                if outcome == "retry":
-                    _close(connection)
-                    connection = None
-                    self._count("failed", len(batch))
-                    self._put_back(batch)
-                    if self._closing:
-                        return
-                    if not batch:
-                        # A statement alone is lost, and must not make the next violation wait.
-                        continue
-                    # The event is not waited on: records that arrive meanwhile must not shorten the pause.
-                    time.sleep(pause * random.uniform(0.5, 1.0))
-                    pause = min(pause * 2, LONGEST_PAUSE_S)
-                else:
-                    pause = FIRST_PAUSE_S
-                    self._count(outcome, len(batch))
-                self._in_flight = 0
-            if self._closing:
-                _close(connection)
+                self._hurry.wait(_GATHER_S)
+            self._hurry.clear()
+            try:
+                self._write_all()
+            except Exception as error:
+                # Nothing of ours may end the thread.
+                self._log.warn("writer", "records could not be written to the spool: %r", error)
+            if self._closing and not self._queue:
+                self._has_ended = True
+                self._release(len(self._waiting))
                 return
 
-    def _put_back(self, batch: list[dict[str, Any]]) -> None:
-        room = max(0, self._limit - len(self._queue))
-        if room < len(batch):
-            self._count("queue_full", len(batch) - room)
-        self._queue.extendleft(reversed(batch[:room]))
-
-    def _post_on_kept(self, connection: http.client.HTTPConnection, batch: list[dict[str, Any]]) -> tuple[http.client.HTTPConnection, str]:
-        """Send on a connection kept from the last batch, or on a new one if the collector has closed it meanwhile.
-
-        Servers close idle connections after seconds; that is no failure, and waiting for a retry would delay the page.
-        Sending twice is safe: the collector knows each record by its id.
-        """
+    def _write_all(self) -> None:
+        # Whoever waits has put his record before: it is among those that are taken now, or was taken before.
+        waiting = len(self._waiting)
         try:
-            return connection, self._post(connection, batch)
-        except (OSError, http.client.HTTPException):
-            connection.close()
-            fresh = self._collector.connect(TIMEOUT_S)
-            return fresh, self._post(fresh, batch)
+            while True:
+                taken: list[dict[str, Any]] = []
+                for _ in range(min(5 * RECORDS_LIMIT, len(self._queue))):
+                    # One by one, so that `put` never sees a room that is not there.
+                    self._in_hand += 1
+                    taken.append(self._queue.popleft())
+                if taken:
+                    self._count("queued", len(taken))
+                batches = pack(taken, self._instance, self._cannot_be_sent)
+                if not self.spool.add(batches) or sum(batch.records for batch in batches) < len(taken):
+                    self._not_on_disk += 1
+                self._in_hand = 0
+                self._sender.wake.set()
+                if not self._queue:
+                    return
+        except BaseException:
+            self._not_on_disk += 1
+            raise
+        finally:
+            self._in_hand = 0
+            self._release(waiting)
 
-    def _post(self, connection: http.client.HTTPConnection, batch: list[dict[str, Any]]) -> str:
-        """Send one batch; return `sent`, `rejected` (final) or `retry`."""
-        body = json.dumps(
-            {
-                "schema": "records/1",
-                "service": self._service,
-                "instance": f"{socket.gethostname()}:{os.getpid()}",
-                "sent_at": iso_time(time.time()),
-                "records": batch,
-            },
-            default=str,
-        ).encode()
-        headers = {"Content-Type": "application/json"}
-        if len(body) > 4096:
-            body = gzip.compress(body, 1)
-            headers["Content-Encoding"] = "gzip"
-        self._collector.request(connection, "POST", "/v1/records", headers, body)
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status == 200:
-            rejected = len(json.loads(answer).get("rejected", ()))
-            if rejected:
-                self._count("rejected", rejected)
-            return "sent"
-        return "rejected" if response.status in FINAL_REFUSALS else "retry"
+    def _release(self, number: int) -> None:
+        for _ in range(number):
+            self._waiting.popleft().set()
+
+    def _cannot_be_sent(self, error: Exception) -> None:
+        self._count("rejected", 1)
+        self._log.warn("json", "a record cannot be written as JSON: %r", error)
+
+    # --- forks ----------------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self.spool.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        self.spool.after_fork_in_parent()
+
+    def after_fork_in_child(self) -> None:
+        self.spool.after_fork_in_child()
+        self._reset()
 
 
-def _close(connection: http.client.HTTPConnection | None) -> None:
-    if connection is not None:
-        connection.close()
+# --- forks: one hook for all outboxes of the process ------------------------------------------------------------------
+
+_OUTBOXES: Final[weakref.WeakSet[Outbox]] = weakref.WeakSet()
+_is_hooked = threading.Event()
+
+
+def _register(outbox: Outbox) -> None:
+    if not _is_hooked.is_set():
+        _is_hooked.set()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=lambda: _each(Outbox.before_fork),
+                after_in_parent=lambda: _each(Outbox.after_fork_in_parent),
+                after_in_child=lambda: _each(Outbox.after_fork_in_child),
+            )
+    _OUTBOXES.add(outbox)
+
+
+def _each(act: Callable[[Outbox], None]) -> None:
+    for outbox in list(_OUTBOXES):
+        # Closed ones have nothing to lose; an error of ours must not break the host's fork.
+        try:
+            act(outbox)
+        except Exception:
+            continue

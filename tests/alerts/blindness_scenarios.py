@@ -232,12 +232,35 @@ def _collector_down(name: str, ups: list[str]) -> Scenario:
     firing = Firing(
         {"service": "isolation-collector", **_PAGE},
         "The isolation collector is down: evidence is not being stored",
-        "No collector has answered Prometheus for 1m. Services keep a bounded queue of records and drop what does not fit; "
+        "No collector has answered Prometheus for 1m. Services keep records on their own disks until the spools are full; "
         "gates and runbooks do not answer.",
     )
     inputs = {series("up", {"job": "collector", "instance": f"collector:{n}"}): up for n, up in enumerate(ups)}
     moments = {98: [], 158: [], 162: [firing], 198: [firing], 202: []}
     return Scenario(f"IsolationCollectorDown {name}", inputs, "IsolationCollectorDown", moments, every_s=2)
+
+
+def _evidence_refused() -> Scenario:
+    def refused(reason: str, course: str, instance: str = "collector:1") -> dict[str, str]:
+        labels = {"job": "collector", "instance": instance, "reason": reason}
+        return {series("isolation_collector_batches_refused_total", labels): course}
+
+    inputs = {
+        # The disk is full until 570 s, and senders come again each 30 s.
+        **refused("disk_full", f"{steps(30, 600)} 19x400"),
+        # A burst, and another one when the first has left the window.
+        **refused("overloaded", "0x99 20x299 40x599"),
+        # What its sender must mend is no fault of the store.
+        **refused("malformed", ramp((1000, 5))),
+    }
+    firing = Firing(
+        {"service": "isolation-collector", "reason": "disk_full", **_PAGE},
+        "The isolation collector stores no evidence (disk_full)",
+        "For 4m the collector has refused batches of records: disk_full. Services keep them on their own disks until the spools are full, "
+        "the least grave go first. Pages by metrics still work; gates do not hear of violations by records.",
+    )
+    moments = {255: [], 315: [firing], 720: [firing], 780: []}
+    return Scenario("IsolationEvidenceRefused", inputs, "IsolationEvidenceRefused", moments, every_s=15)
 
 
 BLINDNESS_SCENARIOS = [
@@ -246,6 +269,7 @@ BLINDNESS_SCENARIOS = [
     _detector_silent(),
     _detector_grey(),
     _coverage_low(),
+    _evidence_refused(),
     _collector_down("one", ["1x99 0x99 1x100"]),
     _collector_down("without any target", ["1x99 stale _x99 1x100"]),
     _collector_down("both replicas", ["1x49 0x300", "1x99 0x99 1x100"]),

@@ -40,7 +40,7 @@ DASHBOARDS = {
     "flags": {"FlagsStale"},
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
-_NO_SERVICE = {"IsolationCollectorDown", "DeadMansSwitch"}
+_NO_SERVICE = {"IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch"}
 
 
 def _links(alert: str) -> dict[str, str]:

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
-from isolation_monitor.alerts.drills import RECIPES, own_wait_s
-from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
+from isolation_monitor.alerts import alertmanager_config, blindness_alerts, build, prometheus_config, rollout_alerts
+from isolation_monitor.alerts.drills import RECIPES, drilled, own_wait_s
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.settings import load_settings
 from tests.real_parts.promtool import Scenario, run_tests, write_test
 
-ALERTS = {alert.name: alert for alert in build.alerts()}
+ALERTS = {alert.name: alert for alert in drilled()}
 RULE_FILES = [build.GENERATED / name for name in build.rules()]
 SERVICE = "drill:chat:test"
 INCLUDES = {
@@ -27,8 +26,12 @@ INCLUDES = {
 """What is below 95 is below 99 as well; Alertmanager hides the second. A new service that burns its budget has spent it, too."""
 
 
+COLLECTOR_SERIES = rollout_alerts.COLLECTOR_SERIES | blindness_alerts.COLLECTOR_SERIES
+
+
 def test_every_alert_has_exactly_one_recipe():
     assert RECIPES.keys() == ALERTS.keys()
+    assert set(build.PUSHED) < ALERTS.keys()
 
 
 @pytest.mark.parametrize("alert", RECIPES)
@@ -42,8 +45,9 @@ def test_a_recipe_shows_what_services_expose_on_the_page_that_carries_it(alert):
 
     for sample in RECIPES[alert].samples:
         if sample.name in COLLECTOR_SERIES:
+            of_target = {"service"} if RECIPES[alert].names_service else set()
             assert RECIPES[alert].job == "collector"
-            assert (sample.endpoint, {"service", *sample.labels}) == ("main", COLLECTOR_SERIES[sample.name])
+            assert (sample.endpoint, {*of_target, *sample.labels}) == ("main", COLLECTOR_SERIES[sample.name])
             continue
         metric = known[sample.name]
         assert sample.endpoint == metric.endpoint
@@ -60,16 +64,17 @@ def test_a_recipe_fires_its_alert_and_no_page_of_another_name(alert, tmp_path: P
     """By the real rules; the way to the receiver is proven with the real programs in tests/cli."""
     recipe, seconds = RECIPES[alert], 900
     healthy, broken = 120, seconds - 120
-    inputs = {}
+    service = SERVICE if recipe.names_service else ALERTS[alert].labels["service"]
+    inputs = {'up{job="collector",instance="collector"}': f"1x{seconds}"}
     for sample in recipe.samples:
-        labels = {"service": SERVICE, "instance": SERVICE, "job": "isolation", **sample.labels}
+        labels = {"service": SERVICE, "instance": SERVICE, "job": "isolation" if recipe.job == "services" else recipe.job, **sample.labels}
         text = ",".join(f'{label}="{value}"' for label, value in labels.items())
         values = f"{sample.before:g}x{healthy - 1} "
         values += "stale" if recipe.dies else f"{sample.before + sample.jump:g}+{sample.rate:g}x{broken}"
         inputs[f"{sample.name}{{{text}}}"] = values
     inputs[f'up{{job="isolation",service="{SERVICE}",instance="{SERVICE}"}}'] = f"1x{healthy - 1} {0 if recipe.dies else 1}x{broken}"
     fires_at = healthy + int(own_wait_s(ALERTS[alert])) + 30
-    by_name = f'count by (alertname, alertstate) (ALERTS{{service="{SERVICE}",alertstate="firing"}})'
+    by_name = f'count by (alertname, alertstate) (ALERTS{{service="{service}",alertstate="firing"}})'
     expected = {f'{{alertname="{name}",alertstate="firing"}}': 1.0 for name in {alert, *INCLUDES.get(alert, ())}}
     scenario = Scenario(alert, inputs, samples={(by_name, healthy - 1): {}, (by_name, fires_at): expected})
 

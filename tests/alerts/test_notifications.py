@@ -38,7 +38,10 @@ HIDES = {
     "EventDeliveryBelow95": ["EventDeliveryBelow99"],
     "SloBurnsFast": ["SloBurnsSlowly"],
 }
+COLLECTOR_DOWN, OF_ALL_SERVICES = "IsolationCollectorDown", "FlagsStale"
+"""One collector speaks to all services: what it hides has another service."""
 OTHERS = {alert.name for alert in build.alerts()} - HIDES.keys() - {name for hidden in HIDES.values() for name in hidden}
+OTHERS -= {COLLECTOR_DOWN, OF_ALL_SERVICES}
 
 
 @pytest.mark.parametrize("source", HIDES)
@@ -59,6 +62,29 @@ def test_only_what_follows_from_another_alert_is_hidden(source, token, tmp_path:
         assert "IsolationViolation" in OTHERS
         assert told().isdisjoint((name, "chat") for name in HIDES[source])
         assert {_state(am, name) for name in HIDES[source]} == {"suppressed"}
+
+
+def test_a_collector_that_is_down_is_one_page_and_no_ticket_for_each_service_that_hears_nothing(token, tmp_path: Path):
+    """Neither does its drill hide what is real, nor it the drills: `isomon drill` causes both at the same time."""
+    config = alertmanager_config.render(webhook_url="WEBHOOK", webhook_token_file=token)
+    with receiver() as inbox, alertmanager(tmp_path / "am", config.replace("WEBHOOK", inbox.url)) as am:
+
+        def told() -> set[tuple[str, str]]:
+            return {(a["labels"]["alertname"], a["labels"]["service"]) for d in list(inbox.deliveries) for a in d.body["alerts"]}
+
+        am.post(alert(COLLECTOR_DOWN, "isolation-collector", synthetic="true"))
+        eventually(lambda: told(), "the drill of the collector notifies")
+        am.post(alert(OF_ALL_SERVICES, "early"))
+        eventually(lambda: (OF_ALL_SERVICES, "early") in told(), "a drill hides nothing")
+
+        am.post(alert(COLLECTOR_DOWN, "isolation-collector"))
+        eventually(lambda: len([d for d in inbox.deliveries if COLLECTOR_DOWN in str(d.body)]) > 1, "the collector's own page")
+        am.post(alert(OF_ALL_SERVICES), alert(OF_ALL_SERVICES, "shop"), alert(OF_ALL_SERVICES, "drill:chat:x", synthetic="true"))
+        am.post(*map(alert, OTHERS))
+
+        eventually(lambda: told() >= {(OF_ALL_SERVICES, "drill:chat:x"), *((name, "chat") for name in OTHERS)}, "all others notify")
+        assert told().isdisjoint({(OF_ALL_SERVICES, "chat"), (OF_ALL_SERVICES, "shop")})
+        assert _state(am, OF_ALL_SERVICES) == "suppressed"
 
 
 def _state(am: Alertmanager, name: str) -> str:

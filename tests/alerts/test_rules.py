@@ -28,8 +28,8 @@ def test_every_alert_fires_and_stays_silent_in_some_scenario():
     every = {alert.name for alert in build.alerts()}
 
     assert fired == every
-    # These two speak of no service: the collector's own scenarios have silent moments, the dead man's switch has none.
-    assert silent == every - {"DeadMansSwitch", "IsolationCollectorDown"}
+    # These speak of no service: the scenarios of the collector have silent moments, the dead man's switch has none.
+    assert silent == every - {"DeadMansSwitch", "IsolationCollectorDown", "IsolationEvidenceRefused"}
 
 
 def _silent_services(scenario) -> set[str]:

@@ -199,6 +199,7 @@ def test_every_budget_of_the_issue_has_its_suite() -> None:
         "websocket-frame-all-detectors",
         "memory",
         "own-stretch",
+        "record-put",
         "run-ids",
         "flags",
         "flag-changes",

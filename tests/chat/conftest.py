@@ -49,6 +49,7 @@ def chat_service(folder: Path, *, workers: int = 2, port: int = 0, **settings: s
         "CHAT_FAULTS_FILE": str(folder / "faults.json"),
         "CHAT_FAULT_LOG": str(folder / "faults.log"),
         "ISOLATION_METRICS_DIR": str(folder / "metrics"),
+        "ISOLATION_SPOOL_DIR": str(folder / "spool"),
         "ISOLATION_HASH_KEY": "only for tests",
         **settings,
     }

@@ -44,7 +44,7 @@ def diagnose(tmp_path: Path) -> Callable[..., Any]:
         (tmp_path / "service.py").write_text(textwrap.dedent(source))
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("ISOLATION_", "OTEL_", "WEB_CONCURRENCY"))}
         command = [sys.executable, "-m", "isolation_monitor.cli", "doctor", app, "--app-dir", str(tmp_path), "--json", *arguments]
-        settings = {"ISOLATION_METRICS_DIR": str(tmp_path / "metrics"), **environment}
+        settings = {"ISOLATION_METRICS_DIR": str(tmp_path / "metrics"), "ISOLATION_SPOOL_DIR": str(tmp_path / "spool"), **environment}
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env={**plain, **settings}, cwd=tmp_path)
         assert done.returncode == expect, done.stdout + done.stderr
         return json.loads(done.stdout) if expect != 2 else done.stderr
@@ -234,3 +234,25 @@ def test_the_text_for_people_names_findings_remedies_and_patches(tmp_path: Path)
     assert "-> set one ISOLATION_HASH_KEY" in done.stdout
     assert "app.build_middleware_stack: active, reversible" in done.stdout
     assert done.stdout.rstrip().endswith("0 errors, 2 warnings")
+
+
+def test_where_records_wait_is_told_with_what_is_wrong_there(diagnose: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    folder = tmp_path / "spool" / "shop"
+    collector = {"ISOLATION_COLLECTOR_URL": f"http://127.0.0.1:{free_port()}", "ISOLATION_COLLECTOR_TOKEN": "t"}
+
+    fresh = diagnose(SOUND, expect=1, **collector)
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "dead-letters.jsonl").write_text("{}\n")
+    (folder / "1-00000001.spool.corrupt").write_text("damaged")
+    (folder / "1-00000002.spool").write_bytes(b"x" * 900_000)
+    troubled = diagnose(SOUND, expect=1, ISOLATION_SPOOL_BYTES="1000000", **collector)
+    unwritable = diagnose(SOUND, expect=1, ISOLATION_SPOOL_DIR=str(tmp_path / "file" / "spool"), **collector)
+    none = diagnose(SOUND, expect=1, ISOLATION_SPOOL_DIR="", **collector)
+
+    assert found(fresh, "spool")[0] == ("ok", f"records wait in {folder}: 0.0 of 268 MB")
+    texts = [text for level, text in found(troubled, "spool") if level == "warning"]
+    assert [word in text for word, text in zip(("nearly full", "dead-letters.jsonl", "1 damaged"), texts, strict=True)] == [True] * 3
+    assert found(unwritable, "spool")[0][0] == "error"
+    assert found(none, "spool")[0][0] == "warning"
+    assert (folder / "1-00000002.spool").exists(), "the doctor adopts nothing"

@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
-from isolation_monitor.alerts.drills import RECIPES
+from isolation_monitor.alerts.drills import RECIPES, ROLLED_BACK, drilled
+from isolation_monitor.cli import drill
+from isolation_monitor.cli.collector_client import CollectorClient, UsageError
 from isolation_monitor.cli.drill_page import DrillTarget, announced
+from isolation_monitor.cli.drill_rollout import DrillRollout
 from tests.real_parts.alertmanager import alertmanager
 from tests.real_parts.collector import Collector, collector
 from tests.real_parts.processes import eventually, free_port, started
@@ -53,11 +57,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         (folder / name).write_text(text.replace("for: 5m\n    keep", "for: 20s\n    keep").replace("  for: 5m\n", "  for: 20s\n"))
         rule_files.append(str(folder / name))
     with contextlib.ExitStack() as running:
-        receiving = running.enter_context(collector(folder / "collector"))
+        port = free_port()
+        telling = {"COLLECTOR_ALERTMANAGER_URL": f"http://127.0.0.1:{port}"}
+        receiving = running.enter_context(collector(folder / "collector", settings=telling))
         (folder / "send.token").write_text(receiving.send_token)
         (folder / "read.token").write_text(receiving.read_token)
         routes = alertmanager_config.render(webhook_url=f"{receiving.url}/v1/alerts", webhook_token_file=str(folder / "send.token"))
-        manager = running.enter_context(alertmanager(folder / "alertmanager", routes))
+        manager = running.enter_context(alertmanager(folder / "alertmanager", routes, port=port))
         config = prometheus_config.render(
             isolation_targets=[],
             main_interval="5s",
@@ -83,7 +89,7 @@ def test_every_alert_arrives_at_the_drill_receiver_within_its_time_and_nobody_el
         for row in report["alerts"]:
             print(f"\n{row['alert']}: {row['arrived_after_s']} s of {row['allowed_s']} s, {row['stage']}", end="")
     assert (report["schema"], report["ok"], result.returncode) == ("drill/1", True, 0), result.stdout
-    assert [row["alert"] for row in report["alerts"]] == [alert.name for alert in build.alerts()]
+    assert [row["alert"] for row in report["alerts"]] == [alert.name for alert in drilled()]
     assert json.loads((stack.folder / "report" / "drill.json").read_text()) == report
     assert left_behind(stack) == []
     # The only alerts that people would have been told of: none.
@@ -99,6 +105,18 @@ def test_one_alert_arrives_and_the_next_drill_of_it_does_not_count_the_first(sta
     services = [json.loads(result.stdout)["alerts"][0]["service"] for result in (first, second)]
     assert len(set(services)) == 2
     assert all(service.startswith("drill:chat:IsolationViolation:") for service in services)
+
+
+def test_a_rollback_is_told_by_the_collector_and_a_second_drill_finds_the_rollout_as_it_needs_it(stack: Stack):
+    first, second = (stack.drill("--alert", "RolloutRolledBack", "--json") for _ in range(2))
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr + second.stdout + second.stderr
+    (row,) = json.loads(second.stdout)["alerts"]
+    assert (row["service"], row["receiver"], row["stage"]) == ("drill:chat:RolloutRolledBack", "drill", "arrived")
+    state = json.loads(_read(stack, "/v1/rollouts/drill-chat"))["state"]
+    assert (state["status"], state["actor"]) == ("ready", "isomon drill")
+    told = json.loads(_read(stack, "/v1/alerts?alertname=RolloutRolledBack&limit=100"))["items"]
+    assert {(item["receiver"], item["labels"]["synthetic"]) for item in told} == {("drill", "true")}
 
 
 def test_a_drill_that_does_not_arrive_says_where_it_got_stuck_and_fails(stack: Stack):
@@ -201,3 +219,35 @@ def test_drills_of_collectors_do_not_hide_each_other(stack: Stack):
     result = stack.drill("--alert", "IsolationCollectorDown", "--alert", "GateError", "--alert", "RolloutStuck", "--json")
 
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+class OneRollout(CollectorClient):
+    """A collector with one rollout, which knows the steps of a drill."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", "token")
+        self.status = "ready"
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        step = path.rsplit("/", 1)[-1]
+        assert step != "re-arm" or self.status in ("rolled_back", "ready"), "only what was taken back is re-armed"
+        self.status = {"start": "running", "rollback": "rolled_back", "re-arm": "ready"}.get(step, self.status)
+        return {"state": {"status": self.status}}
+
+
+def test_a_drill_that_cannot_begin_leaves_no_rollout_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its users are invented, but it would be on the pages and in every round of the controller for ever."""
+    monkeypatch.setattr(drill, "KNOWN_WITHIN_S", -1.0)
+    (tmp_path / "services").mkdir()
+
+    class Ready:
+        def require(self) -> None:
+            pass
+
+    with OneRollout() as client:
+        rollout = DrillRollout(client, "chat")
+        with pytest.raises(UsageError, match="has not read the pages"):
+            drill._run(Ready(), [ROLLED_BACK.name, "IsolationViolation"], "chat", rollout, tmp_path, "127.0.0.1", "127.0.0.1", 1.0)  # type: ignore[arg-type]  # the rest of Watch is not reached
+
+    assert client.status == "ready"
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]

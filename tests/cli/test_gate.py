@@ -139,6 +139,16 @@ def test_it_waits_until_there_is_a_verdict_and_says_meanwhile_what_is_missing() 
     assert "210 of 420" in done.stderr
 
 
+def test_in_a_log_each_reason_is_one_line_however_long() -> None:
+    long = MISSING | {"detail": "210 of 420 exposed isolated requests " + "and so on " * 40 + "to the end"}
+    with gate(answer("inconclusive", reasons=[long])) as (url, _):
+        done = isomon("check", "r", "--collector", url)
+
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("isolation ")]
+    assert line.rstrip().endswith("to the end")
+    assert "210" in line
+
+
 def test_the_job_template_asks_for_what_the_command_takes(tmp_path: Path) -> None:
     """A Kubernetes Job knows complete (0) and failed (anything else) and no third; its pod is not started twice."""
     spec = load("argo-rollouts/analysis-template-job.yaml")["spec"]["metrics"][0]["provider"]["job"]["spec"]

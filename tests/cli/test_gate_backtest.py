@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from isolation_monitor.collector.gates.comparison import ComparisonPlan
+from isolation_monitor.collector.gates.csv_minutes import StageReader, read_csv
 from isolation_monitor.collector.gates.domain import GatePlan, Inputs, MetricReading, RecordCounts, judge
 from isolation_monitor.collector.gates.minutes import Counts, Minute, MinuteReading
-from isolation_monitor.collector.gates.replay import NotADecision, canonical, replay, said, sha256
+from isolation_monitor.collector.gates.replay import NotADecision, canonical, replay, sha256
 
 HEADER = "minute,arm,requests,errors,slow,violations"
 
@@ -89,11 +90,30 @@ def test_stages_are_never_pooled(tmp_path: Path) -> None:
     assert answer["looks"][25]["metrics"]["canary_requests"] == 5 * 600
 
 
+def test_a_stage_is_read_forwards_and_each_look_knows_what_all_its_minutes_say(tmp_path: Path) -> None:
+    lines = counts(tmp_path / "c.csv", minutes=30, violations_at=7).read_text().splitlines()
+    # Minute 11 was not seen, minute 12 is broken.
+    lines = [line for line in lines if not line.startswith("29000011")]
+    lines = [line.replace(",on,120,", ",on,nan,") if line.startswith("29000012") else line for line in lines]
+    (stage,) = read_csv(lines, "c.csv")
+    reader = StageReader(stage)
+
+    for minute in range(stage.first, stage.last + 1):
+        assert reader.reading(minute) == StageReader(stage).reading(minute)
+
+    last = reader.reading(stage.last)
+    assert (len(last.minutes), last.unseen, last.broken, last.violations) == (28, 1, 1, 1.0)
+    with pytest.raises(ValueError, match="ask in order"):
+        reader.reading(stage.first)
+
+
 def test_people_get_a_table_and_one_line_of_what_happened(tmp_path: Path) -> None:
     done = isomon("backtest", str(counts(tmp_path / "c.csv", extra=0.05)))
 
     assert "would have rolled back at look" in done.stdout
     assert "stays failed" in done.stdout
+    (failed,) = [line for line in done.stdout.splitlines() if " may be" in line]
+    assert "points above the control's" in failed, "a log has no width: why is told on the line of its look"
 
 
 def test_long_ranges_show_progress_on_standard_error_alone(tmp_path: Path) -> None:
@@ -162,7 +182,7 @@ def decision() -> dict[str, Any]:
         "decision_id": "0" * 32,
         "rollout": "checkout",
         "verdict": judge(plan, inputs).verdict,
-        "answer": said(judge(plan, inputs)) | {"decision_id": "0" * 32},
+        "answer": judge(plan, inputs).as_json() | {"decision_id": "0" * 32},
         "inputs": evidence,
         "config": config,
         "config_sha256": sha256(config),

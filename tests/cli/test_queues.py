@@ -110,7 +110,7 @@ async def test_a_collector_that_was_away_hears_of_it_when_it_is_back(folder: Pat
     monitor = service(f"http://127.0.0.1:{port}")
     assert await monitor.deliver("ann", '{"n": 1}') is False
     await asyncio.to_thread(eventually, lambda: monitor.delivery.deepest._sequence or None, "it was told to nobody")
-    await asyncio.to_thread(eventually, lambda: not monitor.outbox._statement, "and given up")
+    await asyncio.to_thread(eventually, lambda: not monitor.outbox._sender.statement, "and given up")
     assert len(monitor.outbox) == 0
 
     with started(folder, port) as running:

@@ -89,7 +89,15 @@ def test_the_gate_and_the_files_know_the_same_triggers() -> None:
         (("kind: internal", "kind: internal\n    triggers: [isolation, latency]"), "9: stages[0].triggers: latency: an internal stage"),
         (("soak: 1h", "soack: 1h"), "12: stages[1].soack: 'soack' is not known here"),
         (("owed_events: 7", "owed_events: -7"), "14: stages[1].minimum.owed_events: -7 is no whole number"),
-        (("holdback_percent: 5", "holdback_percent: 0"), "4: holdback_percent: 0 is not within 1 to 20"),
+        (("holdback_percent: 5", "holdback_percent: 0.5"), "4: holdback_percent: 0.5 is not within 1 to 20"),
+        (
+            ("holdback_percent: 5", "holdback_percent: 0"),
+            "4: holdback_percent: 0 leaves nobody to compare with at 100 %: promise slo_error_p",
+        ),
+        (("holdback_percent: 5", "holdback_percent: no"), "4: holdback_percent: false is no number"),
+        (("holdback_percent: 5", "slo_p95_s: 0.4"), "4: slo_p95_s: it is judged only where nobody is held back"),
+        (("holdback_percent: 5", "watch_after_completion: 60d"), "4: watch_after_completion: '60d' is too long: at most 30d"),
+        (("holdback_percent: 5", "watch_after_completion: always"), "4: watch_after_completion: 'always' is no duration"),
         (("service: chat\n", ""), "1: the file: service is missing"),
         (("service: chat", "service: 42"), "2: service: 42 is no text"),
         (("checkout-v2", "checkout v2"), "1: rollout: 'checkout v2' does not fit"),
@@ -107,6 +115,31 @@ def test_each_mistake_is_named_with_its_line_and_what_to_write(tmp_path: Path, c
     assert change[0] in WHOLE
 
     assert expected in mistakes(tmp_path, WHOLE.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("promises", "expected"),
+    [
+        ("slo_error_percent: 1, slo_p95_s: 0.45", ""),
+        ("slo_error_percent: 1, triggers: [isolation, error_rate]", ""),
+        ("triggers: [isolation, cascade]", ""),
+        ("slo_error_percent: 1", "promise slo_p95_s, leave latency out"),
+        ("slo_error_percent: 0, slo_p95_s: 0.45", "slo_error_percent: 0 is not within 0.01 to 50"),
+        ("slo_error_percent: 1 %, slo_p95_s: 0.45", "slo_error_percent: '1 %' is no number"),
+        ("slo_error_percent: 1, slo_p95_s: 450", "slo_p95_s: 450 is not within"),
+        ("slo_error_percent: 1, slo_p95_s: .nan", "slo_p95_s: nan is no number"),
+    ],
+)
+def test_without_a_holdback_each_trigger_that_compares_needs_its_promise(tmp_path: Path, promises: str, expected: str) -> None:
+    text = f"{{rollout: r, service: chat, holdback_percent: 0, {promises}}}\n"
+    if expected:
+        assert expected in mistakes(tmp_path, text)
+        return
+    spec = read_file(write(tmp_path, text))
+
+    assert spec.holdback_percent == 0
+    assert (spec.slo_error_percent is not None) == ("slo_error_percent" in promises)
+    assert spec.slo_p95_s == (0.45 if "slo_p95_s" in promises else None)
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

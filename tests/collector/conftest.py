@@ -17,8 +17,13 @@ from sqlalchemy import text
 
 from isolation_monitor.collector.app import create_app
 from isolation_monitor.collector.clock import Clock, rfc3339
-from isolation_monitor.collector.settings import load_settings
+from isolation_monitor.collector.keys import digest_of
+from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.retention.domain import Policy
+from isolation_monitor.collector.retention.service import RetentionService
+from isolation_monitor.collector.settings import CollectorSettings, load_settings
 from isolation_monitor.collector.storage.database import Database
+from isolation_monitor.collector.storage.leader import Leader
 from isolation_monitor.collector.storage.models import Base
 from isolation_monitor.collector.storage.schema import migrate
 from tests.real_parts.postgres import Postgres
@@ -40,8 +45,19 @@ _numbers = itertools.count(1)
 def postgres() -> Iterator[Postgres]:
     """One cluster for the session, with a migrated database that tests empty and use in turn."""
     with running_postgres() as cluster:
-        asyncio.run(migrate(cluster.create("shared")))
+        asyncio.run(_with_partitions(cluster.create("shared")))
         yield cluster
+
+
+async def _with_partitions(url: str) -> None:
+    """Migrate, and make the partitions of the tests' time once: the first collector to come would make them while it is tested."""
+    await migrate(url)
+    database = Database(url, 60)
+    keeper = RetentionService(database, Leader(database), CollectorMetrics(), lambda: START, Policy(), 600)
+    try:
+        await keeper.keep_house()
+    finally:
+        await database.close()
 
 
 @pytest.fixture(scope="session")
@@ -226,6 +242,11 @@ async def until(holds: Callable[[], bool | Awaitable[bool]], within_s: float = 6
 
 async def _answered(answer: bool | Awaitable[bool]) -> bool:
     return answer if isinstance(answer, bool) else await answer
+
+
+def scopes_of(settings: CollectorSettings, token: str) -> frozenset[str]:
+    """Return what a token opens by these settings; nothing for an unknown one."""
+    return frozenset[str]().union(*(key.scopes for key in settings.load_keys() if key.digest == digest_of(token)))
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from isolation_monitor.collector.alerts.domain import ASKED
+from isolation_monitor.collector.alerts.service import AlertService
 from tests.collector.conftest import SEND, Api
 
 
@@ -149,3 +152,33 @@ async def test_received_alerts_are_counted_by_name_with_a_cap(api: Api) -> None:
 
     assert 'isolation_collector_alerts_received_total{alertname="A0",status="firing"} 1.0' in text
     assert 'isolation_collector_alerts_received_total{alertname="other",status="firing"} 2.0' in text
+
+
+async def still_open(api: Api) -> list[str]:
+    """Return by alert's group what fires as far as anybody told."""
+    found = await AlertService(api.app.state.runtime.database, api.clock).open(api.clock() - timedelta(days=7), 100)
+    return [one.notification.group_key for one in found]
+
+
+async def test_an_alert_that_fires_again_after_its_end_was_concluded_is_open(api: Api) -> None:
+    """Alertmanager forgets over a restart what fires, so its end is concluded; then Prometheus tells it again, with the same start."""
+    await post(api, delivery(alert(), groupKey="g"))
+    api.clock.advance(120)
+    await post(api, delivery(alert(status="resolved", endsAt="2026-01-01T12:02:00Z"), groupKey="g"))
+    ended = await still_open(api)
+    api.clock.advance(60)
+    await post(api, delivery(alert(), groupKey="g"))
+
+    assert (ended, await still_open(api)) == ([], ["g"])
+
+
+async def test_the_end_of_an_alert_holds_for_all_groups_that_told_of_it(api: Api) -> None:
+    """Its firing was asked for, since the delivery was lost; its end was delivered, with the group that only deliveries know."""
+    await post(api, delivery(alert(), groupKey=ASKED, receiver=ASKED))
+    api.clock.advance(60)
+    await post(api, delivery(alert(), groupKey="g"))
+    once = await still_open(api)
+    api.clock.advance(60)
+    await post(api, delivery(alert(status="resolved", endsAt="2026-01-01T12:02:00Z"), groupKey="g"))
+
+    assert (once, await still_open(api)) == (["g"], [])

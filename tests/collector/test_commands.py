@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -18,12 +18,14 @@ from tests.real_parts.collector import Collector, collector
 from tests.real_parts.processes import free_port
 
 
-def isomon(*words: str, token: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def isomon(
+    *words: str, token: str | None = None, cwd: Path | None = None, output: IO[str] | int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ISOMON_", "COLLECTOR_"))}
     if token is not None:
         environment["ISOMON_TOKEN"] = token
     command = [sys.executable, "-m", "isolation_monitor.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False, timeout=120)
+    return subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd, check=False, timeout=120)
 
 
 @pytest.fixture

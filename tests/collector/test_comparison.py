@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from isolation_monitor.collector.gates.comparison import ComparisonPlan
 from isolation_monitor.collector.gates.domain import GatePlan, Inputs, Judgement, MetricReading, RecordCounts, judge
 from isolation_monitor.collector.gates.latency import quantile, slow_threshold, slower_than
-from isolation_monitor.collector.gates.minutes import Counts, Histogram, Minute, MinuteReading, blocks_of, rolled_up
+from isolation_monitor.collector.gates.minutes import Counts, Histogram, Minute, MinuteReading, Rows, blocks_of, rolled_up
 from isolation_monitor.collector.gates.stages import stage_of
+from isolation_monitor.collector.gates.statistics import half_width, mean_bounds
 from isolation_monitor.telemetry import names
 
 PLAN = GatePlan("checkout", "shop", "on", 300, 0, 30.0, comparison=ComparisonPlan(10.0, stages=3))
@@ -204,6 +205,28 @@ def test_long_stages_are_kept_in_longer_rows_and_lose_nothing() -> None:
     assert len(rows) <= 400
     assert sum(row.on.requests for row in rows) == 2880 * 120
     assert sum(row.length for row in rows) == 2880
+
+
+def test_a_decision_of_before_is_judged_by_the_bounds_of_before() -> None:
+    """A replay is byte for byte, across versions: what a decision does not name was not there when it was made."""
+    plan = ComparisonPlan(10, triggers=("error_rate",))
+    of_before = {name: value for name, value in asdict(plan).items() if name != "sequence"}
+    old = ComparisonPlan.from_json(of_before)
+
+    assert (plan.sequence, old.sequence, ComparisonPlan.from_json(asdict(plan))) == ("delayed", "mixture", plan)
+    assert (plan.min_blocks, old.min_blocks) == (12, 10)
+    assert (plan.bounds("error_rate", [0.1] * 11), old.bounds("error_rate", [0.1] * 9)) == (None, None)
+    assert old.bounds("error_rate", [0.0, 0.2] * 5) == mean_bounds([0.0, 0.2] * 5, old.alpha_of("error_rate"), half_width)
+
+
+def test_minutes_that_come_one_by_one_make_the_rows_that_they_make_together() -> None:
+    every = [replace(minute, shifted=minute.start % 700 == 3) for minute in minutes(2100)]
+    rows = Rows()
+
+    for number, minute in enumerate(every, 1):
+        rows.add(minute)
+        if number % 97 == 0 or number in (400, 401, 800, 801, 2000, 2001):
+            assert rows.rows() == rolled_up(every[:number])
 
 
 def test_an_internal_stage_compares_nothing_but_one_violation_still_fails() -> None:

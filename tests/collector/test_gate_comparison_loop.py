@@ -60,12 +60,12 @@ def begun(make_api: Callable[..., Any], sqlite_url: str, remembering: Prometheus
     """Return a context manager: a collector at the beginning of those minutes, and a rollout of a service in its stage of 10 %."""
 
     @asynccontextmanager
-    async def begin(service: str) -> AsyncIterator[Api]:
+    async def begin(service: str, **changes: object) -> AsyncIterator[Api]:
         async with make_api(sqlite_url, prometheus_url=remembering.url, rollout_interval_s=0.1) as api:
             api.clock.now = datetime.fromtimestamp(START, UTC)
             stages = [{"name": "canary10", "percent": 10, "soak": "1h"}, {"name": "full", "percent": 100, "soak": "1h"}]
-            triggers = ["isolation", "cascade", "error_rate"]
-            applied = await api.apply(service=service, stages=stages, triggers=triggers)
+            asked = {"stages": stages, "triggers": ["isolation", "cascade", "error_rate"]} | changes
+            applied = await api.apply(service=service, **asked)
             assert applied.status_code == 201, applied.text
             assert (await api.step("start")).status_code == 200
             yield api
@@ -161,6 +161,41 @@ async def test_the_twin_that_fails_no_more_often_passes_and_stays_where_it_is(
     assert [event["action"] for event in history] == ["start", "apply"]
     done = replayed(tmp_path / "later", sqlite_url, answer["decision_id"])
     assert (done.returncode, done.stdout) == (0, said(stored)), done.stderr
+
+
+ALONE: dict[str, Any] = {"stages": [{"name": "full", "percent": 100, "soak": "1h"}], "holdback_percent": 0, "slo_error_percent": 2}
+"""Everybody has it at once: nobody is left to compare with."""
+
+
+async def test_without_a_control_a_broken_promise_takes_it_back(begun: Callable[..., Any], sqlite_url: str, tmp_path: Path) -> None:
+    async with begun("sick", **ALONE) as api:
+        served_before = await users_with_it(api)
+        api.clock.now = minute(20)
+        await until(lambda: is_rolled_back(api))
+        event = (await api.history())[0]
+        stored = await decision(api, event["decision_id"])
+        await until(lambda: nobody_has_it(api))
+
+    assert (served_before, event["actor"], event["action"]) == (100, "isolation-monitor", "rollback")
+    assert [(reason["trigger"], reason["code"]) for reason in stored["answer"]["reasons"] if reason["state"] == "fail"] == [
+        ("error_rate", "above_slo")
+    ]
+    assert "the 2 % that are promised" in event["reason"]
+    assert (stored["config"]["comparison"]["percent"], stored["config"]["comparison"]["slo_error_percent"]) == (100, 2)
+    done = replayed(tmp_path / "later", sqlite_url, event["decision_id"])
+    assert (done.returncode, done.stdout) == (0, said(stored)), done.stderr
+
+
+async def test_without_a_control_a_kept_promise_passes(begun: Callable[..., Any]) -> None:
+    async with begun("well", **ALONE) as api:
+        api.clock.now = minute(5)
+        early = await api.gate("checkout")
+        api.clock.now = minute(24)
+        late = await api.gate("checkout")
+
+    assert (early["verdict"], late["verdict"], late["reasons"]) == ("inconclusive", "pass", [])
+    assert late["metrics"]["canary_error_percent_high"] < 2
+    assert "control_requests" not in late["metrics"]
 
 
 async def is_rolled_back(api: Api) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,36 @@ def test_the_half_width_is_worked_by_hand() -> None:
     # sqrt(2 * 4.16444 / 31.6444 * ln(1 + 2.04070 / 0.1)) = sqrt(0.263202 * 3.063731) = 0.89798
     assert own.half_width(1.0, 10, 0.05) == pytest.approx(0.89798, abs=2e-5)
     assert own.half_width(0.02, 10, 0.05) == pytest.approx(0.02 * own.half_width(1.0, 10, 0.05))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.05, 0.0375, 0.005])
+def test_the_delayed_sequence_begins_where_its_chance_is_alpha_and_widens_with_the_logarithm(alpha: float) -> None:
+    start = own.delayed_half_width(1.0, own.FIRST_LOOK, alpha) * math.sqrt(own.FIRST_LOOK)
+    density, below = stats.norm.pdf(start), stats.norm.cdf(start)
+
+    assert stats.norm.sf(start) + density * (start + density / below) == pytest.approx(alpha, rel=1e-9)
+    later = own.delayed_half_width(3.0, 7 * own.FIRST_LOOK, alpha) * math.sqrt(7 * own.FIRST_LOOK) / 3.0
+    assert later**2 - start**2 == pytest.approx(math.log(7))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_who_looks_later_needs_less_for_the_same_chance(alpha: float) -> None:
+    """Where a stage of an hour is judged: from twelve blocks to sixty."""
+    for blocks in (12, 15, 20, 30, 40):
+        assert own.delayed_half_width(1.0, blocks, alpha) < own.half_width(1.0, blocks, alpha)
+
+
+def test_the_delayed_sequence_errs_no_more_often_than_it_says() -> None:
+    """20,000 normal walks of known spread, looked at from the 12th block to the 1,000th."""
+    alpha, looks = 0.05, 1_000
+    bounds = np.array([own.delayed_half_width(1.0, n, alpha) * n for n in range(own.FIRST_LOOK, looks + 1)])
+    chance, crossed = np.random.default_rng(8), 0
+    for _ in range(20):
+        walks = chance.standard_normal((1_000, looks)).cumsum(axis=1)[:, own.FIRST_LOOK - 1 :]
+        crossed += int((walks > bounds).any(axis=1).sum())
+
+    # Not wasteful either: time goes in steps and ends, so some of alpha is left.
+    assert 0.5 * alpha < crossed / 20_000 < alpha
 
 
 def test_the_sequence_errs_rarely_although_one_looks_at_every_block() -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from isolation_monitor.collector.gates.domain import GatePlan, Inputs, judge
+from isolation_monitor.collector.storage.models import DecisionRow
 from tests.collector.conftest import Api
 from tests.real_parts.processes import free_port
 
@@ -187,6 +189,29 @@ async def test_a_decision_keeps_everything_that_went_in_and_replays(api: Api) ->
     again = judge(GatePlan(**stored), Inputs.from_json(decision["inputs"]))
     assert again.verdict == decision["verdict"]
     assert [reason.as_json() for reason in again.reasons] == gate["reasons"]
+
+
+async def test_a_look_that_says_nothing_new_is_answered_by_the_decision_that_is_stored(api: Api) -> None:
+    """A pipeline asks each second for an hour: the decisions that matter must not be buried. Every answer can be replayed."""
+    await api.start_rollout()
+    answers = []
+    for _ in range(59):
+        answers.append(await api.gate())
+        api.clock.advance(1)
+    staged = (await api.get("/v1/gates/canary-1?stage=canary10")).json()
+    api.clock.advance(1)
+    after_a_minute = await api.gate()
+    await api.send(api.violation())
+    failed = await api.gate()
+
+    ids = {answer["decision_id"] for answer in answers}
+    assert len(ids) == 1
+    assert all(answer == answers[0] for answer in answers)
+    assert len(ids | {staged["decision_id"], after_a_minute["decision_id"], failed["decision_id"]}) == 4
+    assert (failed["verdict"], staged["stage"]) == ("fail", "canary10")
+    async with api.app.state.runtime.database.reading() as connection:
+        stored = (await connection.execute(select(func.count()).select_from(DecisionRow))).scalar_one()
+    assert stored == 4
 
 
 async def test_a_decision_of_another_rollout_or_none_is_404(api: Api) -> None:

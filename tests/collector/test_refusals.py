@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from isolation_monitor.collector.settings import SettingsError, load_settings
-from tests.collector.conftest import READ, SEND, Api, bearer
+from tests.collector.conftest import READ, SEND, Api, bearer, scopes_of
 
 JSON = {"Content-Type": "application/json"}
 GZIP = JSON | {"Content-Encoding": "gzip"}
@@ -95,6 +95,23 @@ async def test_a_thousand_and_one_records_are_too_many(lean: Api) -> None:
     is_problem(await lean.client.post("/v1/records", content=body, headers=bearer(SEND) | GZIP), 413)
 
 
+@pytest.mark.parametrize("record", [b"0", b"{}", b'""', b"[ ]"])
+async def test_millions_of_tiny_records_are_too_many_and_are_not_made(lean: Api, record: bytes) -> None:
+    """Eight mebibytes of them would be hundreds in memory: the list is counted before it is read."""
+    head = json.dumps(lean.batch()).encode()[:-2]
+    body = gzip.compress(head + b",".join([record] * 1_500_000) + b"]}")
+
+    is_problem(await lean.client.post("/v1/records", content=body, headers=bearer(SEND) | GZIP), 413)
+
+
+async def test_a_dense_record_among_few_is_no_list_that_is_too_long(lean: Api) -> None:
+    records = [lean.violation(id=f"v-{n}", detail={"n": [n] * 20_000}) for n in range(3)]
+
+    answer = await lean.send(*records)
+
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 3)
+
+
 async def test_a_body_above_one_mebibyte_is_refused_while_it_streams(lean: Api) -> None:
     """The sender names no length; the collector must not read on to find out."""
     given = 0
@@ -133,6 +150,19 @@ async def test_broken_gzip_is_refused(lean: Api, body: bytes) -> None:
 )
 async def test_other_media_and_encodings_are_415(lean: Api, headers: dict[str, str]) -> None:
     is_problem(await lean.client.post("/v1/records", content=b"{}", headers=bearer(SEND) | headers), 415)
+
+
+async def test_records_beyond_what_may_be_under_way_are_asked_to_come_again(lean: Api) -> None:
+    intake = lean.app.state.intake
+    with intake.hold() as held:
+        held.take(intake.limit_bytes - 100)
+        refused = await lean.send(lean.violation(id="v"))
+    accepted = await lean.send(lean.violation(id="v"))
+
+    is_problem(refused, 503)
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert (accepted.json()["accepted"], intake.held_bytes) == (1, 0)
+    assert 'batches_refused_total{reason="overloaded"} 1.0' in (await lean.get("/metrics")).text
 
 
 async def test_a_body_that_trickles_is_refused(make_api: Callable[..., Any], empty_sqlite_url: str) -> None:
@@ -188,20 +218,22 @@ class TestTokens:
         self, make_api: Callable[..., Any], empty_sqlite_url: str, tmp_path: Any
     ) -> None:
         from isolation_monitor.collector.app import create_app
-        from isolation_monitor.collector.security import TokenGuard
+        from isolation_monitor.collector.security import Guard
 
         tokens = tmp_path / "send"
         tokens.write_text("old-token\nnew-token\n")
         settings = load_settings(database_url=empty_sqlite_url, send_token_file=tokens, read_token="r")
 
-        guard: TokenGuard = create_app(settings).state.guard
+        guard: Guard = create_app(settings).state.guard
 
-        assert guard.scopes("old-token") == guard.scopes("new-token") == {"send", "alerts"}
+        assert guard.key_of("old-token", "ingest").scopes == guard.key_of("new-token", "ingest").scopes == {"ingest", "alerts"}
 
     def test_an_alerts_token_of_its_own_takes_the_route_from_the_send_token(self) -> None:
-        scopes = load_settings(send_token="s", read_token="r", alerts_token="a").tokens_by_scope()
+        settings = load_settings(send_token="s", read_token="r", alerts_token="a")
 
-        assert scopes == {"send": ("s",), "read": ("r",), "alerts": ("a",), "operate": ("r",), "gates": ("r",)}
+        assert scopes_of(settings, "s") == {"ingest"}
+        assert scopes_of(settings, "r") == {"read", "operate", "gates"}
+        assert scopes_of(settings, "a") == {"alerts"}
 
 
 class TestStart:
@@ -215,6 +247,7 @@ class TestStart:
             ({"send_token": "s", "read_token_file": "/nonexistent/token"}, "COLLECTOR_READ_TOKEN_FILE"),
             ({"send_token": "s", "read_token": "r", "database_url": "mysql://u:secret@h/x"}, "COLLECTOR_DATABASE_URL"),
             ({"send_token": "s", "read_token": "r", "prometheus_url": "ftp://x"}, "COLLECTOR_PROMETHEUS_URL"),
+            ({"send_token": "s", "read_token": "r", "ingest_bytes": 1000}, "COLLECTOR_INGEST_BYTES=1000"),
         ],
     )
     def test_wrong_settings_stop_the_start_and_are_named(
@@ -235,7 +268,7 @@ class TestStart:
 
         settings = load_settings()
 
-        assert settings.tokens_by_scope()["send"] == ("from-env",)
+        assert scopes_of(settings, "from-env") == {"ingest", "alerts"}
         assert settings.database_url == "postgresql+asyncpg://db/x"
         assert "from-env" not in repr(settings)
 

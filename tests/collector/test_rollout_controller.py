@@ -14,10 +14,10 @@ import pytest
 from isolation_monitor.collector.background import Nudge
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.rollouts.controller import RolloutController
-from isolation_monitor.collector.rollouts.domain import soak_tick
+from isolation_monitor.collector.rollouts.domain import Who, soak_tick
 from isolation_monitor.collector.rollouts.service import RolloutService
 from isolation_monitor.collector.storage.database import Database
-from tests.collector.conftest import SEND, Api, FrozenClock, until
+from tests.collector.conftest import SEND, STAGES, Api, FrozenClock, until
 
 ROUND_S = 5.0
 
@@ -81,6 +81,11 @@ async def api(make_api: Callable[..., Any], database_url: str) -> AsyncIterator[
 async def started(api: Api, **changes: object) -> None:
     assert (await api.apply(**changes)).status_code == 201
     assert (await api.step("start")).status_code == 200
+
+
+async def completed(api: Api, **changes: object) -> None:
+    await started(api, stages=STAGES[2:], **changes)
+    assert (await api.step("advance", force=True)).json()["state"]["status"] == "complete"
 
 
 class TestPromotion:
@@ -218,6 +223,38 @@ class TestHarm:
         await api.send(api.violation())
 
         await rolled_back(api)
+
+    async def test_a_complete_rollout_is_taken_back_as_long_as_its_file_asks_to_watch_it(self, api: Api) -> None:
+        await completed(api, watch_after_completion="1h")
+        state = await api.state()
+        api.clock.advance(3599)
+
+        await api.send(api.violation(time=rfc3339(api.clock())))
+
+        await rolled_back(api)
+        newest = (await api.history())[0]
+        assert (state["status"], state["watched_until"]) == ("complete", "2026-01-01T13:00:00.000Z")
+        assert (newest["from_status"], newest["from_stage"], newest["actor"]) == ("complete", "full", "isolation-monitor")
+
+    @pytest.mark.parametrize(("changes", "later_s"), [({}, 1), ({"watch_after_completion": "1h"}, 3600)])
+    async def test_a_complete_rollout_that_is_watched_no_more_stays(self, api: Api, changes: dict[str, Any], later_s: float) -> None:
+        await completed(api, **changes)
+        api.clock.advance(later_s)
+
+        await api.send(api.violation(time=rfc3339(api.clock())))
+        await api.app.state.rollout_controller.look()
+
+        assert (await api.state())["status"] == "complete"
+
+    async def test_a_complete_rollout_that_is_watched_goes_nowhere_by_itself(self, api: Api, replica: Callable[..., Any]) -> None:
+        await completed(api, watch_after_completion="1d")
+        before = await api.state()
+
+        async with replica(api.clock) as one:
+            await one.rounds(30)
+            asked = len(one.gate.asked)
+
+        assert (asked, await api.state()) == (30, before)
 
     async def test_after_re_arming_old_violations_and_alerts_do_not_count(self, api: Api) -> None:
         await started(api)
@@ -434,3 +471,24 @@ async def rolled_back(api: Api) -> None:
         return bool((await api.state())["status"] == "rolled_back")
 
     await until(is_so)
+
+
+async def test_a_rollout_that_was_completed_meanwhile_is_not_taken_back(api: Api, database_url: str, clock: FrozenClock) -> None:
+    """Two look at the same alarm of a last stage: a person completes it between this one's look and its step."""
+    await api.apply(stages=[{"name": "full", "percent": 100, "soak": "1m"}])
+    await api.step("start")
+    database, gate = Database(database_url), PlannedGate("fail")
+
+    class Completing(RolloutService):
+        async def change(self, name: str, action: Any, who: Who, *, expected_revision: int | None = None) -> bool:
+            if (await api.state())["status"] == "running":
+                await api.step("advance", force=True)
+            return await super().change(name, action, who, expected_revision=expected_revision)
+
+    controller = RolloutController(Completing(database, clock), gate, Nudge(), ROUND_S, lambda: 0.0)
+    try:
+        await controller.look()
+    finally:
+        await database.close()
+
+    assert (await api.state())["status"] == "complete", "without a time to watch it after its end, harm does not reach it"

@@ -44,7 +44,7 @@ async def test_every_runbook_opens_and_the_index_names_it(api: Api) -> None:
         assert f'href="/runbooks/{name}"' in index.text
 
 
-@pytest.mark.parametrize("name", ["Nothing", "..", "..%2f..%2fsettings", "%2e%2e%2fbuild", "IsolationViolation.md", "A" * 5000])
+@pytest.mark.parametrize("name", ["Nothing", "..%2f..%2fsettings", "%2e%2e%2fbuild", "IsolationViolation.md", "A" * 5000])
 async def test_an_unknown_runbook_is_a_problem(api: Api, name: str) -> None:
     answer = await api.get(f"/runbooks/{name}", token=None)
 

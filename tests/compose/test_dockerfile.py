@@ -117,5 +117,7 @@ def test_the_copied_files_build_a_package_with_everything_in_it(tmp_path: Path):
         "collector/migrations/env.py",
         "cli/main.py",
         "alerts/runbooks/IsolationViolation.md",
+        "collector/web/templates/regions/verdicts.html",
+        "collector/web/static/page.css",
     ):
         assert f"isolation_monitor/{part}" in inside

@@ -59,7 +59,7 @@ def expressions(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def filled(expr: str) -> str:
     """The expression with Grafana's variables replaced by values that parse."""
-    return fill(expr, WINDOW, {"service": "chosen_service", "instance": "chosen_instance"})
+    return fill(expr, WINDOW, {"service": "chosen_service", "instance": "chosen_instance", "rollout": "chosen_rollout"})
 
 
 def walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:

@@ -13,7 +13,7 @@ import pytest
 
 from isolation_monitor.alerts.build import rule_groups
 from isolation_monitor.alerts.model import Recording
-from isolation_monitor.dashboards.layout import DATASOURCE_UID
+from isolation_monitor.dashboards.layout import DATASOURCE_UID, ROLLOUT_UID
 from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, expressions, filled, panels, selectors, walk
 
@@ -55,9 +55,24 @@ def test_the_instance_depends_on_the_chosen_service(tree):
     assert 'service=~"$service"' in variable(tree, "instance")["query"]
 
 
+def test_the_rollout_is_chosen_on_its_own_dashboard_and_every_series_there_is_of_it(tree):
+    if tree["uid"] != ROLLOUT_UID:
+        assert [item["name"] for item in tree["templating"]["list"]] == ["datasource", "service", "instance"]
+        return
+    found = variable(tree, "rollout")
+
+    assert (found["multi"], found["includeAll"], found["allValue"]) == (True, True, ".*")
+    assert 'service=~"$service"' in found["query"]
+    for where, expr in expressions(tree):
+        for metric, matchers, _ in selectors(expr):
+            # Violations and alerts are marked on every dashboard alike.
+            if "/ annotation " not in where or metric.startswith("isolation_gate"):
+                assert matchers.get("rollout") == "chosen_rollout", f"{where}: {metric}"
+
+
 def test_queries_of_variables_parse(tree):
     """template-label-promql-rule."""
-    for name in ("service", "instance"):
+    for name in (item["name"] for item in tree["templating"]["list"] if item["type"] == "query"):
         query = variable(tree, name)["query"]
         assert query.startswith("label_values(")
         metric, label = query.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)

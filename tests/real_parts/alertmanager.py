@@ -33,10 +33,10 @@ class Alertmanager:
 
 
 @contextlib.contextmanager
-def alertmanager(folder: Path, config: str) -> Iterator[Alertmanager]:
+def alertmanager(folder: Path, config: str, *, port: int | None = None) -> Iterator[Alertmanager]:
     """Run Alertmanager with this configuration text in `folder` until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port or free_port()}"
     (folder / "alertmanager.yml").write_text(config)
     command = [
         binary("prometheus-alertmanager", "alertmanager"),

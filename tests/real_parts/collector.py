@@ -58,6 +58,8 @@ def collector(
         "COLLECTOR_DATABASE_URL": database_url,
         "COLLECTOR_SEND_TOKEN": send_token,
         "COLLECTOR_READ_TOKEN": read_token,
+        # Given, not lent: it has users forgotten too.
+        "COLLECTOR_OPERATE_TOKEN": read_token,
         **({"COLLECTOR_PROMETHEUS_URL": prometheus_url} if prometheus_url else {}),
         **(settings or {}),
     }

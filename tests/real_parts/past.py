@@ -50,11 +50,11 @@ class Past:
 
 
 @contextlib.contextmanager
-def prometheus_with(folder: Path, openmetrics: str) -> Iterator[Prometheus]:
+def prometheus_with(folder: Path, openmetrics: str, flags: Sequence[str] = ()) -> Iterator[Prometheus]:
     """Run a Prometheus that scrapes nothing and has this past until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "past.om").write_text(openmetrics)
     command = [binary("promtool"), "tsdb", "create-blocks-from", "openmetrics", str(folder / "past.om"), str(folder / "data")]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    with prometheus(folder, "global: {scrape_interval: 15s}\n") as server:
+    with prometheus(folder, "global: {scrape_interval: 15s}\n", flags=flags) as server:
         yield server

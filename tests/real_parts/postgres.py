@@ -69,8 +69,11 @@ def _someone_else() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Run a new cluster until the block ends. Skips the test where PostgreSQL is missing (fails if ISOMON_REQUIRE_REAL=1)."""
+def postgres(*, fsync: bool = False) -> Iterator[Postgres]:
+    """Run a new cluster until the block ends. Skips the test where PostgreSQL is missing (fails if ISOMON_REQUIRE_REAL=1).
+
+    `fsync` off: the tests kill the collector, never the machine. Benchmarks measure with it on.
+    """
     binaries, account = _binaries(), _someone_else()
     # Not below pytest's own folder, which only root may enter.
     folder = Path(tempfile.mkdtemp(prefix="isomon-postgres-"))
@@ -85,8 +88,8 @@ def postgres() -> Iterator[Postgres]:
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
         port = free_port()
-        # fsync off: the tests kill the collector, never the machine.
-        options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=100"]
+        options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=100"]
+        options += ["-c", f"fsync={'on' if fsync else 'off'}"]
         with (folder / "log").open("wb") as log:
             command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **account)

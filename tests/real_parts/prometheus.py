@@ -6,7 +6,7 @@ import contextlib
 import json
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, config: str, port: int | None = None) -> Iterator[Prometheus]:
-    """Run Prometheus with this configuration text in `folder` until the block ends."""
+def prometheus(folder: Path, config: str, port: int | None = None, flags: Sequence[str] = ()) -> Iterator[Prometheus]:
+    """Run Prometheus with this configuration text in `folder` until the block ends; `flags` are further ones."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     (folder / "prometheus.yml").write_text(config)
@@ -53,6 +53,7 @@ def prometheus(folder: Path, config: str, port: int | None = None) -> Iterator[P
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
         *FLAGS,
+        *flags,
     ]
     with running(command, folder / "prometheus.log", f"http://127.0.0.1:{port}/-/ready"):
         yield Prometheus(f"http://127.0.0.1:{port}")

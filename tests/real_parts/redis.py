@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -12,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
+from isolation_monitor.demo.binaries import REDIS
+from tests.real_parts.installed import installed
 from tests.real_parts.processes import eventually, free_port
 
 
@@ -28,22 +27,13 @@ class Redis:
         return f"redis://127.0.0.1:{self.port}/0"
 
 
-def _binary() -> str:
-    if found := shutil.which("redis-server", path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/local/bin"):
-        return found
-    reason = "Redis is not installed: apt-get install --no-install-recommends redis-server"
-    if os.environ.get("ISOMON_REQUIRE_REAL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @contextlib.contextmanager
 def redis() -> Iterator[Redis]:
     """Run a new, empty server until the block ends. Skips the test where Redis is missing (fails if ISOMON_REQUIRE_REAL=1)."""
-    program = _binary()
+    program = installed(REDIS)
     folder = Path(tempfile.mkdtemp(prefix="isomon-redis-"))
     port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
+    command = [str(program.path), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
 

@@ -59,6 +59,7 @@ async def chat(folder: Path, collector_url: str | None) -> AsyncIterator[httpx2.
         "CHAT_FAULTS_FILE": str(folder / "faults.json"),
         "ISOLATION_HASH_KEY": "only-for-this-test-too",
         "ISOLATION_METRICS_DIR": str(folder / "metrics"),
+        "ISOLATION_SPOOL_DIR": str(folder / "spool"),
     }
     if collector_url is not None:
         env |= {"ISOLATION_COLLECTOR_URL": collector_url, "ISOLATION_COLLECTOR_TOKEN": "a-token"}

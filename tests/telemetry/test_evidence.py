@@ -201,3 +201,5 @@ def test_a_retraction_is_told_on_the_violation_itself(monitor: IsolationMonitor,
     monitor.ledger.retract(violation, "it came back")
 
     assert violation.retracted == "it came back"
+    assert records[-1]["type"] == "retraction"
+    assert records[-1]["grade"] == violation.grade, "so that it is kept as long as what it takes back"

@@ -10,6 +10,8 @@ import pytest
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.settings import Settings, load_settings
 
+HTTPS = {"ISOLATION_COLLECTOR_URL": "https://collector.example.com"}
+
 
 def test_argument_beats_environment_beats_pyproject_beats_default(tmp_path: Path) -> None:
     pyproject = tmp_path / "pyproject.toml"
@@ -30,13 +32,25 @@ def test_argument_beats_environment_beats_pyproject_beats_default(tmp_path: Path
         ({"ISOLATION_SETTLE_S": "nan"}, "out of range"),
         ({"ISOLATION_MODE": "loud"}, "use one of off, monitor, block"),
         ({"ISOLATION_COLLECTOR_URL": "collector:8400"}, "is not a URL"),
+        ({"ISOLATION_SPOOL_SYNC": "all"}, "is no grade: use one of hygiene, reachable, crossed"),
         ({"ISOLATION_SERVICE": " "}, "is empty"),
+        ({"ISOLATION_SERVICE": "x" * 101}, "has 101 characters, a collector takes 100"),
+        (HTTPS | {"ISOLATION_COLLECTOR_CA_FILE": "/does/not/exist"}, "collector_ca_file='/does/not/exist' cannot be used"),
+        (HTTPS | {"ISOLATION_COLLECTOR_CA_FILE": __file__}, "name a readable file with certificates in PEM"),
+        (HTTPS | {"ISOLATION_COLLECTOR_CLIENT_CERT_FILE": __file__}, "collector_client_cert_file=.*a certificate and its key in PEM"),
         ({"ISOLATION_HASH_KEY_FILE": "/does/not/exist"}, "cannot be read"),
     ],
 )
 def test_a_wrong_value_fails_at_start_with_name_value_and_remedy(environ: dict[str, str], says: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=says.replace("(", r"\(")):
         load_settings(environ=environ, pyproject=tmp_path / "none")
+
+
+def test_files_of_certificates_are_read_where_they_are_used_alone(tmp_path: Path) -> None:
+    """One environment for all services: those that reach their collector over the loopback need none of it."""
+    environ = {"ISOLATION_COLLECTOR_URL": "http://127.0.0.1:8400", "ISOLATION_COLLECTOR_CA_FILE": "/does/not/exist"}
+
+    assert load_settings(environ=environ, pyproject=tmp_path / "none").collector_ca_file == "/does/not/exist"
 
 
 def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isolation_monitor.telemetry.delivery import envelope
 from isolation_monitor.telemetry.delivery.envelope import RunNumbers, divided, is_asked, object_of, own_content, own_frame
 
 JSON_VALUES = st.recursive(
@@ -44,6 +45,23 @@ def test_an_object_gets_one_more_member_and_nothing_else_changes(fields: dict[st
 )
 def test_every_other_frame_is_left_alone(text: str) -> None:
     assert object_of(text) is None
+
+
+@given(
+    JSON_VALUES.map(json.dumps)
+    | st.dictionaries(st.text(), JSON_VALUES, max_size=5).map(json.dumps)
+    | st.text(alphabet='{}[]":,0123 \\ud800aNIfinty-.eE\n')
+    | st.sampled_from(['{"a": NaN}', '{"a": 1' + "0" * 400 + "}", '{"a": "\\ud800"}', '{"a": "\ud800"}', '{"a": 1, "a": 2}', "{}x", "{} "])
+)
+def test_the_native_parser_and_pythons_own_agree(text: str) -> None:
+    """Which of them is installed must not decide whether a frame is counted."""
+    with_native = object_of(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "_strict", None)
+        without = object_of(text)
+
+    assert (with_native and (list(with_native[0]), with_native[1])) == (without and (list(without[0]), without[1]))
 
 
 @pytest.mark.parametrize(

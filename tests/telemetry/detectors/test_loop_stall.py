@@ -45,10 +45,15 @@ class Served:
         return [violation for violation in self.monitor.violations() if violation.kind == names.LOOP_STALL]
 
     async def eventually(self, condition: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"never happened: {what}"
+        assert await self.happens(condition, LIMIT_S), f"never happened: {what}"
+
+    async def happens(self, condition: Callable[[], Any], within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if condition():
+                return True
             await asyncio.sleep(0.01)
+        return False
 
 
 @pytest.fixture
@@ -64,8 +69,11 @@ async def test_a_blocking_call_in_a_request_is_reported_with_its_principal_and_l
     # Long beside what is asserted: a watch that gets no processor for a while sees the rest of the stall only.
     served.act = lambda: stall_the_loop(3.0)
 
-    await served.get("ann")
-    await served.eventually(served.stalls, "the report")
+    # Where the watch itself gets no processor, the machine is to blame and nobody is reported: then once more.
+    for _ in range(5):
+        await served.get("ann")
+        if await served.happens(served.stalls, within_s=3.0):
+            break
 
     (stall,) = served.stalls()
     assert stall.grade == "hygiene"

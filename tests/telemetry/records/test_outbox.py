@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from isolation_monitor.telemetry.records.outbox import Outbox
-
-
-class Collector(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.stored: list[dict[str, Any]] = []
-        self.status = 200
-        self.delay_s = 0.0
-        self.attempts = 0
-        self.close_after_answer = False
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                server.attempts += 1
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                time.sleep(server.delay_s)
-                if server.status == 200:
-                    server.stored += json.loads(body)["records"]
-                answer = b'{"rejected": []}'
-                self.send_response(server.status)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-                # Without saying so in a header: as an idle timeout does.
-                self.close_connection = server.close_after_answer
-
-            def log_message(self, format: str, *args: Any) -> None:
-                return
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    server = Collector()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def until(check: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
+from isolation_monitor.telemetry.records.sender import Patience
+from tests.telemetry.records.receiving import until
 
 
 def outbox(url: str | None, counts: Counter[str], limit: int = 1000) -> Outbox:
-    return Outbox("tests", url, "token", limit, lambda what, n: counts.update({what: n}))
+    return Outbox("tests", url, "token", limit, lambda what, n: counts.update({what: n}), patience=Patience(refused_s=0.5))
 
 
 def test_records_arrive_in_order_and_are_counted(collector) -> None:
@@ -145,7 +87,7 @@ def test_a_collector_that_is_down_fills_the_queue_to_its_limit_and_no_further() 
 
 def test_putting_never_waits_for_a_slow_collector(collector) -> None:
     counts: Counter[str] = Counter()
-    collector.delay_s = 0.2
+    collector.may_answer.clear()
     box = outbox(collector.url, counts)
 
     box.put({"id": 0})
@@ -154,6 +96,7 @@ def test_putting_never_waits_for_a_slow_collector(collector) -> None:
         box.put({"id": n})
 
     assert not collector.stored, "all were put while the first request was still unanswered"
+    collector.may_answer.set()
     until(lambda: len(collector.stored) == 200, "all arrive")
     box.close()
 
@@ -166,6 +109,70 @@ def test_a_record_that_json_cannot_carry_does_not_end_the_sender(collector) -> N
     box.put({"id": 2})
     until(lambda: len(collector.stored) == 2, "both arrive, the odd value as text")
     box.close()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_does_not_know_costs_no_other_record(collector, number) -> None:
+    """A collector refuses the whole body for it, and with it up to 200 sound records."""
+    counts: Counter[str] = Counter()
+    box = outbox(collector.url, counts)
+
+    box.put({"id": 1, "detail": {"ratio": number}})
+    box.put({"id": 2})
+    until(lambda: collector.stored, "the other one arrives")
+    box.close()
+
+    assert [record["id"] for record in collector.stored] == [2]
+    assert +counts == {"queued": 2, "rejected": 1, "sent": 1}
+
+
+def test_nobody_waits_for_an_outbox_that_has_ended(collector) -> None:
+    box = outbox(collector.url, Counter())
+    box.put({"id": 1})
+    box.close()
+    began = time.monotonic()
+
+    box.sync(60)
+
+    assert time.monotonic() - began < 30
+
+
+async def test_the_last_wait_for_the_disk_does_not_hold_the_event_loop(make_monitor, monkeypatch) -> None:
+    monitor = make_monitor()
+    waited_on = []
+    monkeypatch.setattr(monitor.outbox, "sync", lambda timeout_s: waited_on.append(threading.current_thread()))
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    await monitor.instrument(application)({"type": "lifespan"}, None, None)
+
+    assert len(waited_on) == 1
+    assert threading.current_thread() not in waited_on
+
+
+def test_a_sender_for_which_there_was_no_thread_starts_later(collector, monkeypatch) -> None:
+    """Until then the writer goes on, one and the same: a process at its limit of threads is not asked for more with each record."""
+    real, asked = threading.Thread.start, Counter[str]()
+
+    def start(thread: threading.Thread) -> None:
+        asked[thread.name] += 1
+        if thread.name == "isolation-monitor-sender":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    box = outbox(collector.url, Counter())
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        for n in range(20):
+            box.put({"id": n})
+        until(lambda: asked["isolation-monitor-sender"], "it is tried")
+
+    box.put({"id": 20})
+
+    until(lambda: len(collector.stored) == 21, "all arrive")
+    box.close()
+    assert asked["isolation-monitor-outbox"] == 1
 
 
 def test_without_a_collector_nothing_is_queued() -> None:
@@ -238,5 +245,5 @@ def test_nothing_is_told_without_a_collector_or_after_the_end(collector) -> None
     box.close()
     box.tell({"id": 3})
 
-    assert silent._thread is None
+    assert silent._writer is None
     assert [r["id"] for r in collector.stored] == [2]

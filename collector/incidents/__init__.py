@@ -1,0 +1,1 @@
+"""Incidents: alerts, violations and rollbacks that belong together, told in order."""

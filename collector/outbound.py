@@ -1,0 +1,59 @@
+"""Requests that the collector itself makes, to addresses of its configuration and to no others.
+
+No redirect is followed, so a token never travels to another host; proxies of the environment are not used; what answers
+may send so many bytes and no more, and is not unpacked, so that a small answer cannot become a large one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+
+class AnswerTooLarge(Exception):
+    """More bytes came than were asked for; the rest was not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+
+    def json(self) -> Any:  # Any: another program's JSON
+        """Return the body's value. Raises ValueError when it is not JSON."""
+        return json.loads(self.body)
+
+
+def client(headers: dict[str, str], timeout_s: float) -> httpx2.AsyncClient:
+    """Return a client; `await aclose()` it."""
+    headers = headers | {"Accept-Encoding": "identity"}
+    return httpx2.AsyncClient(headers=headers, timeout=timeout_s, trust_env=False, follow_redirects=False)
+
+
+async def posted(using: httpx2.AsyncClient, url: str, limit_bytes: int, **content: Any) -> Answer:  # Any: what httpx2 sends
+    """Post and return the answer.
+
+    Raises:
+        AnswerTooLarge: it has more than `limit_bytes`.
+        httpx2.RequestError, httpx2.InvalidURL: there was none.
+    """
+    return await _read(using, "POST", url, limit_bytes, **content)
+
+
+async def fetched(using: httpx2.AsyncClient, url: str, limit_bytes: int, **params: str) -> Answer:
+    """Get and return the answer. Raises what `posted` raises."""
+    return await _read(using, "GET", url, limit_bytes, params=params)
+
+
+async def _read(using: httpx2.AsyncClient, method: str, url: str, limit_bytes: int, **content: Any) -> Answer:  # Any: as above
+    async with using.stream(method, url, **content) as answer:
+        parts, left = [], limit_bytes
+        async for part in answer.aiter_raw():
+            left -= len(part)
+            if left < 0:
+                raise AnswerTooLarge(f"more than {limit_bytes} bytes came")
+            parts.append(part)
+        return Answer(answer.status_code, b"".join(parts))

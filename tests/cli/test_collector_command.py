@@ -1,0 +1,186 @@
+"""`isomon collector`: a real server, over TLS, with clients that must show a certificate; what it refuses to start with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from isolation_monitor.collector.storage.schema import migrate
+from isolation_monitor.telemetry.collector_address import CollectorAddress
+from isolation_monitor.telemetry.errors import SettingsError
+from isolation_monitor.telemetry.settings import load_settings
+from tests.cli.test_violations import isomon
+from tests.real_parts.processes import eventually, free_port
+
+TOKENS = {"COLLECTOR_SEND_TOKEN": "token-that-sends", "COLLECTOR_READ_TOKEN": "token-that-reads"}
+BATCH = {"schema": "records/1", "service": "chat", "instance": "i", "sent_at": "2026-01-01T00:00:00Z", "records": []}
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Signs certificates into `folder`; `file` is its own."""
+
+    folder: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        self._sign(self.name, None)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.name}.crt"
+
+    def certificate(self, name: str) -> tuple[Path, Path]:
+        """Return a certificate and its key, for this machine."""
+        self._sign(name, self.name)
+        return self.folder / f"{name}.crt", self.folder / f"{name}.key"
+
+    def _sign(self, name: str, by: str | None) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        signer, issuer = key, subject
+        if by is not None:
+            loaded = serialization.load_pem_private_key((self.folder / f"{by}.key").read_bytes(), None)
+            assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+            signer, issuer = loaded, x509.load_pem_x509_certificate(self.file.read_bytes()).subject
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+            .sign(signer, hashes.SHA256())
+        )
+        (self.folder / f"{name}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        (self.folder / f"{name}.key").write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+
+
+@contextlib.contextmanager
+def served(folder: Path, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run `isomon collector` until the block ends; give its port."""
+    url = f"sqlite:///{folder / 'collector.sqlite3'}"
+    asyncio.run(migrate(url))
+    port = free_port()
+    command = [sys.executable, "-m", "isolation_monitor.cli.main", "collector", "--port", str(port), *options]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COLLECTOR_")}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment | TOKENS | {"COLLECTOR_DATABASE_URL": url})
+    try:
+
+        def is_up() -> bool:
+            assert process.poll() is None, (folder / "log").read_text()
+            return b"Uvicorn running" in (folder / "log").read_bytes()
+
+        eventually(is_up, "the collector serves")
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def status(address: CollectorAddress) -> int:
+    """Send a batch as the services do, and return the answer's status."""
+    with contextlib.closing(address.connect(20.0)) as connection:
+        address.request(connection, "POST", "/v1/records", {"Content-Type": "application/json"}, json.dumps(BATCH).encode())
+        return connection.getresponse().status
+
+
+def test_certificates_are_verified_and_asked_for(tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    certificate, key = ours.certificate("server")
+    client_certificate, client_key = ours.certificate("client")
+    client = tmp_path / "client.pem"
+    client.write_bytes(client_certificate.read_bytes() + client_key.read_bytes())
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key), "--client-ca", str(ours.file))
+
+    with served(tmp_path, *options) as (port, _process):
+        url, token = f"https://127.0.0.1:{port}", TOKENS["COLLECTOR_SEND_TOKEN"]
+
+        assert status(CollectorAddress(url, token, str(ours.file), str(client))) == 200
+        for ca_file in (None, str(theirs.file)):
+            with pytest.raises(ssl.SSLCertVerificationError):
+                status(CollectorAddress(url, token, ca_file, str(client)))
+        # The other name of this machine is not in the certificate.
+        with pytest.raises(ssl.SSLCertVerificationError):
+            status(CollectorAddress(f"https://localhost:{port}", token, str(ours.file), str(client)))
+        with pytest.raises((ssl.SSLError, OSError)):
+            status(CollectorAddress(url, token, str(ours.file)))
+
+
+def test_it_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    with served(tmp_path) as (port, process):
+        assert status(CollectorAddress(f"http://127.0.0.1:{port}", TOKENS["COLLECTOR_SEND_TOKEN"])) == 200
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(60) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--host", "0.0.0.0"], "--plain-http"),
+        (["--host", "collector.example.com"], "--plain-http"),
+        (["--tls-cert", "/nonexistent/crt"], "belong together"),
+        (["--tls-cert", "/nonexistent/crt", "--tls-key", "/nonexistent/key"], "is no file"),
+        (["--client-ca", "/nonexistent/crt"], "--tls-cert"),
+        (["--log-level", "loud"], "loud"),
+        (["--host", "0.0.0.0", "--plain-http"], "no token to ingest"),
+        ([], "no token to ingest"),
+    ],
+)
+def test_it_refuses_to_start_and_says_why(options: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open to others without TLS, and anywhere without keys."""
+    for name in TOKENS:
+        monkeypatch.delenv(name, raising=False)
+
+    done = isomon("collector", *options)
+
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+class TestTheServicesSide:
+    @pytest.mark.parametrize(
+        "url", ["http://127.0.0.1:8400", "http://[::1]:8400", "http://localhost:8400", "https://collector.example.com"]
+    )
+    def test_plain_http_goes_to_this_machine_and_tls_anywhere(self, url: str) -> None:
+        assert load_settings({"collector_url": url}, environ={}).collector_url == url
+
+    @pytest.mark.parametrize(
+        "url", ["http://collector:8400", "http://10.0.0.1:8400", "http://127.0.0.1.example.com", "http://localhost.example.com"]
+    )
+    def test_plain_http_to_others_stops_the_start_unless_said_so(self, url: str) -> None:
+        with pytest.raises(SettingsError, match="ISOLATION_COLLECTOR_PLAIN_HTTP=anywhere"):
+            load_settings({"collector_url": url}, environ={})
+
+        assert load_settings({"collector_url": url}, environ={"ISOLATION_COLLECTOR_PLAIN_HTTP": "anywhere"}).collector_url == url
+
+    def test_another_word_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match="loopback, anywhere"):
+            load_settings({"collector_plain_http": "yes"}, environ={})
