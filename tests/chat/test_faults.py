@@ -33,7 +33,7 @@ async def more_runs(population: Population, runs: int) -> None:
 
 async def sound_traffic(population: Population) -> None:
     """Wait for enough of it: the slow factory is proven by comparison with what was more than a second before."""
-    await more_runs(population, 80)
+    await more_runs(population, 160)
     deadline = time.monotonic() + PATIENCE_S
     while sum(asked_at < time.time() - 1.2 for asked_at, _ in population.first_events) < 20:
         assert time.monotonic() < deadline, population.stats()

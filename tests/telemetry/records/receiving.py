@@ -24,6 +24,7 @@ class Collector(ThreadingHTTPServer):
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.attempts = 0
+        self.answered = 0
         self.close_after_answer = False
         self.limit = 10_000
         """Larger batches are refused with 413."""
@@ -64,6 +65,7 @@ class Collector(ThreadingHTTPServer):
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
+                server.answered += 1
                 # Without saying so in a header: as an idle timeout does.
                 self.close_connection = server.close_after_answer
 

@@ -144,7 +144,7 @@ def test_retry_after_is_honoured(make, collector) -> None:
     collector.headers = {"Retry-After": "1"}
     box = make(collector.url)
     box.put(violation(1))
-    until(lambda: collector.attempts == 1, "it is tried")
+    until(lambda: collector.answered == 1, "it is tried")
     first = time.monotonic()
 
     collector.status = 200
