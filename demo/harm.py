@@ -125,7 +125,7 @@ async def _lowest_checked_out(client: httpx2.AsyncClient, looks: int = 24) -> di
     for _ in range(looks):
         with suppress(httpx2.HTTPError, ValueError, KeyError):
             answer = (await client.get("/readyz")).json()
-            seen[answer["pid"]].append(answer["pool"]["checked_out"])
+            seen[answer["pid"]].append(answer["checks"]["pool"]["detail"]["checked_out"])
         await asyncio.sleep(0.02)
     return {pid: min(numbers) for pid, numbers in seen.items() if len(numbers) >= 4}
 

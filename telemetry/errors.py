@@ -44,3 +44,11 @@ class RunThreadMismatchError(IdError):
 
 class UnscopedAccessError(IsolationMonitorError):
     """A query for an owned model that does not ask for its user's rows was refused (`unscoped_access=block`)."""
+
+
+class LifecycleError(IsolationMonitorError):
+    """A start-up phase, clean-up step or health check was declared or used in a way that cannot work; the text says what to do."""
+
+
+class NotReadyError(IsolationMonitorError):
+    """Raised by a health check to say in its own words why the application cannot serve now; the text is shown to whoever asks."""

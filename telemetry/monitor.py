@@ -42,8 +42,10 @@ from isolation_monitor.telemetry.instrument.integrations import Integrations
 from isolation_monitor.telemetry.instrument.sqlalchemy_owned import OwnedModels
 from isolation_monitor.telemetry.instrument.sqlalchemy_reads import SqlReads
 from isolation_monitor.telemetry.ledger import Ledger
+from isolation_monitor.telemetry.lifecycle.endpoint import HealthMiddleware
+from isolation_monitor.telemetry.lifecycle.lifecycle import Lifecycle
 from isolation_monitor.telemetry.metrics.endpoint import MetricsEndpoint
-from isolation_monitor.telemetry.metrics.port import MetricsPort, serve_on_port
+from isolation_monitor.telemetry.metrics.port import ThreadPort, serve_on_port
 from isolation_monitor.telemetry.metrics.registry import MetricRegistry
 from isolation_monitor.telemetry.metrics.worker_deaths import WorkerDeaths
 from isolation_monitor.telemetry.power import Power
@@ -157,7 +159,8 @@ class IsolationMonitor:
             },
             settings.self_test_interval_s,
         )
-        self._port: MetricsPort | None = None
+        self.lifecycle = Lifecycle(self.ledger, self.housekeeper, settings, lambda: self.is_on)
+        self._port: ThreadPort | None = None
         self._shown_mode: Mode = self.mode
         self._show_info()
 
@@ -184,8 +187,11 @@ class IsolationMonitor:
         if not callable(app):
             raise SettingsError(f"instrument() got {type(app).__qualname__}, which is no ASGI application: pass the app object itself")
         if self.settings.mode == "off":
-            self.app = app
-            return app
+            # Probes go on: a service whose monitor is off would be restarted for it.
+            health = lambda inner: HealthMiddleware(inner, self.lifecycle.endpoint)  # noqa: E731
+            in_place = starlette_instrument.instrument(app, health) if self.lifecycle.is_declared else None
+            self.app = health(app) if self.lifecycle.is_declared and in_place is None else app
+            return self.app
         if app is self.app:
             # A second call, for another engine perhaps: the application is watched already.
             for one in (*((engine,) if engine is not None else ()), *engines):
@@ -375,7 +381,7 @@ class IsolationMonitor:
     @property
     def patches(self) -> list[Patch]:
         """Every change to a foreign library's object, in force or taken off again."""
-        return [*self._patches, *self.integrations.patches]
+        return [*self._patches, *self.integrations.patches, *self.lifecycle.patches]
 
     # --- what the parts ask -----------------------------------------------------------------------------------------
 
@@ -420,6 +426,7 @@ class IsolationMonitor:
         self.outbox.start()
         self.loop = asyncio._get_running_loop()
         self.power.serving(self.loop)
+        self.lifecycle.serving(self.loop)
         self.served = True
         if self.settings.metrics_port and self._port is None:
             self._port = serve_on_port(self.registry, "0.0.0.0", self.settings.metrics_port, self.settings.metrics_token)
@@ -433,6 +440,7 @@ class IsolationMonitor:
         # What waits for another walk through memory will not see it.
         self.detection.foreign_content.walked(time.monotonic())
         self.uninstrument()
+        self.lifecycle.detach()
         self.delivery.close()
         self.flags.close()
         self.housekeeper.close()

@@ -195,9 +195,14 @@ DROP_REASONS: Final = (
 )  # fmt: skip
 HOOKS: Final = (
     "middleware", "factory", "run", "sqlalchemy", "redis", "asyncpg", "psycopg", "http_client", "asyncio", "detector", "self_test",
-    "housekeeper", "delivery", "exporter", "render", "principal", "resolution", "flags",
+    "housekeeper", "delivery", "exporter", "render", "principal", "resolution", "flags", "lifecycle",
 )  # fmt: skip
 """Where in the monitor an error of its own happened."""
+PHASE_LIMIT: Final = 20
+"""Phases of a start-up that metrics tell apart."""
+PHASE_RESULTS: Final = ("done", "failed")
+LEFT_RESOURCES: Final = ("tasks", "threads", "children", "zombies", "files", "sockets", "temporary_files")
+"""What a process can leave behind after its clean-up."""
 RECORD_STATES: Final = ("queued", "spooled", "unspooled", "sent", "failed")
 
 # --- bucket ladders (upper bounds, seconds) ---------------------------------------------------------------------------
@@ -222,6 +227,8 @@ QUEUE_AGE_BUCKETS: Final = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 GATE_BUCKETS: Final = tuple(float(f"{0.005 * 1.1**n:.4g}") for n in range(81))
 """5 ms to 10 s in steps of 10 %: the gate's question is whether a percentile rose by 10 %, and a bucket wider than that cannot tell.
 84 series an arm, so 168 a rollout: as many as three routes cost in the ladder of the semantic conventions."""
+PHASE_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+CLEANUP_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BLAST_BUCKETS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """Principals that one failure touched."""
 
@@ -786,6 +793,59 @@ RECORDS = Metric(
 )
 RECORD_QUEUE_DEPTH = Metric("isolation_record_queue_depth", "gauge", "Records waiting to be sent.", {}, unit="{record}")
 RECORD_SPOOL_BYTES = Metric("isolation_record_spool_bytes", "gauge", "Records on the local disk that wait to be sent.", {}, unit="By")
+STARTUP_PHASE_DURATION = Metric(
+    "isolation_startup_phase_duration_seconds",
+    "histogram",
+    "Time that a phase of the start-up took, without what it waited for before it began.",
+    {"isolation_phase": PHASE_LIMIT, "isolation_result": PHASE_RESULTS},
+    "main",
+    PHASE_BUCKETS,
+    unit="s",
+)
+STARTUP_PHASE_HANGING = Metric(
+    "isolation_startup_phase_hanging",
+    "gauge",
+    "Workers in which a phase of the start-up has not ended after `startup_hang_s`, now.",
+    {"isolation_phase": PHASE_LIMIT},
+    unit="{process}",
+)
+STARTUP_DURATION = Metric(
+    "isolation_startup_duration_seconds",
+    "gauge",
+    "Time that the start-up took, or has taken so far; of the slowest worker that lives.",
+    {},
+    unit="s",
+)
+STARTUP_READY = Metric(
+    "isolation_startup_ready_timestamp_seconds",
+    "gauge",
+    "Unix time at which the start-up was over; of the worker that was latest, 0 before the first.",
+    {},
+    unit="s",
+)
+CLEANUP_DURATION = Metric(
+    "isolation_cleanup_duration_seconds",
+    "histogram",
+    "Time that the clean-up took, all steps and the look at what is left together.",
+    {},
+    "main",
+    CLEANUP_BUCKETS,
+    unit="s",
+)
+CLEANUP_LEFT = Metric(
+    "isolation_cleanup_left_total",
+    "counter",
+    "What processes held after their clean-up that they had not held before their start-up.",
+    {"isolation_resource": LEFT_RESOURCES},
+    unit="{item}",
+)
+CLEANUP_FORCED = Metric(
+    "isolation_cleanup_steps_forced_total",
+    "counter",
+    "Steps of clean-ups that did not end in time: forced where they have a way to, else given up.",
+    {},
+    unit="{step}",
+)
 MONITOR_SERIES = Metric("isolation_monitor_series", "gauge", "Series that this monitor keeps in all workers.", {}, unit="{series}")
 
 CATALOGUE: Final[tuple[Metric, ...]] = (
@@ -864,6 +924,13 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     PLANTED_FAULTS,
     DETECTOR_POWER,
     DETECTOR_STATE,
+    STARTUP_PHASE_DURATION,
+    STARTUP_PHASE_HANGING,
+    STARTUP_DURATION,
+    STARTUP_READY,
+    CLEANUP_DURATION,
+    CLEANUP_LEFT,
+    CLEANUP_FORCED,
     MONITOR_SERIES,
 )
 

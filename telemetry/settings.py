@@ -24,6 +24,7 @@ Mode = Literal["off", "monitor", "block"]
 PLAIN_HTTP: Final = ("loopback", "anywhere")
 HTTP_METRICS: Final = ("auto", "on", "off")
 SPOOL_SYNC: Final = ("", "hygiene", "reachable", "crossed")
+LIFECYCLE_SIGNALS: Final = ("chain", "off")
 DEFAULT_EXCLUDE: Final = ("/healthz", "/readyz", "/livez", "/health", "/favicon.ico", "/static/*")
 PREFIX: Final = "ISOLATION_"
 SERVICE_LIMIT: Final = 100
@@ -181,6 +182,31 @@ class Settings:
     metrics_port: int = _setting(
         0, "Serve the metrics on a port of their own as well; 0: no. Several workers may share it: one serves the numbers of all."
     )
+    livez_path: str | None = _setting(
+        "/livez",
+        "Path of the answer whether the process lives, once something is declared to `monitor.lifecycle` (docs/lifecycle.md). An answer "
+        "of the application's own at this path is never replaced. Empty: none.",
+    )
+    readyz_path: str | None = _setting("/readyz", "Path of the answer whether the process can serve; as `livez_path`. Empty: none.")
+    startupz_path: str | None = _setting("/startupz", "Path of the answer whether the start-up is over; as `livez_path`. Empty: none.")
+    health_port: int = _setting(
+        0,
+        "Serve these three on a port of their own as well, from a thread that answers also while the event loop stands still; 0: no. Of "
+        "several workers one has the port, and speaks for itself.",
+    )
+    live_lag_s: float = _setting(
+        10.0, "On `health_port` a process whose event loop has not moved for so long is not live any more, seconds. 0: never."
+    )
+    startup_hang_s: float = _setting(10.0, "A phase of the start-up hangs when it has not ended after so long, seconds.")
+    cleanup_timeout_s: float = _setting(2.0, "How long a step of the clean-up may take before it is forced, seconds.")
+    cleanup_limit_s: float = _setting(
+        5.0, "How long all steps of the clean-up may take together; what is not done by then is forced, seconds."
+    )
+    lifecycle_signals: Literal["chain", "off"] = _setting(
+        "chain",
+        "`chain`: SIGTERM and SIGINT end readiness at once and then do what they did before, the server's own handlers included. `off`: "
+        "signals are left alone.",
+    )
 
 
 _SECRETS: Final = frozenset({"collector_token", "hash_key", "metrics_token"})
@@ -302,6 +328,10 @@ def _coerce(name: str, value: Any, where: str) -> Any:
     if name == "spool_sync":
         if value not in SPOOL_SYNC:
             raise SettingsError(f"{where} is no grade: use one of {', '.join(SPOOL_SYNC[1:])}, or leave it empty")
+        return value
+    if name == "lifecycle_signals":
+        if value not in LIFECYCLE_SIGNALS:
+            raise SettingsError(f"{where} is no choice: use one of {', '.join(LIFECYCLE_SIGNALS)}")
         return value
     if isinstance(default, tuple):
         items = value.split(",") if isinstance(value, str) else value

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from chat import routes, websocket
+from chat import life, routes, websocket
 from chat.auth import HideTokens
 from chat.monitoring import watch
 from chat.parts import Kinds, Parts, build_parts
@@ -34,10 +34,9 @@ def create_app(settings: Settings, monitor: IsolationMonitor) -> ASGIApp:
 def _assemble(parts: Parts, monitor: IsolationMonitor) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await parts.database.prepare()
-        yield
-        # The server has closed the sockets and waited for the requests by now.
-        await parts.database.close()
+        async with monitor.lifecycle:
+            yield
+            # The server has closed the sockets and waited for the requests by now.
         await monitor.aclose()
 
     app = FastAPI(title="Chat", summary="A small multi-user agent chat.", lifespan=lifespan)
@@ -49,6 +48,7 @@ def _assemble(parts: Parts, monitor: IsolationMonitor) -> FastAPI:
     app.add_exception_handler(ThreadNotFoundError, routes.thread_not_found)
     for name in ("uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).addFilter(HideTokens())
+    life.declare(monitor, parts)
     watch(app, monitor, parts.database, parts.tokens, parts.runner)
     return app
 

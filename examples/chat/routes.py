@@ -1,18 +1,16 @@
-"""The HTTP side: logging in, the note, threads, messages, the page, and the two health answers.
+"""The HTTP side: logging in, the note, threads, messages, and the page. `life.py` has the answers about health.
 
 A signed-in request's answer carries `user_id`: the user it is for.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field, StringConstraints
-from sqlalchemy.exc import SQLAlchemyError
 
 from chat import store
 from chat.auth import NotSignedInError
@@ -125,25 +123,6 @@ async def find_run(run_id: str, user: SignedIn, parts: PartsDependency) -> dict[
 @router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     return FileResponse(PAGE, headers={"Cache-Control": "no-cache"})
-
-
-@router.get("/healthz")
-async def alive() -> dict[str, str]:
-    """The process runs. Asks nobody else: a restart would not cure a database."""
-    return {"status": "ok"}
-
-
-@router.get("/readyz")
-async def ready(parts: PartsDependency) -> JSONResponse:
-    """This worker can serve: its database answers. Shows the pool of the worker that happens to answer."""
-    # Read before the ping, which takes a connection itself.
-    numbers = parts.database.pool_numbers()
-    state = {"pid": os.getpid(), "pool": numbers, "connections": len(parts.connections)}
-    try:
-        await parts.database.ping()
-    except (SQLAlchemyError, OSError) as error:
-        return JSONResponse({"status": "database unavailable", "reason": type(error).__name__, **state}, 503)
-    return JSONResponse({"status": "ok", **state})
 
 
 async def thread_not_found(_: Request, error: Exception) -> JSONResponse:

@@ -61,7 +61,8 @@ class IsolationMiddleware:
         # nearly every path.
         self._beginning_length = min(map(len, self._set_aside_prefixes), default=0)
         self._beginnings = frozenset(prefix[: self._beginning_length] for prefix in self._set_aside_prefixes)
-        self._set_aside = self._pages | self._excluded | {self._main_page}
+        self._health = monitor.lifecycle.endpoint
+        self._set_aside = self._pages | self._excluded | {self._main_page, *self._health.paths}
         self._sockets = Sockets(monitor)
         self._looks = monitor.detection.looks
         self._baseline: Context | None = None
@@ -225,6 +226,8 @@ class IsolationMiddleware:
                 await self.monitor.endpoint(scope, receive, send)
             elif path == self._main_page:
                 await self._host_page_or_ours(scope, receive, send)
+            elif path in self._health.paths:
+                await self._health.beside(self.app, scope, receive, send)
             else:
                 await self.app(scope, receive, send)
         elif kind == "websocket" and self.monitor.is_on and not self._is_excluded(scope["path"]):

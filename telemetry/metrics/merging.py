@@ -24,6 +24,8 @@ GAUGE_MERGE: Final[dict[str, Literal["sum", "max", "min"]]] = {
     names.QUEUE_EVENTS_MAX.name: "max",
     names.QUEUE_BYTES_MAX.name: "max",
     names.QUEUE_AGE_MAX.name: "max",
+    names.STARTUP_DURATION.name: "max",
+    names.STARTUP_READY.name: "max",
 }
 """How a gauge of several workers becomes one number, where it is not the sum or worth saying that it is."""
 

@@ -19,21 +19,24 @@ PATHS: Final[dict[str, Page]] = {"/metrics": "main", "/metrics/isolation": "isol
 _RETRY_S: Final = 1.0
 
 
-def serve_on_port(registry: MetricRegistry, host: str, port: int, token: str | None = None) -> MetricsPort:
+def serve_on_port(registry: MetricRegistry, host: str, port: int, token: str | None = None) -> ThreadPort:
     """Serve `PATHS` on `host`:`port` (0: any free one) from a thread.
 
     Several workers may ask for the same port: one gets it and shows the numbers of all; when it ends, another takes over
     within about a second. Never raises for a port that is taken.
     """
-    return MetricsPort(registry, host, port, token)
+    return ThreadPort("metrics", _handler(Pages(registry), token or None), registry, host, port)
 
 
-class MetricsPort:
-    """The server behind `serve_on_port`. `port` is the bound port, None while another process has it."""
+class ThreadPort:
+    """A server in a thread, behind a port that several workers may ask for. `subject` names it in threads and logs."""
 
-    def __init__(self, registry: MetricRegistry, host: str, port: int, token: str | None) -> None:
+    def __init__(
+        self, subject: str, handler: Callable[..., BaseHTTPRequestHandler], registry: MetricRegistry, host: str, port: int
+    ) -> None:
+        self._subject = subject
         self._address = (host, port)
-        self._handler = _handler(Pages(registry), token or None)
+        self._handler = handler
         self._server: _Server | None = None
         self._stop = threading.Event()
         registry.on_fork(self._restart_in_child)
@@ -58,7 +61,7 @@ class MetricsPort:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._bind()
-        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="isolation-metrics-port", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name=f"isolation-{self._subject}-port", daemon=True)
         self._thread.start()
 
     def _bind(self) -> _Server | None:
@@ -68,7 +71,7 @@ class MetricsPort:
                     self._server = _Server(self._address, self._handler)
                 except OSError as error:
                     level = logging.DEBUG if error.errno == errno.EADDRINUSE else logging.WARNING
-                    LOGGER.log(level, "the metrics port %s:%s is not ours: %s", *self._address, error)
+                    LOGGER.log(level, "the %s port %s:%s is not ours: %s", self._subject, *self._address, error)
             return self._server
 
     def _run(self, stop: threading.Event) -> None:

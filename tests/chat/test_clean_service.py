@@ -184,12 +184,14 @@ async def test_tokens_never_reach_the_log(people: People, clean_service: Service
     assert ann.token not in clean_service.log
 
 
-async def test_health_tells_the_worker_and_its_pool(http: httpx2.AsyncClient) -> None:
-    assert (await http.get("/healthz")).json() == {"status": "ok"}
+async def test_health_tells_the_worker_its_start_and_its_pool(http: httpx2.AsyncClient) -> None:
+    assert (await http.get("/livez")).json()["status"] == "alive"
+    assert (await http.get("/startupz")).json()["startup"]["phases"]["database"]["state"] == "done"
     ready = (await http.get("/readyz")).json()
 
-    assert ready["status"] == "ok"
-    assert set(ready["pool"]) == {"size", "checked_out", "overflow"}
+    assert ready["status"] == "ready"
+    assert ready["checks"]["database"]["status"] == "ok"
+    assert set(ready["checks"]["pool"]["detail"]) == {"size", "checked_out", "overflow"}
     assert ready["pid"] > 0
 
 

@@ -73,7 +73,7 @@ async def test_leaked_sessions_come_back_when_the_leak_is_healed(faulty_service:
 
     async def checked_out(client: httpx2.AsyncClient) -> dict[int, int]:
         answers = [(await client.get("/readyz")).json() for _ in range(20)]
-        return {answer["pid"]: answer["pool"]["checked_out"] for answer in answers}
+        return {answer["pid"]: answer["checks"]["pool"]["detail"]["checked_out"] for answer in answers}
 
     async with httpx2.AsyncClient(base_url=url, timeout=30, limits=httpx2.Limits(max_keepalive_connections=0)) as client:
         population = Population(url, users=2)
@@ -102,7 +102,7 @@ async def test_a_leak_is_bounded_so_that_the_service_goes_on(tmp_path: Path) -> 
             await client.post("/faults/session-leak")
             client.headers["Authorization"] = f"Bearer {user.token}"
             codes = [(await client.get("/api/threads/t_nobodys/messages")).status_code for _ in range(20)]
-            pool = (await client.get("/readyz")).json()["pool"]
+            pool = (await client.get("/readyz")).json()["checks"]["pool"]["detail"]
         await population.stop()
 
     assert codes == [500] * 12 + [404] * 8

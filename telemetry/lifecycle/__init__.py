@@ -1,0 +1,1 @@
+"""Start-up, health and clean-up of an application: what `monitor.lifecycle` is made of (docs/lifecycle.md)."""
