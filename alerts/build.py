@@ -14,6 +14,7 @@ from isolation_monitor.alerts import (
     blindness_alerts,
     delivery_alerts,
     isolation_alerts,
+    lifecycle_alerts,
     prometheus_config,
     recording,
     resolution_alerts,
@@ -40,6 +41,7 @@ _FILES: dict[str, str] = {
     "runs.yml": "Alerts on runs and connections.",
     "resolution.yml": "Alerts on the resolution of run ids to threads.",
     "rollouts.yml": "Alerts on rollouts: the arms side by side, gates that cannot look or wait, workers that hear of no change.",
+    "lifecycle.yml": "Alerts on start-up and clean-up.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
     "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
 }
@@ -55,6 +57,7 @@ def rule_groups(thresholds: Thresholds | None = None, slos: slo.Slos | None = No
         run_alerts.groups(t),
         resolution_alerts.groups(t),
         rollout_alerts.groups(t),
+        lifecycle_alerts.groups(t),
         blindness_alerts.groups(t),
         slo_rules.groups(slos or slo.load()),
     )

@@ -237,6 +237,11 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "GateError": _gate(VERDICT_CODE, jump=-2),
     "RolloutStuck": _gate(WAITING, jump=100_000),
     "FlagsStale": _once(names.FLAG_STALE),
+    "StartupPhaseHanging": _once(names.STARTUP_PHASE_HANGING),
+    "StartupFailed": Recipe((_sample(names.STARTUP_PHASE_DURATION, "_count", {"isolation_result": "failed"}, jump=1),)),
+    "StartupSlow": Recipe((_sample(names.STARTUP_DURATION, jump=60), _sample(names.STARTUP_READY))),
+    "CleanupLeftovers": _once(names.CLEANUP_LEFT),
+    "CleanupSlow": _slow(names.CLEANUP_DURATION),
     ROLLED_BACK.name: Recipe(rolls_back=True),
     "IsolationEvidenceRefused": Recipe(
         (Sample(BATCHES_REFUSED, {"reason": "disk_full"}, "main", rate=1.0),), job="collector", names_service=False

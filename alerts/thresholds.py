@@ -79,6 +79,15 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Lifecycle:
+    max_startup_s: float
+    max_cleanup_s: float
+    startup_told_for: Duration
+    window: Duration
+    memory: Duration
+
+
+@dataclass(frozen=True, slots=True)
 class Containment:
     window: Duration
 
@@ -143,6 +152,7 @@ class Thresholds:
     delivery: Delivery
     connections: Connections
     resolution: Resolution
+    lifecycle: Lifecycle
     containment: Containment
     sessions: Sessions
     blindness: Blindness
@@ -168,6 +178,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         delivery=_section(Delivery, tree, "delivery"),
         connections=_section(Connections, tree, "connections"),
         resolution=_section(Resolution, tree, "resolution"),
+        lifecycle=_section(Lifecycle, tree, "lifecycle"),
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),

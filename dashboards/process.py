@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
-from isolation_monitor.dashboards import queries
+from isolation_monitor.dashboards import lifecycle, queries
 from isolation_monitor.dashboards.layout import PROCESS_UID, Row, dashboard
 from isolation_monitor.dashboards.panels import NEUTRAL, Panel, Query, counts, graph, none_allowed, tile
 from isolation_monitor.telemetry import names
@@ -40,6 +40,7 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
             Row("By service", [*(held(resource) for resource in resources), leaks()]),
             Row("Growth in an hour, by instance", [*(growing(resource) for resource in resources), trends()]),
             Row("The event loop", [stall_durations(), standing_still()]),
+            lifecycle.row(t),
         ],
     )
 

@@ -310,6 +310,21 @@ def standing_still() -> str:
     return rate(names.LOOP_STALL_DURATION, "service", suffix="_sum")
 
 
+def now(metric: Metric) -> str:
+    """What a gauge says now, summed over workers; 0 where no worker shows it, as long as the service is there."""
+    return f"sum({scraped(metric)}) or 0 * max({scraped(names.MONITOR_INFO)})"
+
+
+def highest(metric: Metric) -> str:
+    """The highest value of a gauge, without workers that have not set it."""
+    return f"max({scraped(metric)} > 0)"
+
+
+def age_of(metric: Metric) -> str:
+    """Seconds since the latest moment that a gauge of Unix times names; none while there is none."""
+    return f"time() - max({scraped(metric)} > 0)"
+
+
 # --- the monitor's own health -----------------------------------------------------------------------------------------
 
 

@@ -807,6 +807,7 @@ STARTUP_PHASE_HANGING = Metric(
     "gauge",
     "Workers in which a phase of the start-up has not ended after `startup_hang_s`, now.",
     {"isolation_phase": PHASE_LIMIT},
+    "isolation",
     unit="{process}",
 )
 STARTUP_DURATION = Metric(

@@ -6,6 +6,7 @@ from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
+from tests.alerts.lifecycle_scenarios import LIFECYCLE_SCENARIOS
 from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
 from tests.alerts.rollout_scenarios import ROLLOUT_SCENARIOS
 from tests.alerts.score_scenarios import SCORE_SCENARIOS
@@ -15,6 +16,7 @@ SCENARIOS = [
     *GROWTH_SCENARIOS,
     *LEVEL_SCENARIOS,
     *RESOLUTION_SCENARIOS,
+    *LIFECYCLE_SCENARIOS,
     *BLINDNESS_SCENARIOS,
     *SCORE_SCENARIOS,
     *SLO_SCENARIOS,
@@ -34,7 +36,7 @@ DASHBOARDS = {
     "containment": {"ContainmentBelow100", "Cascade", "LoopStall"},
     "sessions": {"SessionLeak", "SessionAcquisitionSlow"},
     "factories": {"SingletonReuse", "InstanceCreationSlow", "InstanceResetSlow"},
-    "process": {"ResourceTrend"},
+    "process": {"ResourceTrend", "StartupPhaseHanging", "StartupFailed", "StartupSlow", "CleanupLeftovers", "CleanupSlow"},
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "flags": {"FlagsStale"},

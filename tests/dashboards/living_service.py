@@ -198,6 +198,12 @@ class LivingService:
         for resource, amount in RESOURCES.items():
             self.registry.gauge(names.PROCESS_RESOURCES, resource=resource).set(amount + self.grown)
 
+        self.registry.histogram(names.STARTUP_PHASE_DURATION, isolation_phase="database", isolation_result="done").observe(0.4)
+        self.count(names.CLEANUP_LEFT, 0, isolation_resource="tasks")
+        self.registry.gauge(names.STARTUP_DURATION).set(1.2)
+        self.registry.gauge(names.STARTUP_READY).set(time.time() - 60)
+        self.registry.histogram(names.CLEANUP_DURATION).observe(0.2)
+
     def _health(self) -> None:
         self.registry.gauge(names.MONITOR_INFO, version="1", mode="monitor").set(1)
         self.registry.gauge(names.MONITOR_LAST_CHECK).set(time.time())
@@ -305,6 +311,20 @@ def _growing_process(service: LivingService) -> None:
     service.grown += 1
     service.violate(names.RESOURCE_TREND, "hygiene")
     service.violate(names.TASK_LEAK, "hygiene")
+
+
+def _endless_start(service: LivingService) -> None:
+    service.registry.gauge(names.STARTUP_PHASE_HANGING, isolation_phase="database").set(1)
+    service.registry.histogram(names.STARTUP_PHASE_DURATION, isolation_phase="database", isolation_result="failed").observe(9)
+    service.registry.gauge(names.STARTUP_DURATION).set(45)
+    service.registry.gauge(names.STARTUP_READY).set(time.time())
+
+
+def _untidy_end(service: LivingService) -> None:
+    service.count(names.CLEANUP_LEFT, 1, isolation_resource="children")
+    service.count(names.CLEANUP_FORCED, 1)
+    for _ in range(5):
+        service.registry.histogram(names.CLEANUP_DURATION).observe(7)
 
 
 def _dirty_pool(service: LivingService) -> None:
@@ -418,6 +438,8 @@ FAULTS = {
     "stalled-loop": _stalled_loop,
     "dead-worker": _dead_worker,
     "growing-process": _growing_process,
+    "endless-start": _endless_start,
+    "untidy-end": _untidy_end,
     "dirty-pool": _dirty_pool,
     "starved-pool": _starved_pool,
     "slow-reset": _slow_reset,

@@ -102,6 +102,11 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Waiting for a verdict": (T.rollouts.max_waiting_s,),
     "Violations with it": ZERO,
     "Share that has it": (),
+    "Phases that hang": ZERO,
+    "Slowest start-up": (T.lifecycle.max_startup_s,),
+    "Latest worker ready since": (),
+    "Clean-up steps forced": ZERO,
+    "Duration of clean-ups": (T.lifecycle.max_cleanup_s,),
     "Errors of the new version beyond the old": (T.rollouts.max_error_percent,),
     "Slowness of the new version beyond the old": (T.rollouts.max_slower_percent,),
 }

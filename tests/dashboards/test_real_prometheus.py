@@ -25,7 +25,11 @@ Numbers = dict[str, list[tuple[str, float]]]
 OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE, FLAGS, ROLLOUT = (
     f"{uid} / " for uid in UIDS
 )
-EMPTY_WHEN_WELL = {OVERVIEW + "Detectors that miss planted faults / B", OVERVIEW + "Detectors that miss planted faults / C"}
+EMPTY_WHEN_WELL = {
+    OVERVIEW + "Detectors that miss planted faults / B",
+    OVERVIEW + "Detectors that miss planted faults / C",
+    PROCESS + "Start-up by phase, slowest 5 % / B",
+}
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
 SIGNED = {"Errors of the new version beyond the old", "Slowness of the new version beyond the old"}
@@ -156,6 +160,15 @@ CHANGES = {
         PROCESS + "Share of the time that the loop stood still / A",
     },
     "dead-worker": {CONTAINMENT + "Workers that died / A", CONTAINMENT + "Users at work / A"},
+    "endless-start": {
+        *(PROCESS + f"{panel} / A" for panel in ("Phases that hang", "Slowest start-up", "Latest worker ready since")),
+        PROCESS + "Start-up by phase, slowest 5 % / B",
+    },
+    "untidy-end": {
+        PROCESS + "Clean-up steps forced / A",
+        PROCESS + "Left after clean-ups / A",
+        *(PROCESS + f"Duration of clean-ups / {query}" for query in "AB"),
+    },
     "growing-process": {
         *(PROCESS + f"{title} / A" for title in ("Memory", "Open files", "Threads", "Tasks", "Child processes")),
         *(PROCESS + f"{title}, growth in an hour / A" for title in ("Memory", "Open files", "Threads", "Tasks", "Child processes")),
