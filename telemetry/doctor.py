@@ -118,6 +118,7 @@ def diagnose(monitor: IsolationMonitor | None, app: Any, surroundings: Surroundi
         *_suppressions(monitor),
         *_collector(monitor, around),
         *_spool(monitor),
+        *_lifecycle(monitor, app),
     )
     return Report(monitor.settings.service, monitor.mode, platform.python_version(), packages, findings, tuple(monitor.patches))
 
@@ -428,4 +429,21 @@ def _spool(monitor: IsolationMonitor) -> list[Finding]:
     if found.corrupt:
         text = f"{found.corrupt} damaged files were set aside in {folder.path}"
         findings.append(Finding("warning", "spool", text, "look at the disk; they are removed after a week"))
+    return findings
+
+
+def _lifecycle(monitor: IsolationMonitor, app: Any) -> list[Finding]:
+    """What is declared of start-up, health and clean-up, and which health paths the application keeps."""
+    life = monitor.lifecycle
+    if not life.is_declared:
+        return [Finding("note", "lifecycle", "nothing is declared of start-up and clean-up: no health path is answered")]
+    declared = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in life.declared().items() if names)
+    findings = [Finding("ok", "lifecycle", declared or "the application has started")]
+    for path in sorted(life.endpoint.paths.keys() & _route_paths(app)):
+        text = f"the application has a {path} of its own, which is never replaced: ours is not answered there"
+        remedy = f"take it off, or set ISOLATION_{life.endpoint.paths[path].upper()}_PATH to a free path"
+        findings.append(Finding("note", "lifecycle", text, remedy))
+    if monitor.settings.lifecycle_signals == "chain":
+        text = "SIGTERM and SIGINT are heard from the start-up to the clean-up, and then handled as before"
+        findings.append(Finding("note", "lifecycle", text))
     return findings

@@ -82,13 +82,17 @@ class Steps:
     def order(self) -> dict[str, set[str]]:
         """Return, by step, those that it waits for.
 
-        Steps that name none wait for all that were declared later, but for those that come after them.
+        Steps that name none wait for all later ones that name none, and for later ones that name some where that is no cycle.
         """
         names = list(self._declared)
         waits = {name: set(self._ordering.of(name)) for name in names}
-        for at, name in enumerate(names):
-            if self._declared[name].after is None:
-                waits[name] |= {later for later in names[at + 1 :] if not self._ordering.reaches(later, name)}
+        unnamed = [name for name in names if self._declared[name].after is None]
+        for at, name in enumerate(unnamed):
+            waits[name] |= set(unnamed[at + 1 :])
+        for name in reversed(unnamed):
+            for later in names[names.index(name) + 1 :]:
+                if later not in waits[name] and not _reaches(waits, later, name):
+                    waits[name].add(later)
         return waits
 
     def __iter__(self) -> Iterator[Step]:
@@ -99,6 +103,16 @@ class Steps:
 
     def __getitem__(self, name: str) -> Step:
         return self._declared[name]
+
+
+def _reaches(waits: dict[str, set[str]], start: str, goal: str) -> bool:
+    """Return whether `start` waits for `goal`, directly or not."""
+    todo, seen = [start], {start}
+    while todo:
+        for name in waits[todo.pop()] - seen:
+            seen.add(name)
+            todo.append(name)
+    return goal in seen
 
 
 class _Running:

@@ -55,13 +55,6 @@ class Ordering:
         """Return what a name comes directly after."""
         return frozenset(self._after[name])
 
-    def reaches(self, name: str, other: str) -> bool:
-        """Return whether `name` comes after `other`, directly or not."""
-        return bool(self._path(name, other))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._after
-
     def _path(self, start: str, goal: str) -> list[str]:
         """Return the names from `start` down to `goal`, each after the next; empty when there is no way."""
         ways = [[start]]

@@ -1,0 +1,216 @@
+"""Health answers: true under load and failure, cheap however many ask, and never in the way of the application's own routes."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.errors import NotReadyError
+
+PATIENCE_S = 30.0
+Make = Callable[..., IsolationMonitor]
+
+
+async def missing(scope: Any, receive: Any, send: Any) -> None:
+    """An application that has only `/own`."""
+    status = 200 if scope["path"] == "/own" else 404
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b"own" if status == 200 else b""})
+
+
+async def everywhere(scope: Any, receive: Any, send: Any) -> None:
+    """An application that answers any path: a page for browsers, say."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+async def test_paths_are_answered_once_something_is_declared(make_monitor: Make, client: Any) -> None:
+    monitor = make_monitor(lifecycle_signals="off")
+    users = client(monitor.instrument(missing))
+    assert (await users.get("/readyz")).status == 404
+
+    monitor.lifecycle.phase("database")(lambda: None)
+    before = await users.get("/readyz")
+    async with monitor.lifecycle:
+        ready, started, alive = [await users.get(path) for path in ("/readyz", "/startupz", "/livez")]
+        head = await users.get("/readyz", method="HEAD")
+        posted = await users.get("/readyz", method="POST")
+    after = await users.get("/readyz")
+
+    assert before.status == 503
+    assert before.json()["reasons"] == ["the start-up has not begun: nobody has entered monitor.lifecycle"]
+    assert (ready.status, started.status, alive.status) == (200, 200, 200)
+    assert ready.headers["cache-control"] == "no-store"
+    assert ready.json()["startup"]["phases"]["database"]["state"] == "done"
+    assert alive.json()["loop_lag_s"] >= 0
+    assert (head.status, head.body) == (200, b"")
+    assert posted.status == 404, "what does not read is the application's"
+    assert (after.status, after.json()["reasons"]) == (503, ["it is shutting down"])
+    assert (await users.get("/livez")).status == 200, "who shuts down is alive"
+    assert (await users.get("/own")).body == b"own"
+
+
+async def test_an_applications_own_answer_is_never_replaced(make_monitor: Make, client: Any) -> None:
+    monitor = make_monitor(lifecycle_signals="off")
+    monitor.lifecycle.phase("database")(lambda: None)
+    users = client(monitor.instrument(everywhere))
+
+    for _ in range(2):
+        assert (await users.get("/readyz")).body == b"page"
+
+
+async def test_the_application_is_asked_once_whose_a_path_is(make_monitor: Make, client: Any) -> None:
+    asked: list[str] = []
+
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await missing(scope, receive, send)
+
+    monitor = make_monitor(lifecycle_signals="off", readyz_path="/health/ready", startupz_path="")
+    monitor.lifecycle.phase("database")(lambda: None)
+    users = client(monitor.instrument(counting))
+    for _ in range(3):
+        assert (await users.get("/health/ready")).status == 503
+    assert (await users.get("/startupz")).status == 404
+
+    assert asked == ["/health/ready", "/startupz"]
+
+
+async def test_probes_go_on_while_the_monitor_is_off(make_monitor: Make, client: Any) -> None:
+    """The kill switch takes the watching off, and must not get every worker restarted."""
+    monitor = make_monitor(mode="off", lifecycle_signals="off")
+    monitor.lifecycle.phase("database")(lambda: None)
+    users = client(monitor.instrument(missing))
+
+    async with monitor.lifecycle:
+        assert (await users.get("/readyz")).status == 200
+        assert (await users.get("/own")).body == b"own"
+
+
+async def test_the_endpoint_can_be_mounted_by_itself(monitor: IsolationMonitor, client: Any) -> None:
+    users = client(monitor.lifecycle.endpoint)
+
+    assert (await users.get("/health/livez")).status == 200
+    assert (await users.get("/health/other")).status == 404
+    assert (await users.get("/livez", method="DELETE")).status == 405
+
+
+async def test_checks_decide_readiness_and_say_no_more_than_they_may(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    state: dict[str, BaseException | None] = {"error": None}
+
+    @life.check("database", cache_s=0)
+    async def database() -> None:
+        if state["error"] is not None:
+            raise state["error"]
+
+    life.check("disk", cache_s=0)(lambda: True)
+    life.check("pool", cache_s=0, required=False)(lambda: False)
+    life.check("numbers", cache_s=0)(lambda: {"free": 3})
+    life.check("odd", cache_s=0)(lambda: {"object": object()})
+
+    well = await life.health.answer("readyz")
+    state["error"] = ConnectionError("postgres://ann:secret@db")
+    broken = await life.health.answer("readyz")
+    state["error"] = NotReadyError("the pool is exhausted")
+    exhausted = await life.health.answer("readyz")
+
+    assert well.status == 200, "a check that is not required does not count"
+    assert well.body["checks"]["pool"]["status"] == "failed"
+    assert well.body["checks"]["numbers"]["detail"] == {"free": 3}
+    assert "not shown" in well.body["checks"]["odd"]["detail"]["detail"]
+    assert (broken.status, broken.body["reasons"]) == (503, ["database: ConnectionError"])
+    assert "secret" not in json.dumps(broken.body)
+    assert exhausted.body["reasons"] == ["database: the pool is exhausted"]
+
+
+async def test_a_check_that_hangs_is_out_once_and_others_are_asked_at_the_same_time(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    release, calls = threading.Event(), []
+
+    @life.check("stuck", timeout_s=0.1, cache_s=0)
+    def stuck() -> None:
+        calls.append(1)
+        release.wait(PATIENCE_S)
+
+    @life.check("well", cache_s=0)
+    async def well() -> None: ...
+
+    answers = await asyncio.gather(*(life.health.answer("readyz") for _ in range(20)))
+    again = await life.health.answer("readyz")
+    release.set()
+
+    assert len(calls) == 1
+    assert {answer.status for answer in answers} == {503}
+    assert again.body["checks"]["stuck"]["reason"].startswith("timed out")
+    assert again.body["checks"]["well"]["status"] == "ok"
+
+
+async def test_an_answer_is_good_for_all_who_ask_for_a_while(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    calls: list[int] = []
+    life.check("counted", cache_s=3600)(lambda: calls.append(1))
+
+    for _ in range(50):
+        assert (await life.health.answer("readyz")).status == 200
+
+    assert len(calls) == 1
+
+
+async def test_a_thread_answers_while_the_event_loop_stands_still(make_monitor: Make) -> None:
+    """Who asks over the loop hears nothing; over the port he hears that it is not ready, and at length that it is not live."""
+    monitor = make_monitor(lifecycle_signals="off", health_port=_free_port(), live_lag_s=0.5)
+    life = monitor.lifecycle
+
+    @life.check("database", timeout_s=0.05, cache_s=0)
+    async def database() -> None: ...
+
+    async with life:
+        port = life.port
+        assert port is not None
+        assert (await asyncio.to_thread(_ask, port, "/livez"))[0] == 200
+        assert (await asyncio.to_thread(_ask, port, "/readyz"))[0] == 200
+        assert (await asyncio.to_thread(_ask, port, "/nothing"))[0] == 404
+        found: dict[str, tuple[int, Any]] = {}
+
+        def probe() -> None:
+            # Until the loop stands still for longer than it may, and not a moment after it moves again.
+            deadline = time.monotonic() + PATIENCE_S
+            while found.get("/livez", (200,))[0] == 200 and time.monotonic() < deadline:
+                found["/livez"] = _ask(port, "/livez")
+            found["/readyz"] = _ask(port, "/readyz")
+
+        probing = threading.Thread(target=probe)
+        probing.start()
+        probing.join(PATIENCE_S)  # stands still meanwhile
+
+        assert found["/livez"][0] == 503
+        assert found["/livez"][1]["status"] == "stalled"
+        assert found["/readyz"][0] == 503
+        assert "timed out" in found["/readyz"][1]["reasons"][0]
+        await asyncio.sleep(0)
+        assert (await asyncio.to_thread(_ask, port, "/livez"))[0] == 200
+
+
+def _ask(port: int, path: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
