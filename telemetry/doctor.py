@@ -436,7 +436,7 @@ def _lifecycle(monitor: IsolationMonitor, app: Any) -> list[Finding]:
     """What is declared of start-up, health and clean-up, and which health paths the application keeps."""
     life = monitor.lifecycle
     if not life.is_declared:
-        return [Finding("note", "lifecycle", "nothing is declared of start-up and clean-up: no health path is answered")]
+        return []
     declared = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in life.declared().items() if names)
     findings = [Finding("ok", "lifecycle", declared or "the application has started")]
     for path in sorted(life.endpoint.paths.keys() & _route_paths(app)):

@@ -188,9 +188,7 @@ class IsolationMonitor:
             raise SettingsError(f"instrument() got {type(app).__qualname__}, which is no ASGI application: pass the app object itself")
         if self.settings.mode == "off":
             # Probes go on: a service whose monitor is off would be restarted for it.
-            health = lambda inner: HealthMiddleware(inner, self.lifecycle.endpoint)  # noqa: E731
-            in_place = starlette_instrument.instrument(app, health) if self.lifecycle.is_declared else None
-            self.app = health(app) if self.lifecycle.is_declared and in_place is None else app
+            self.app = self._with_health(app) if self.lifecycle.is_declared else app
             return self.app
         if app is self.app:
             # A second call, for another engine perhaps: the application is watched already.
@@ -455,6 +453,10 @@ class IsolationMonitor:
         await asyncio.to_thread(self.close)
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
+
+    def _with_health(self, app: Any) -> Any:
+        in_place = starlette_instrument.instrument(app, lambda inner: HealthMiddleware(inner, self.lifecycle.endpoint))
+        return HealthMiddleware(app, self.lifecycle.endpoint) if in_place is None else app
 
     def _instrument_engine(self, engine: Any) -> None:
         done = sqlalchemy_instrument.instrument_engine(engine, self.detection)

@@ -185,7 +185,7 @@ def _written_by_logging() -> set[int]:
         if handler is None or not type(handler).__module__.startswith("logging"):
             continue
         stream = vars(handler).get("stream")
-        if type(stream).__module__ == "_io":
+        if stream is not None and type(stream).__module__ == "_io":
             try:
                 found.add(stream.fileno())
             except (OSError, ValueError):

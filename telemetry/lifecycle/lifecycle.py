@@ -285,7 +285,8 @@ class Lifecycle:
         with self._lock:
             if self._cleaning is not None:
                 return self._cleaning
-            self._cleaning = cleaning = Future()
+            cleaning: Future[CleanupReport | None] = Future()
+            self._cleaning = cleaning
             cleaning.set_running_or_notify_cancel()
             self._course.stop()
         work = threading.Thread(target=self._run_cleanup, args=(cleaning, reason, excused), name="isolation-cleanup", daemon=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from isolation_monitor.demo.chat_user import ChatUser, Registry
+from isolation_monitor.demo.chat_user import ChatUser, ForeignSighting, Registry
 from tests.chat.conftest import EXAMPLES
 from tests.real_parts.processes import PATIENCE_S, eventually, free_port, running
 
@@ -63,16 +63,16 @@ def handles_below(pids: set[int], folder: Path) -> list[str]:
     return found
 
 
-async def traffic(base_url: str) -> None:
-    """Some users ask, over HTTP and sockets; the sockets are still open when it returns."""
-    registry = Registry()
-    users = [ChatUser(base_url, f"user-{number}-{os.urandom(3).hex()}", registry) for number in range(6)]
+async def traffic(base_url: str) -> list[ChatUser]:
+    """Let some users ask; their sockets are still open."""
+    registry, foreign = Registry(), list[ForeignSighting]()
+    users = [ChatUser(base_url, f"user-{number}-{os.urandom(3).hex()}", registry, on_foreign=foreign.append) for number in range(6)]
     for user in users:
         await user.sign_in()
         await user.connect()
     await asyncio.gather(*(user.ask("what is my note?", PATIENCE_S) for user in users))
-    for user in users:
-        await user.close()
+    assert foreign == []
+    return users
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ async def test_the_service_is_ready_in_time_and_leaves_nothing_behind(command: t
     arguments = [sys.executable, "-m", *(part.format(port=port) for part in command)]
     with running(arguments, log, f"http://127.0.0.1:{port}/readyz", environment) as process:
         ready_s = time.monotonic() - began
-        await traffic(f"http://127.0.0.1:{port}")
+        users = await traffic(f"http://127.0.0.1:{port}")
         pids = family(process.pid)
         assert len(pids) >= 3, "a parent and two workers"
         assert handles_below(pids, files), "the table tells what they hold"
@@ -102,6 +102,8 @@ async def test_the_service_is_ready_in_time_and_leaves_nothing_behind(command: t
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait, PATIENCE_S)
         ended_s = time.monotonic() - asked
+        for user in users:
+            await user.close()
 
     eventually(lambda: not any(state(pid) for pid in pids), "no process and no zombie of the service is left")
     said = log.read_text()

@@ -256,3 +256,22 @@ def test_where_records_wait_is_told_with_what_is_wrong_there(diagnose: Any, tmp_
     assert found(unwritable, "spool")[0][0] == "error"
     assert found(none, "spool")[0][0] == "warning"
     assert (folder / "1-00000002.spool").exists(), "the doctor adopts nothing"
+
+
+def test_start_up_and_clean_up_are_told_of_with_the_health_paths_that_the_host_keeps(diagnose: Any) -> None:
+    declared = """
+    @monitor.lifecycle.phase("database")
+    async def connect() -> None: ...
+
+    @monitor.lifecycle.cleanup("database")
+    async def disconnect() -> None: ...
+
+    @app.get("/readyz")
+    def own() -> None: ...
+"""
+    report = diagnose(SOUND + declared, expect=0)
+
+    told = found(report, "lifecycle")
+    assert ("ok", "1 phases: database; 1 steps: database") in told
+    assert any(level == "note" and "a /readyz of its own" in text for level, text in told)
+    assert any("SIGTERM and SIGINT" in text for _, text in told)
