@@ -105,7 +105,9 @@ def _make_expanded(text: str, variables: dict[str, str]) -> str:
         text = _MAKE_VARIABLE.sub(value, text)
     # What is left in $( ) is one of make's functions.
     text = re.sub(r"\$\(shell\s", "$(", text)
-    text = re.sub(r"\$\((?:call|if|foreach|filter|patsubst|subst|wildcard|addprefix|addsuffix|or|and|info|warning|error)\b[^()]*\)", HOLE, text)
+    text = re.sub(
+        r"\$\((?:call|if|foreach|filter|patsubst|subst|wildcard|addprefix|addsuffix|or|and|info|warning|error)\b[^()]*\)", HOLE, text
+    )
     return text.replace("\0", "$")
 
 

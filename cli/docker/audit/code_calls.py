@@ -17,15 +17,17 @@ from isolation_monitor.cli.docker.audit.rules import Hit
 from isolation_monitor.cli.docker.audit.shell import ShellText
 from isolation_monitor.cli.docker.audit.unknown import HOLE, value_of_unknown
 
-_RUNS: Final = frozenset(
-    "exec execSync execFile execFileSync spawn spawnSync fork execa execaSync execaCommand execaCommandSync $ shell system popen popen2 "
-    "sh bash bat powershell pwsh Command CommandContext ProcessBuilder Process Start StartProcess getRuntime passthru shell_exec proc_open "
-    "call check_call check_output Popen run runCommand run_command execAsync execPromise execCommand execute command cmd arg args "
-    "spawnPromise asyncExec promisifiedExec capture2 capture2e capture3 getoutput".split()
-)
+_RUNS: Final = frozenset([
+        "exec", "execSync", "execFile", "execFileSync", "spawn", "spawnSync", "fork", "execa", "execaSync", "execaCommand",
+        "execaCommandSync", "$", "shell", "system", "popen", "popen2", "sh", "bash", "bat", "powershell", "pwsh", "Command",
+        "CommandContext", "ProcessBuilder", "Process", "Start", "StartProcess", "getRuntime", "passthru", "shell_exec", "proc_open",
+        "call", "check_call", "check_output", "Popen", "run", "runCommand", "run_command", "execAsync", "execPromise",
+        "execCommand", "execute", "command", "cmd", "arg", "args", "spawnPromise", "asyncExec", "promisifiedExec", "capture2",
+        "capture2e", "capture3", "getoutput",
+    ])  # fmt: skip
 _REMOVES: Final = {"ContainerRemove": "forced-remove", "ImageRemove": "forced-remove-image", "VolumeRemove": "forced-remove-volume"}
 _PRUNES: Final = frozenset(
-    "pruneContainers pruneVolumes pruneImages pruneNetworks ContainersPrune VolumesPrune ImagesPrune NetworksPrune".split()
+    ["pruneContainers", "pruneVolumes", "pruneImages", "pruneNetworks", "ContainersPrune", "VolumesPrune", "ImagesPrune", "NetworksPrune"]
 )
 _LIBRARIES: Final = ("dockerode", "docker/docker", "docker-modem", "testcontainers", "moby/moby", "dockerjava", "Docker.DotNet", "bollard")
 _MAX_ARGUMENTS: Final = 400
@@ -57,7 +59,9 @@ class _Code:
                 continue
             if following.text == "(":
                 yield from self._call(at)
-            elif following.kind == "text" and (token.text in ("$", "sh", "bash", "bat", "powershell", "system", "exec") or self._is_tag(at)):
+            elif following.kind == "text" and (
+                token.text in ("$", "sh", "bash", "bat", "powershell", "system", "exec") or self._is_tag(at)
+            ):
                 # zx and execa: $`docker rm -f ${id}`; Jenkins and Ruby: sh '...', system "..."
                 yield from self._text(following)
             elif following.text == ":" and token.text == "script" and at + 2 < len(self.all) and self.all[at + 2].kind == "text":
@@ -173,7 +177,12 @@ class _Code:
             signal = self._last_text(arguments)
             if not signal or is_sigkill(signal):
                 yield Hit(line, last, "kill", f"{shown}()")
-        elif name in ("stop", "restart") and is_container and (time := re.search(r"\b(?:t|timeout)[\"']?:(\d+)", flat)) and is_no_time(time[1]):
+        elif (
+            name in ("stop", "restart")
+            and is_container
+            and (time := re.search(r"\b(?:t|timeout)[\"']?:(\d+)", flat))
+            and is_no_time(time[1])
+        ):
             yield Hit(line, last, "stop-without-grace", f"{shown}({{ {time[0].replace(':', ': ')} }})")
 
     @staticmethod
@@ -232,8 +241,16 @@ class _Code:
             depth = 0
             for token in self.all[at + 1 : at + 1 + _MAX_ARGUMENTS]:
                 depth += (token.text in ("(", "[", "{") and token.kind == "mark") - (token.text in (")", "]", "}") and token.kind == "mark")
-                if depth < 0 or (depth == 0 and (token.text in (";", ",") or token.text in _STATEMENTS)) or (
-                    depth == 0 and value and token.line > value[-1].end_line and value[-1].text != "+" and token.text not in ("+", ".", ")", "]", "}")
+                if (
+                    depth < 0
+                    or (depth == 0 and (token.text in (";", ",") or token.text in _STATEMENTS))
+                    or (
+                        depth == 0
+                        and value
+                        and token.line > value[-1].end_line
+                        and value[-1].text != "+"
+                        and token.text not in ("+", ".", ")", "]", "}")
+                    )
                 ):
                     break
                 value.append(token)

@@ -15,7 +15,9 @@ _NAME = re.compile(r"[A-Za-z_$][\w$]*[!?]?(?=\()|[A-Za-z_$][\w$]*")
 _NUMBER = re.compile(r"\d[\w.]*")
 _MARK = re.compile(r"=>|===?|!==?|:=|\+=|&&|\|\||\?\?|::|->|.", re.S)
 # After these a slash begins a regular expression, not a division.
-_BEFORE_REGEX: Final = frozenset("( , = : [ ! & | ? { } ; => && || return typeof case".split())
+_BEFORE_REGEX: Final = frozenset([
+        "(", ",", "=", ":", "[", "!", "&", "|", "?", "{", "}", ";", "=>", "&&", "||", "return", "typeof", "case",
+    ])  # fmt: skip
 _REGEX = re.compile(r"/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*")
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "\n": ""}
 

@@ -41,7 +41,9 @@ Examples:
 
 def audit_command(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="Folders or files; without, this folder.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave out files by their path below PATH, such as 'docs/*'; repeatable.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out files by their path below PATH, such as 'docs/*'; repeatable.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Files that cannot be parsed count as found.")] = False,
     sarif_file: Annotated[Path | None, typer.Option("--sarif", metavar="FILE", help="Also write SARIF 2.1.0, for code hosts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,

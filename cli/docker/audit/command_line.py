@@ -14,16 +14,116 @@ from isolation_monitor.cli.docker.audit.unknown import HOLE
 SHELLS: Final = frozenset({"sh", "bash", "zsh", "dash", "ash", "ksh", "fish", "mksh", "pwsh", "powershell", "cmd"})
 # What talks, searches, edits or installs; the words after it are no command.
 _NO_STARTERS: Final = frozenset(
-    "echo printf print grep egrep fgrep rg ag ack sed awk gawk git gh apt apt-get apk dnf yum brew pip pip3 npm yarn pnpm man which type "
-    "whereis hash help cat tee ls cp mv ln rm chmod chown touch mkdir test [ [[ true false read for case select in function write-host "
-    "write-output write-error write-warning write-verbose curl wget systemctl service usermod groupadd gpasswd snap choco winget "
-    "return exit set unset source . cd pushd local declare export readonly typeset make tar logger pgrep pidof basename dirname expr "
-    "apt-cache dpkg rpm zypper pacman adduser addgroup useradd complete compgen".split()
+    [
+        "echo",
+        "printf",
+        "print",
+        "grep",
+        "egrep",
+        "fgrep",
+        "rg",
+        "ag",
+        "ack",
+        "sed",
+        "awk",
+        "gawk",
+        "git",
+        "gh",
+        "apt",
+        "apt-get",
+        "apk",
+        "dnf",
+        "yum",
+        "brew",
+        "pip",
+        "pip3",
+        "npm",
+        "yarn",
+        "pnpm",
+        "man",
+        "which",
+        "type",
+        "whereis",
+        "hash",
+        "help",
+        "cat",
+        "tee",
+        "ls",
+        "cp",
+        "mv",
+        "ln",
+        "rm",
+        "chmod",
+        "chown",
+        "touch",
+        "mkdir",
+        "test",
+        "[",
+        "[[",
+        "true",
+        "false",
+        "read",
+        "for",
+        "case",
+        "select",
+        "in",
+        "function",
+        "write-host",
+        "write-output",
+        "write-error",
+        "write-warning",
+        "write-verbose",
+        "curl",
+        "wget",
+        "systemctl",
+        "service",
+        "usermod",
+        "groupadd",
+        "gpasswd",
+        "snap",
+        "choco",
+        "winget",
+        "return",
+        "exit",
+        "set",
+        "unset",
+        "source",
+        ".",
+        "cd",
+        "pushd",
+        "local",
+        "declare",
+        "export",
+        "readonly",
+        "typeset",
+        "make",
+        "tar",
+        "logger",
+        "pgrep",
+        "pidof",
+        "basename",
+        "dirname",
+        "expr",
+        "apt-cache",
+        "dpkg",
+        "rpm",
+        "zypper",
+        "pacman",
+        "adduser",
+        "addgroup",
+        "useradd",
+        "complete",
+        "compgen",
+    ]
 )
-_TALKS = re.compile(r"(?:^|[_\-.:])(?:log|echo|info|warn|warning|err|error|debug|msg|message|say|print|printf|die|fail|usage|note|title|step)s?(?:$|[_\-.:])")
+_TALKS = re.compile(
+    r"(?:^|[_\-.:])(?:log|echo|info|warn|warning|err|error|debug|msg|message|say|print|printf|die|fail|usage|note|title|step)s?(?:$|[_\-.:])"
+)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 # Their words are a shell's text.
-_READ_AS_SHELL: Final = frozenset({"eval", "ssh", "trap", "alias", "watch", "parallel", "concurrently", "su", "runuser", "script", "invoke-expression", "iex", "call"})
+_READ_AS_SHELL: Final = frozenset(
+    {"eval", "ssh", "trap", "alias", "watch", "parallel", "concurrently", "su", "runuser", "script", "invoke-expression", "iex", "call"}
+)
 _API_KILL = re.compile(r"/containers/[^/\s]+/kill\b(?!\?signal=(?:SIG)?(?!KILL|9)[A-Z0-9])")
 _API_FORCED = re.compile(r"/(containers|volumes|images)/[^\s]+\?(?:[^\s]*&)?force=(?:true|1|True)\b")
 _API_STOP = re.compile(r"/containers/[^/\s]+/(?:stop|restart)\?(?:[^\s]*&)?t=0\b")
@@ -116,8 +216,8 @@ def _api(words: Sequence[str]) -> list[Verdict]:
         found.append(Verdict("kill", "POST /containers/.../kill"))
     if _API_STOP.search(text):
         found.append(Verdict("stop-without-grace", "POST /containers/.../stop?t=0"))
-    if _API_PRUNE.search(text):
-        found.append(Verdict("prune-without-asking", f"POST {_short(_API_PRUNE.search(text)[0])}"))  # type: ignore[index] - it was found
+    if prune := _API_PRUNE.search(text):
+        found.append(Verdict("prune-without-asking", f"POST {_short(prune[0])}"))
     return found
 
 

@@ -15,12 +15,14 @@ from isolation_monitor.cli.docker.audit.unknown import HOLE
 ENGINES: Final = frozenset({"docker", "podman", "nerdctl", "podman-remote"})
 COMPOSE: Final = frozenset({"docker-compose", "podman-compose"})
 
-_GLOBAL_VALUES: Final = frozenset(
-    "H host context c config l log-level tlscacert tlscert tlskey url connection identity root runroot n namespace a address".split()
-)
-_COMPOSE_VALUES: Final = frozenset(
-    "f file p project-name profile env-file project-directory ansi parallel progress c context H host".split()
-)
+_GLOBAL_VALUES: Final = frozenset([
+        "H", "host", "context", "c", "config", "l", "log-level", "tlscacert", "tlscert", "tlskey", "url", "connection", "identity",
+        "root", "runroot", "n", "namespace", "a", "address",
+    ])  # fmt: skip
+_COMPOSE_VALUES: Final = frozenset([
+        "f", "file", "p", "project-name", "profile", "env-file", "project-directory", "ansi", "parallel", "progress", "c",
+        "context", "H", "host",
+    ])  # fmt: skip
 _GROUPS: Final = frozenset({"container", "volume", "network", "image", "system", "pod"})
 _REMOVE: Final = frozenset({"rm", "remove"})
 _FORCED_REMOVE: Final = MappingProxyType(
@@ -33,10 +35,11 @@ _FORCED_REMOVE: Final = MappingProxyType(
     }
 )
 # Switches of `run`, `create` and `exec`; every other option of theirs takes a value.
-_RUN_SWITCHES: Final = frozenset(
-    "d detach i interactive t tty rm init privileged P publish-all read-only no-healthcheck oom-kill-disable sig-proxy q quiet "
-    "disable-content-trust replace T no-TTY no-deps service-ports build remove-orphans use-aliases quiet-pull".split()
-)
+_RUN_SWITCHES: Final = frozenset([
+        "d", "detach", "i", "interactive", "t", "tty", "rm", "init", "privileged", "P", "publish-all", "read-only",
+        "no-healthcheck", "oom-kill-disable", "sig-proxy", "q", "quiet", "disable-content-trust", "replace", "T", "no-TTY",
+        "no-deps", "service-ports", "build", "remove-orphans", "use-aliases", "quiet-pull",
+    ])  # fmt: skip
 _SECONDS_OF: Final = MappingProxyType({"": 1.0, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0})
 
 

@@ -17,9 +17,10 @@ Kind = Literal[
 
 MAX_BYTES: Final = 1 << 20
 _GIT_TIMEOUT_S: Final = 60
-_OTHERS_FOLDERS: Final = frozenset(
-    ".git .hg .svn node_modules bower_components .venv venv .tox .nox __pycache__ .mypy_cache .ruff_cache .pytest_cache site-packages".split()
-)
+_OTHERS_FOLDERS: Final = frozenset([
+        ".git", ".hg", ".svn", "node_modules", "bower_components", ".venv", "venv", ".tox", ".nox", "__pycache__", ".mypy_cache",
+        ".ruff_cache", ".pytest_cache", "site-packages",
+    ])  # fmt: skip
 _BY_ENDING: Final[dict[str, Kind]] = {
     **dict.fromkeys((".sh", ".bash", ".zsh", ".ksh", ".dash", ".bats", ".command", ".fish", ".envrc"), "shell"),
     **dict.fromkeys((".py", ".pyw"), "python"),
@@ -57,7 +58,9 @@ _BY_NAME: Final[tuple[tuple[str, Kind], ...]] = (
     (".profile", "shell"),
     (".zshrc", "shell"),
 )
-_TEMPLATE_ENDINGS: Final = frozenset({".j2", ".jinja", ".jinja2", ".tmpl", ".tpl", ".template", ".erb", ".in", ".dist", ".example", ".sample"})
+_TEMPLATE_ENDINGS: Final = frozenset(
+    {".j2", ".jinja", ".jinja2", ".tmpl", ".tpl", ".template", ".erb", ".in", ".dist", ".example", ".sample"}
+)
 _BY_PROGRAM: Final[tuple[tuple[str, Kind], ...]] = (
     (r"\b(?:ba|da|z|k|a|fi)?sh\b", "shell"),
     (r"\bbats\b", "shell"),

@@ -17,7 +17,9 @@ from isolation_monitor.cli.docker.audit.rules import Hit
 
 _LIBRARIES: Final = frozenset({"docker", "aiodocker", "podman", "python_on_whales", "testcontainers"})
 _NAMED = re.compile(r"(?:^|[._])(?:\w*_)?(container|ctr|pod)s?(?:\(\)|\[\])*$", re.I)
-_MADE = re.compile(r"\.?containers?\.(?:run|get|create|list|container|create_or_replace|show)\(\)(?:\[\])*$|\.get_wrapped_container\(\)$|^docker\.(?:run|create)\(\)$")
+_MADE = re.compile(
+    r"\.?containers?\.(?:run|get|create|list|container|create_or_replace|show)\(\)(?:\[\])*$|\.get_wrapped_container\(\)$|^docker\.(?:run|create)\(\)$"
+)
 _COLLECTIONS: Final = {
     "containers": "container",
     "container": "container",
@@ -31,7 +33,11 @@ _COLLECTIONS: Final = {
     "pods": "pod",
 }
 _FORCED: Final = {"image": "forced-remove-image", "volume": "forced-remove-volume", "network": "forced-remove-network"}
-_LOW_LEVEL_REMOVE: Final = {"remove_container": "forced-remove", "remove_image": "forced-remove-image", "remove_volume": "forced-remove-volume"}
+_LOW_LEVEL_REMOVE: Final = {
+    "remove_container": "forced-remove",
+    "remove_image": "forced-remove-image",
+    "remove_volume": "forced-remove-volume",
+}
 _PRUNES: Final = frozenset({"prune_containers", "prune_volumes", "prune_networks", "prune_images"})
 
 
@@ -59,9 +65,7 @@ class LibraryCalls:
             line = node.func.end_lineno or node.lineno
             yield Hit(line, node.end_lineno or line, rule, shown)
 
-    def _found(
-        self, method: str, name: str, receiver: ast.expr, node: ast.Call, keywords: dict[str, ast.expr]
-    ) -> tuple[str, str] | None:
+    def _found(self, method: str, name: str, receiver: ast.expr, node: ast.Call, keywords: dict[str, ast.expr]) -> tuple[str, str] | None:
         if method in _LOW_LEVEL_REMOVE and _is_true(keywords.get("force")):
             return _LOW_LEVEL_REMOVE[method], f"{name}.{method}(force=True)"
         if method in _PRUNES and self.imports:
@@ -107,7 +111,9 @@ class LibraryCalls:
             return _COLLECTIONS[last]
         if re.search(r"\.(?:volumes|images|networks)\.(?:get|create|list|pull)\(\)(?:\[\])*$", name):
             return _COLLECTIONS[name.rsplit(".", 2)[-2]]
-        if self.imports and re.search(r"(?:^|[._])(?:docker|podman)(?:_?client)?$|(?:^|\.)(?:api|client|low_level)$|docker\.from_env\(\)$|APIClient\(\)$", name):
+        if self.imports and re.search(
+            r"(?:^|[._])(?:docker|podman)(?:_?client)?$|(?:^|\.)(?:api|client|low_level)$|docker\.from_env\(\)$|APIClient\(\)$", name
+        ):
             return "client"
         return None
 
@@ -115,7 +121,9 @@ class LibraryCalls:
         match node:
             case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
                 self._remember(target, value)
-            case ast.For(target=target, iter=value) | ast.AsyncFor(target=target, iter=value) | ast.comprehension(target=target, iter=value):
+            case (
+                ast.For(target=target, iter=value) | ast.AsyncFor(target=target, iter=value) | ast.comprehension(target=target, iter=value)
+            ):
                 self._remember(target, value)
             case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
                 self._remember(target, value)

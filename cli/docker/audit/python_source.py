@@ -21,15 +21,21 @@ from isolation_monitor.cli.docker.audit.rules import Hit
 from isolation_monitor.cli.docker.audit.shell import ShellText
 from isolation_monitor.cli.docker.audit.unknown import HOLE, value_of_unknown
 
-_RUNS: Final = frozenset(
-    "run call check_call check_output Popen system popen getoutput getstatusoutput create_subprocess_exec create_subprocess_shell "
-    "subprocess_exec subprocess_shell exec_command execute run_command run_cmd run_shell run_process open_process runcmd sudo local shell "
-    "cmd command sh bash exec spawn execv execve execvp execvpe spawnv spawnvp posix_spawn posix_spawnp invoke ssh remote check_run sh_run "
-    "execl execlp spawnl spawnlp spawnlpe run_in_shell run_sync run_async start_process put_command check_shell quiet_run".split()
+_RUNS: Final = frozenset([
+        "run", "call", "check_call", "check_output", "Popen", "system", "popen", "getoutput", "getstatusoutput",
+        "create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell", "exec_command", "execute",
+        "run_command", "run_cmd", "run_shell", "run_process", "open_process", "runcmd", "sudo", "local", "shell", "cmd", "command",
+        "sh", "bash", "exec", "spawn", "execv", "execve", "execvp", "execvpe", "spawnv", "spawnvp", "posix_spawn", "posix_spawnp",
+        "invoke", "ssh", "remote", "check_run", "sh_run", "execl", "execlp", "spawnl", "spawnlp", "spawnlpe", "run_in_shell",
+        "run_sync", "run_async", "start_process", "put_command", "check_shell", "quiet_run",
+    ])  # fmt: skip
+_SPREAD: Final = frozenset(
+    {"create_subprocess_exec", "subprocess_exec", "execl", "execlp", "spawnl", "spawnlp", "spawnlpe", "run", "exec", "sudo", "execute"}
 )
-_SPREAD: Final = frozenset({"create_subprocess_exec", "subprocess_exec", "execl", "execlp", "spawnl", "spawnlp", "spawnlpe", "run", "exec", "sudo", "execute"})
 _SIMPLE: Final = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
-_TALKS = re.compile(r"^_*(?:print|log|debug|info|warning|warn|error|critical|exception|fail|skip|echo|secho|write|format|match|search|compile|add_argument|Error|join)$")
+_TALKS = re.compile(
+    r"^_*(?:print|log|debug|info|warning|warn|error|critical|exception|fail|skip|echo|secho|write|format|match|search|compile|add_argument|Error|join)$"
+)
 
 
 def hits(text: str) -> Iterator[Hit]:
@@ -97,7 +103,9 @@ class _Source:
         listed = self.values.of(ast.copy_location(ast.List(list(node.args), ast.Load()), node))
         if isinstance(listed, Words):
             spread = listed
-        several = len(node.args) > 1 and all(isinstance(one, ast.Starred) or not isinstance(self.values.of(one), Words) for one in node.args)
+        several = len(node.args) > 1 and all(
+            isinstance(one, ast.Starred) or not isinstance(self.values.of(one), Words) for one in node.args
+        )
         if (before or name in _SPREAD or name in self.runners) and several and not any(" " in word for word in spread.words[:1]):
             yield spread
             return
@@ -147,7 +155,7 @@ class _Source:
             for argument in node.args[:2]:
                 one = argument.value if isinstance(argument, ast.Starred) else argument
                 if isinstance(one, ast.Name) and one.id not in names:
-                    assigned = [v for v in self.values._assigned.get(one.id, []) if _is_inside(v, function)]
+                    assigned = [v for v in self.values.assigned_to(one.id) if _is_inside(v, function)]
                     one = assigned[-1] if assigned else one
                 if isinstance(one, ast.Name) and one.id in names:
                     return list(outer)
@@ -158,14 +166,14 @@ class _Source:
                     for position, item in enumerate(one.elts):
                         inner = item.value if isinstance(item, ast.Starred) else item
                         if isinstance(inner, ast.Name) and inner.id in names and position > 0:
-                            front = self.values._listed(ast.copy_location(ast.List(), node), one.elts[:position], 0).words
+                            front = self.values.listed(node, one.elts[:position]).words
                             if program(front[0]) in ENGINES | COMPOSE | SHELLS | {"sudo"}:
                                 return [*outer, *front] if isinstance(item, ast.Starred) or spread == inner.id else None
-                if isinstance(one, ast.JoinedStr) and len(one.values) == 2:
-                    head, tail = one.values
-                    if isinstance(head, ast.Constant) and isinstance(tail, ast.FormattedValue):
-                        if isinstance(tail.value, ast.Name) and tail.value.id in names:
-                            return [*outer, *str(head.value).split()]
+                match one:
+                    case ast.JoinedStr([ast.Constant(head), ast.FormattedValue(ast.Name(id))]) if id in names:
+                        return [*outer, *str(head).split()]
+                    case _:
+                        pass
         return None
 
     def _quiet_nodes(self) -> set[int]:

@@ -114,7 +114,7 @@ class Values:
             case ast.Call(func=func, args=[text, *_]) if dotted(func) in ("textwrap.dedent", "dedent", "str", "list", "tuple"):
                 return self.of(text, depth + 1)
             case ast.List(elts) | ast.Tuple(elts):
-                return self._listed(node, elts, depth)
+                return self.listed(node, elts, depth)
             case ast.IfExp(body=body, orelse=orelse):
                 return self.of(body, depth + 1) or self.of(orelse, depth + 1)
             case ast.Name() | ast.Attribute():
@@ -160,7 +160,12 @@ class Values:
     def _as_words(value: Value, node: ast.expr) -> Words:
         return value if isinstance(value, Words) else Words((HOLE,), (node.lineno,), node)
 
-    def _listed(self, node: ast.expr, items: list[ast.expr], depth: int) -> Words:
+    def assigned_to(self, name: str) -> list[ast.expr]:
+        """Return what a name is set to anywhere in the file."""
+        return self._assigned.get(name, [])
+
+    def listed(self, node: ast.expr, items: list[ast.expr], depth: int = 0) -> Words:
+        """Return expressions as words; `node` is where they stand together."""
         words: list[str] = []
         lines: list[int] = []
         for item in items:

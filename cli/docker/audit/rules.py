@@ -22,7 +22,7 @@ _RULES: Final = (
     Rule(
         "forced-remove",
         "a container is removed by force",
-        "A running container gets SIGKILL at once: what it was writing is cut off, its clients see connections break, and nobody learns why.",
+        "A running container gets SIGKILL at once: what it writes is cut off, its clients' connections break, and nobody learns why.",
         "isomon docker rm --stop NAME, or: docker stop -t 10 NAME && docker rm NAME",
     ),
     Rule(

@@ -101,19 +101,18 @@ class ShellText:
         """Remember `NAME=value` where it stands alone or behind `export` and its like."""
         if not words:
             return
-        rest = words[1:] if words[0] in _DECLARING else words
-        texts = {word.plain(): word for word in raw}
-        if words[0] not in _DECLARING and not all(_ASSIGNMENT.match(word) for word in words):
-            # A word with an array holds blanks, and so fell into several.
-            if not (_ASSIGNMENT.match(words[0]) and any(text.startswith(words[0]) and text.endswith(" ") for text in texts)):
-                return
+        texts = [word.plain() for word in raw]
+        # A word with an array holds blanks, and so fell into several.
+        is_array = bool(_ASSIGNMENT.match(words[0])) and any(text.startswith(words[0]) and text.endswith(" ") for text in texts)
+        if words[0] not in _DECLARING and not is_array and not all(_ASSIGNMENT.match(word) for word in words):
+            return
         for word in raw:
             value, _ = self._expanded([word])
             joined = " ".join(value)
             if word.plain().endswith(" "):
                 joined += " "
             found = _ASSIGNMENT.match(joined)
-            if found is not None and (rest or words):
+            if found is not None:
                 text = joined[found.end() :]
                 if found[2]:
                     text = f"{self.variables.get(found[1], '')} {text}" if text.endswith(" ") else self.variables.get(found[1], "") + text

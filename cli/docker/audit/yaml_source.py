@@ -18,13 +18,15 @@ from isolation_monitor.cli.docker.audit.rules import Hit
 from isolation_monitor.cli.docker.audit.shell import ShellText
 from isolation_monitor.cli.docker.audit.unknown import HOLE
 
-_COMMAND_KEYS: Final = frozenset(
-    "run script scripts before_script after_script command commands cmd cmds entrypoint bash sh shell args exec test inline inlinescript "
-    "pre_script post_script pre_build build post_build install before_install after_success after_failure after_script before_deploy "
-    "deploy cleanup setup teardown before after pre post start stop up down preconditions defer raw ansible.builtin.shell "
-    "ansible.builtin.command ansible.builtin.raw ansible.legacy.command ansible.legacy.shell task entry healthcheck "
-    "pre_start post_start pre_stop postcreatecommand poststartcommand".split()
-)
+_COMMAND_KEYS: Final = frozenset([
+        "run", "script", "scripts", "before_script", "after_script", "command", "commands", "cmd", "cmds", "entrypoint", "bash",
+        "sh", "shell", "args", "exec", "test", "inline", "inlinescript", "pre_script", "post_script", "pre_build", "build",
+        "post_build", "install", "before_install", "after_success", "after_failure", "after_script", "before_deploy", "deploy",
+        "cleanup", "setup", "teardown", "before", "after", "pre", "post", "start", "stop", "up", "down", "preconditions", "defer",
+        "raw", "ansible.builtin.shell", "ansible.builtin.command", "ansible.builtin.raw", "ansible.legacy.command",
+        "ansible.legacy.shell", "task", "entry", "healthcheck", "pre_start", "post_start", "pre_stop", "postcreatecommand",
+        "poststartcommand",
+    ])  # fmt: skip
 # Whatever their keys are called, these are values for others.
 _DATA_KEYS: Final = frozenset({"environment", "env", "variables", "labels", "annotations", "matrix"})
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}|\{\{.*?\}\}", re.S)

@@ -51,6 +51,7 @@ LABEL note="docker rm -f web"
     ),
     "rules.mk": "clean:\n\tfor c in a b; do \\\n\t  docker kill $$c; \\\n\tdone\n".replace("kill $$c; \\", "kill $$c; \\ «kill»"),
     "justfile": (
-        "engine := 'docker'\n# docker rm -f web\nclean name:\n    docker rm -f {{name}} «forced-remove»\n    @docker stop web\n    -docker kill web «kill»\n"
+        "engine := 'docker'\n# docker rm -f web\nclean name:\n"
+        "    docker rm -f {{name}} «forced-remove»\n    @docker stop web\n    -docker kill web «kill»\n"
     ),
 }

@@ -21,9 +21,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_it_finds_what_is_dangerous_and_nothing_else(name: str, tmp_path: Path) -> None:
     """A guard that cries at comments, messages and safe stops is switched off in its first week."""
-    expected = sorted(
-        (number, rule) for number, line in enumerate(CASES[name].split("\n"), 1) for rule in _MARK.findall(line) if rule
-    )
+    expected = sorted((number, rule) for number, line in enumerate(CASES[name].split("\n"), 1) for rule in _MARK.findall(line) if rule)
     file = tmp_path / name
     file.parent.mkdir(parents=True)
     file.write_text(_MARK.sub("", CASES[name]), encoding="utf-8")
