@@ -15,7 +15,14 @@ from isolation_monitor.cli.docker.audit.files import MAX_BYTES, Kind, files_of, 
 from isolation_monitor.cli.docker.audit.rules import Finding, Hit
 from isolation_monitor.cli.docker.audit.shell import ShellText
 
+# Most files have none of these words, and are not split into tokens. Code speaks of containers that are none, scripts hardly do.
 _WORTH_READING = re.compile(r"docker|podman|nerdctl|container|compose|stop_?grace|stop_?signal|/prune", re.I)
+_WORTH_READING_CODE = re.compile(
+    r"docker|podman|nerdctl|containers/|(?:container|compose)\w*(?:\(\))?\??\.(?:kill|stop|restart|remove|delete|down)\b"
+    r"|(?:container|oci)_?(?:engine|runtime|cli|tool|cmd)|Container(?:Kill|Remove|sPrune)",
+    re.I,
+)
+_CODE: Final = frozenset({"python", "javascript", "go", "groovy", "jvm", "rust", "ruby", "php"})
 _TEMPLATE_LINE = re.compile(r"(?m)^[ \t]*\{[{%][-#]?.*?[-]?[%}]\}[ \t]*$")
 _TEMPLATE_VALUE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}")
 
@@ -74,7 +81,7 @@ def findings_in(text: str, kind: Kind, path: str) -> list[Finding]:
     Raises:
         yaml_source.UnreadableYaml, SyntaxError, RecursionError: it cannot be read as that.
     """
-    if not _WORTH_READING.search(text):
+    if not (_WORTH_READING_CODE if kind in _CODE else _WORTH_READING).search(text):
         return []
     hits = {(hit.line, hit.rule): hit for hit in _READERS[kind](text)}
     return list(findings_of(list(hits.values()), text, path))

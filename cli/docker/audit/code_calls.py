@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Final
 
 from isolation_monitor.cli.docker.audit.code_tokens import Language, Token, tokens
@@ -31,6 +32,8 @@ _PRUNES: Final = frozenset(
 )
 _LIBRARIES: Final = ("dockerode", "docker/docker", "docker-modem", "testcontainers", "moby/moby", "dockerjava", "Docker.DotNet", "bollard")
 _MAX_ARGUMENTS: Final = 400
+_MAX_DEPTH: Final = 4
+_MAX_VALUES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,16 @@ class _Code:
         engine = value_of_unknown(name)
         if name not in _RUNS and engine == HOLE:
             return
-        if name in _RUNS and arguments and arguments[0].is_list:
+        if arguments and arguments[0].is_list:
             # Groovy's and Java's lists; an array as the only argument.
             words = self._words(arguments[0])
             yield from self._judge_words(words, at, end)
             return
         before = [] if engine == HOLE else [(engine, self.all[at].line)]
         words = [word for argument in arguments for word in self._words(argument)]
+        if before:
+            # A test, a context, a logger come first: runDocker(t, ctx, "rm", "-f", id).
+            words = list(dropwhile(lambda word: word[0] == HOLE, words))
         if name == "Command" and self._chained(end):
             yield from self._judge_words(words, at, end)
             return
@@ -126,11 +132,13 @@ class _Code:
             line = token.line + (hit.line - 1 if spans else 0)
             yield Hit(line, max(line, token.end_line if not spans else line + hit.end_line - hit.line), hit.rule, hit.what)
 
-    def _texts(self, argument: _Argument) -> list[Token]:
+    def _texts(self, argument: _Argument, depth: int = 0) -> list[Token]:
         """Return an argument as texts: a string, strings put together, or a name that holds one."""
         parts = argument.tokens
         if len(parts) == 1 and parts[0].kind == "name":
-            return [token for value in self.values.get(parts[0].text, []) for token in self._texts(_Argument(value))]
+            # A name may be set to itself, by way of others.
+            known = self.values.get(parts[0].text, [])[-_MAX_VALUES:] if depth < _MAX_DEPTH else []
+            return [token for value in known for token in self._texts(_Argument(value), depth + 1)]
         if not parts or not any(part.kind == "text" for part in parts) or any(part.text in ("(", "[", "{") for part in parts[:1]):
             return []
         if len(parts) == 1:
@@ -138,19 +146,19 @@ class _Code:
         text = "".join(part.text if part.kind == "text" else value_of_unknown(part.text) for part in parts if part.text not in ("+", "."))
         return [Token("text", text, parts[0].line, parts[0].line)]
 
-    def _words(self, argument: _Argument) -> list[tuple[str, int]]:
+    def _words(self, argument: _Argument, depth: int = 0) -> list[tuple[str, int]]:
         """Return an argument as words: a string is one, a list is many, anything else is one hole."""
         parts = argument.tokens
         if len(parts) == 1 and parts[0].kind == "text":
             return [(parts[0].text, parts[0].line)]
         if len(parts) == 1 and parts[0].kind == "name":
-            known = self.values.get(parts[0].text, [])
-            return self._words(_Argument(known[-1])) if known and known[-1] != parts else [(value_of_unknown(parts[0].text), parts[0].line)]
+            known = self.values.get(parts[0].text, []) if depth < _MAX_DEPTH else []
+            return self._words(_Argument(known[-1]), depth + 1) if known else [(value_of_unknown(parts[0].text), parts[0].line)]
         if argument.is_list:
             if parts[0].text == "{" and any(part.text == ":" for part in parts):
                 return []  # an object of options
             return [(part.text, part.line) for part in parts if part.kind == "text"] or [(HOLE, parts[0].line)]
-        texts = self._texts(argument)
+        texts = self._texts(argument, depth)
         return [(texts[0].text, texts[0].line)] if texts else [(HOLE, parts[0].line)] if parts else []
 
     def _library(self, at: int, name: str, arguments: Sequence[_Argument], end: int) -> Iterator[Hit]:

@@ -86,7 +86,9 @@ def kind_of(path: Path, first_line: str = "") -> Kind | None:
     while Path(name).suffix in _TEMPLATE_ENDINGS:
         name = name.removesuffix(Path(name).suffix)
     for pattern, kind in _BY_NAME:
-        if fnmatch(name, pattern) and not name.endswith((".md", ".rst", ".txt", ".py", ".sh", ".dockerignore")):
+        if fnmatch(name, pattern) and not name.endswith(
+            (".md", ".rst", ".txt", ".py", ".sh", ".dockerignore", ".gz", ".bz2", ".xz", ".zst", ".zip")
+        ):
             return kind
     if (found := _BY_ENDING.get(Path(name).suffix)) is not None:
         return found

@@ -71,6 +71,9 @@ class LibraryCalls:
         if method in _PRUNES and self.imports:
             return "prune-without-asking", f"{name}.{method}()"
         kind = self._kind(name)
+        if kind is None and method == "remove" and self.imports and _is_true(keywords.get("force")):
+            # Nothing else in such a file has a removal by force.
+            return "forced-remove", f"{name}.remove(force=True)"
         if kind is None:
             return None
         if method in ("remove", "delete", "rm") and _is_true(keywords.get("force")):

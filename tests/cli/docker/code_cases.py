@@ -68,6 +68,8 @@ func clean(id string) {
 	exec.Command("sh", "-c", "docker rm -f "+id).Run() «forced-remove»
 	exec.Command("docker", "stop", id).Run()
 	fmt.Println("docker rm -f", id)
+	runDocker(t, ctx, "rm", "-f", id) «forced-remove»
+	runDocker(t, ctx, "run", "-d", "--rm", "--name", id, "postgres:17-alpine")
 	cli.ContainerRemove(ctx, id, container.RemoveOptions{Force: true}) «forced-remove»
 	cli.ContainerRemove(ctx, id, container.RemoveOptions{})
 	cli.ContainerKill(ctx, id, "SIGKILL") «kill»
@@ -110,6 +112,8 @@ class Clean {
     Runtime.getRuntime().exec("docker kill " + id); «kill»
     Runtime.getRuntime().exec(new String[] {"docker", "rm", "-f", id}); «forced-remove»
     log.info("docker rm -f {}", id);
+    command(false, logs.resolve("x.log"), "docker", "rm", "-f", id); «forced-remove»
+    command(false, logs.resolve("x.log"), "docker", "network", "rm", network);
     new ProcessBuilder("docker", "stop", id).start();
   }
 }

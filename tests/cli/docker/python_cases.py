@@ -180,6 +180,10 @@ def clean(name: str, box: Container) -> None:
     volume.remove(force=True)  «forced-remove-volume»
     api.remove_container(name, force=True)  «forced-remove»
     api.remove_container(name)
+    resource.remove(force=True)  «forced-remove»
+    self.runner.run(CommandSpec(argv=("docker", "rm", "-f", name), cwd=here))  «forced-remove»
+    rows = [Row("WARN", f"run `docker kill --signal=KILL {name} && docker start {name}` from the host")]
+    known = {"docker kill abc", "docker rm -f abc"}
     api.kill(name)  «kill»
     api.stop(name, timeout=0)  «stop-without-grace»
     client.api.remove_container(
