@@ -72,11 +72,8 @@ class _Source:
             elif isinstance(node, ast.List | ast.Tuple):
                 # A list that begins with the engine's program is a command, wherever it goes.
                 value = self.values.of(node)
-                if isinstance(value, Words) and value.words and self._is_program(node.elts[0], value.words[0]):
+                if isinstance(value, Words) and value.words and _is_program(value.words[0]):
                     yield from self._judge(value)
-
-    def _is_program(self, node: ast.expr, word: str) -> bool:
-        return (program(word) in ENGINES or program(word) in COMPOSE) and " " not in word
 
     def _call(self, node: ast.Call) -> Iterator[Hit]:
         name = dotted(node.func).rsplit(".", 1)[-1].removesuffix("()")
@@ -111,8 +108,6 @@ class _Source:
             return
         for one in (*plain[:3], *named):
             yield from self.values.all_of(one)
-            if isinstance(one, ast.Tuple | ast.List) and not before:
-                continue
 
     def _judge(self, value: Value, before: list[str] | None = None) -> Iterator[Hit]:
         prefix = before or []
@@ -194,6 +189,10 @@ class _Source:
                     continue
             quiet |= {id(one) for part in inside for one in ast.walk(part) if isinstance(one, ast.List | ast.Tuple)}
         return quiet
+
+
+def _is_program(word: str) -> bool:
+    return program(word) in ENGINES | COMPOSE and " " not in word
 
 
 def _is_inside(node: ast.expr, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
