@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "rollout": Command(
             "isolation_monitor.cli.rollout", "Apply a rollout's file, start, advance, hold or roll it back, look at it.", "cli"
         ),
+        "docker": Command("isolation_monitor.cli.docker.commands", "Stop and remove containers gracefully; find who does not.", "cli"),
         "collector": Command("isolation_monitor.cli.collector", "Serve the collector, over TLS where it has a certificate.", "collector"),
         "token": Command("isolation_monitor.cli.token", "Make, list and revoke the collector's keys.", "collector"),
         "migrate": Command("isolation_monitor.cli.migrate", "Bring the collector's database to this version's schema.", "collector"),

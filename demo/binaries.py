@@ -26,7 +26,8 @@ class Part:
     """One program that the project runs but does not contain.
 
     `names` are the executables' names, the first found wins; `folders` are glob patterns searched after `PATH`;
-    `packages` are Debian's and Ubuntu's packages that bring it; `setting` is an environment variable with its path.
+    `packages` are Debian's and Ubuntu's packages that bring it; `setting` is an environment variable with its path;
+    `version_argument` makes it print its version.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Part:
     packages: tuple[str, ...]
     setting: str
     folders: tuple[str, ...] = ()
+    version_argument: str = "--version"
 
     @property
     def minimum_text(self) -> str:
@@ -54,10 +56,13 @@ NODE = Part("Node.js", ("node", "nodejs"), (18,), ("nodejs", "node-ws"), "ISOMON
 NPM = Part("npm", ("npm",), (9,), ("npm",), "ISOMON_NPM")
 CHROMIUM = Part("Chromium", ("chromium", "chromium-browser", "google-chrome"), (109,), ("chromium",), "ISOMON_CHROMIUM")
 CHROMEDRIVER = Part("ChromeDriver", ("chromedriver",), (109,), ("chromium-driver",), "ISOMON_CHROMEDRIVER")
+DOCKERD = Part("Docker engine", ("dockerd",), (20, 10), ("docker.io",), "ISOMON_DOCKERD")
+# What the tests' containers run: one static program, made an image by `docker import`, so that nothing is downloaded.
+BUSYBOX = Part("BusyBox", ("busybox",), (1, 30), ("busybox-static",), "ISOMON_BUSYBOX", version_argument="--help")
 
 STACK_PARTS = (PROMETHEUS, ALERTMANAGER)
 """What the demonstration runs."""
-TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES, REDIS, NODE, NPM, CHROMIUM, CHROMEDRIVER)
+TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES, REDIS, NODE, NPM, CHROMIUM, CHROMEDRIVER, DOCKERD, BUSYBOX)
 """What the tests run; a test whose part is missing skips, and fails under `ISOMON_REQUIRE_REAL=1`."""
 
 
@@ -83,7 +88,7 @@ def find(part: Part, env: Mapping[str, str] | None = None) -> Found:
     environment = os.environ if env is None else env
     too_old: list[str] = []
     for path in _candidates(part, environment):
-        version = _version(path)
+        version = _version(path, part.version_argument)
         if version is not None and version >= part.minimum:
             return Found(part, path, version)
         too_old.append(f"{path} is {'.'.join(map(str, version)) if version else 'of no readable version'}")
@@ -132,9 +137,9 @@ def _candidates(part: Part, env: Mapping[str, str]) -> list[Path]:
     return paths
 
 
-def _version(path: Path) -> Version | None:
+def _version(path: Path, argument: str) -> Version | None:
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False)
+        done = subprocess.run([path, argument], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     # Prometheus 2.x prints its version on standard output, older Alertmanagers on standard error.

@@ -1,0 +1,276 @@
+"""Finds what is dangerous in code that is only split into tokens: commands given to calls that run them, and calls of Docker's libraries.
+
+For JavaScript and TypeScript (child_process, execa, zx, dockerode), Go, Groovy and Jenkinsfiles, Ruby, PHP, Java, Kotlin, C#, Rust, and for
+Python that Python 3 cannot parse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import Final
+
+from isolation_monitor.cli.docker.audit.code_tokens import Language, Token, tokens
+from isolation_monitor.cli.docker.audit.engine_words import is_no_time, is_sigkill
+from isolation_monitor.cli.docker.audit.rules import Hit
+from isolation_monitor.cli.docker.audit.shell import ShellText
+from isolation_monitor.cli.docker.audit.unknown import HOLE, value_of_unknown
+
+_RUNS: Final = frozenset([
+        "exec", "execSync", "execFile", "execFileSync", "spawn", "spawnSync", "fork", "execa", "execaSync", "execaCommand",
+        "execaCommandSync", "$", "shell", "system", "popen", "popen2", "sh", "bash", "bat", "powershell", "pwsh", "Command",
+        "CommandContext", "ProcessBuilder", "Process", "Start", "StartProcess", "getRuntime", "passthru", "shell_exec", "proc_open",
+        "call", "check_call", "check_output", "Popen", "run", "runCommand", "run_command", "execAsync", "execPromise",
+        "execCommand", "execute", "command", "cmd", "arg", "args", "spawnPromise", "asyncExec", "promisifiedExec", "capture2",
+        "capture2e", "capture3", "getoutput",
+    ])  # fmt: skip
+_REMOVES: Final = {"ContainerRemove": "forced-remove", "ImageRemove": "forced-remove-image", "VolumeRemove": "forced-remove-volume"}
+_PRUNES: Final = frozenset(
+    ["pruneContainers", "pruneVolumes", "pruneImages", "pruneNetworks", "ContainersPrune", "VolumesPrune", "ImagesPrune", "NetworksPrune"]
+)
+_LIBRARIES: Final = ("dockerode", "docker/docker", "docker-modem", "testcontainers", "moby/moby", "dockerjava", "Docker.DotNet", "bollard")
+_MAX_ARGUMENTS: Final = 400
+_MAX_DEPTH: Final = 4
+_MAX_VALUES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Argument:
+    tokens: tuple[Token, ...]
+
+    @property
+    def is_list(self) -> bool:
+        return bool(self.tokens) and self.tokens[0].text in ("[", "{", "new", "vec!", "array", "Arrays", "List")
+
+
+class _Code:
+    def __init__(self, text: str, language: Language) -> None:
+        self.all = list(tokens(text, language))
+        self.uses_library = any(name in text for name in _LIBRARIES)
+        self.values: dict[str, list[tuple[Token, ...]]] = {}
+        self.containers: set[str] = set()
+        self._learn()
+
+    def hits(self) -> Iterator[Hit]:
+        for at, token in enumerate(self.all):
+            following = self.all[at + 1] if at + 1 < len(self.all) else None
+            if token.kind == "run":
+                yield from self._text(token)
+            if following is None or token.kind != "name":
+                continue
+            if following.text == "(":
+                yield from self._call(at)
+            elif following.kind == "text" and (
+                token.text in ("$", "sh", "bash", "bat", "powershell", "system", "exec") or self._is_tag(at)
+            ):
+                # zx and execa: $`docker rm -f ${id}`; Jenkins and Ruby: sh '...', system "..."
+                yield from self._text(following)
+            elif following.text == ":" and token.text == "script" and at + 2 < len(self.all) and self.all[at + 2].kind == "text":
+                yield from self._text(self.all[at + 2])
+
+    def _is_tag(self, at: int) -> bool:
+        return self.all[at].text in ("execa", "execaSync") or self.all[at].text.startswith("$")
+
+    def _call(self, at: int) -> Iterator[Hit]:
+        name = self.all[at].text.rstrip("!?")
+        if name == "new" and at >= 2 and self.all[at - 1].text == "::":
+            name = self.all[at - 2].text  # Rust: Command::new("docker")
+        arguments, end = self._arguments(at + 2)
+        yield from self._library(at, name, arguments, end)
+        engine = value_of_unknown(name)
+        if name not in _RUNS and engine == HOLE:
+            return
+        if arguments and arguments[0].is_list:
+            # Groovy's and Java's lists; an array as the only argument.
+            words = self._words(arguments[0])
+            yield from self._judge_words(words, at, end)
+            return
+        before = [] if engine == HOLE else [(engine, self.all[at].line)]
+        words = [word for argument in arguments for word in self._words(argument)]
+        if before:
+            # A test, a context, a logger come first: runDocker(t, ctx, "rm", "-f", id).
+            words = list(dropwhile(lambda word: word[0] == HOLE, words))
+        if name == "Command" and self._chained(end):
+            yield from self._judge_words(words, at, end)
+            return
+        if len(arguments) <= 1 or (words and " " in words[0][0].strip() and not before):
+            for argument in arguments[:1]:
+                for text in self._texts(argument):
+                    if not before:
+                        yield from self._text(text)
+            if before and words:
+                yield from self._judge_words([*before, *words], at, end)
+            return
+        yield from self._judge_words([*before, *words], at, end)
+
+    def _judge_words(self, words: Sequence[tuple[str, int]], at: int, end: int) -> Iterator[Hit]:
+        if not words:
+            return
+        # Rust and Go builders: Command::new("docker").args([...]) gives the rest in later calls.
+        words = [*words, *self._chained(end)]
+        texts = [word for word, _ in words]
+        if not any(texts):
+            return
+        for hit in ShellText().hits_of_words(texts, [line for _, line in words], self.all[min(end, len(self.all) - 1)].line):
+            yield Hit(hit.line, hit.end_line, hit.rule, hit.what, self.all[at].line)
+
+    def _chained(self, end: int) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        at = end + 1
+        while at + 2 < len(self.all) and self.all[at].text == "." and self.all[at + 2].text == "(":
+            arguments, closing = self._arguments(at + 3)
+            if self.all[at + 1].text in ("arg", "args", "command"):
+                found += [word for argument in arguments for word in self._words(argument)]
+            at = closing + 1
+        return found
+
+    def _text(self, token: Token) -> Iterator[Hit]:
+        spans = token.end_line > token.line
+        for hit in ShellText().hits(token.text):
+            line = token.line + (hit.line - 1 if spans else 0)
+            yield Hit(line, max(line, token.end_line if not spans else line + hit.end_line - hit.line), hit.rule, hit.what)
+
+    def _texts(self, argument: _Argument, depth: int = 0) -> list[Token]:
+        """Return an argument as texts: a string, strings put together, or a name that holds one."""
+        parts = argument.tokens
+        if len(parts) == 1 and parts[0].kind == "name":
+            # A name may be set to itself, by way of others.
+            known = self.values.get(parts[0].text, [])[-_MAX_VALUES:] if depth < _MAX_DEPTH else []
+            return [token for value in known for token in self._texts(_Argument(value), depth + 1)]
+        if not parts or not any(part.kind == "text" for part in parts) or any(part.text in ("(", "[", "{") for part in parts[:1]):
+            return []
+        if len(parts) == 1:
+            return [parts[0]]
+        text = "".join(part.text if part.kind == "text" else value_of_unknown(part.text) for part in parts if part.text not in ("+", "."))
+        return [Token("text", text, parts[0].line, parts[0].line)]
+
+    def _words(self, argument: _Argument, depth: int = 0) -> list[tuple[str, int]]:
+        """Return an argument as words: a string is one, a list is many, anything else is one hole."""
+        parts = argument.tokens
+        if len(parts) == 1 and parts[0].kind == "text":
+            return [(parts[0].text, parts[0].line)]
+        if len(parts) == 1 and parts[0].kind == "name":
+            known = self.values.get(parts[0].text, []) if depth < _MAX_DEPTH else []
+            return self._words(_Argument(known[-1]), depth + 1) if known else [(value_of_unknown(parts[0].text), parts[0].line)]
+        if argument.is_list:
+            if parts[0].text == "{" and any(part.text == ":" for part in parts):
+                return []  # an object of options
+            return [(part.text, part.line) for part in parts if part.kind == "text"] or [(HOLE, parts[0].line)]
+        texts = self._texts(argument, depth)
+        return [(texts[0].text, texts[0].line)] if texts else [(HOLE, parts[0].line)] if parts else []
+
+    def _library(self, at: int, name: str, arguments: Sequence[_Argument], end: int) -> Iterator[Hit]:
+        if at < 1 or self.all[at - 1].text not in (".", "?.", "->", "::"):
+            return
+        receiver = self._receiver(at)
+        flat = "".join(token.text for argument in arguments for token in argument.tokens)
+        forced = re.search(r"\b[fF]orce[\"']?:(?:true|1)\b", flat) is not None
+        line, last = self.all[at].line, self.all[min(end, len(self.all) - 1)].line
+        shown = f"{receiver[-1] if receiver else '...'}.{name}"
+        is_container = any(re.search(r"container", part, re.I) or part in self.containers for part in receiver)
+        is_volume = any(re.search(r"volume", part, re.I) for part in receiver)
+        if name in _REMOVES and (forced or (name == "VolumeRemove" and flat.endswith("true"))):
+            yield Hit(line, last, _REMOVES[name], f"{shown}(force: true)")
+        elif name in _PRUNES:
+            yield Hit(line, last, "prune-without-asking", f"{shown}()")
+        elif name == "ContainerKill" and (is_sigkill(self._last_text(arguments)) or not self._last_text(arguments)):
+            yield Hit(line, last, "kill", f"{shown}()")
+        elif name in ("remove", "delete") and forced and (self.uses_library or is_container):
+            rule = "forced-remove-volume" if is_volume and not is_container else "forced-remove"
+            image = any(re.search(r"image", part, re.I) for part in receiver)
+            yield Hit(line, last, "forced-remove-image" if image and not is_container else rule, f"{shown}({{ force: true }})")
+        elif name == "kill" and is_container and (self.uses_library or re.search(r"container$", receiver[-1] if receiver else "", re.I)):
+            signal = self._last_text(arguments)
+            if not signal or is_sigkill(signal):
+                yield Hit(line, last, "kill", f"{shown}()")
+        elif (
+            name in ("stop", "restart")
+            and is_container
+            and (time := re.search(r"\b(?:t|timeout)[\"']?:(\d+)", flat))
+            and is_no_time(time[1])
+        ):
+            yield Hit(line, last, "stop-without-grace", f"{shown}({{ {time[0].replace(':', ': ')} }})")
+
+    @staticmethod
+    def _last_text(arguments: Sequence[_Argument]) -> str:
+        return next((token.text for argument in reversed(arguments) for token in reversed(argument.tokens) if token.kind == "text"), "")
+
+    def _receiver(self, at: int) -> list[str]:
+        """Return the names before a method, nearest last: `docker.getContainer(id).kill` gives docker, getContainer."""
+        found: list[str] = []
+        at -= 1
+        depth = 0
+        while at >= 0 and len(found) < 8:
+            token = self.all[at]
+            if token.text in (")", "]"):
+                depth += 1
+            elif token.text in ("(", "["):
+                depth -= 1
+                if depth < 0:
+                    break
+            elif depth == 0:
+                if token.kind == "name" and token.text not in ("await", "return", "new"):
+                    found.insert(0, token.text)
+                    if at >= 1 and self.all[at - 1].text not in (".", "?.", "->", "::"):
+                        break
+                elif token.text not in (".", "?.", "->", "::", "?"):
+                    break
+            at -= 1
+        return found
+
+    def _arguments(self, start: int) -> tuple[list[_Argument], int]:
+        """Return the arguments of a call, and where its closing mark stands."""
+        found: list[_Argument] = []
+        current: list[Token] = []
+        depth = 0
+        for at in range(start, min(len(self.all), start + _MAX_ARGUMENTS)):
+            token = self.all[at]
+            if token.kind == "mark" and token.text in ("(", "[", "{"):
+                depth += 1
+            elif token.kind == "mark" and token.text in (")", "]", "}"):
+                if depth == 0:
+                    return [*found, *([_Argument(tuple(current))] if current else [])], at
+                depth -= 1
+            if token.kind == "mark" and token.text == "," and depth == 0:
+                found.append(_Argument(tuple(current)))
+                current = []
+                continue
+            current.append(token)
+        return [], start
+
+    def _learn(self) -> None:
+        """Remember what names are set to, up to the end of the statement."""
+        for at in range(1, len(self.all) - 1):
+            if self.all[at].text not in ("=", ":=") or self.all[at - 1].kind != "name":
+                continue
+            value: list[Token] = []
+            depth = 0
+            for token in self.all[at + 1 : at + 1 + _MAX_ARGUMENTS]:
+                depth += (token.text in ("(", "[", "{") and token.kind == "mark") - (token.text in (")", "]", "}") and token.kind == "mark")
+                if (
+                    depth < 0
+                    or (depth == 0 and (token.text in (";", ",") or token.text in _STATEMENTS))
+                    or (
+                        depth == 0
+                        and value
+                        and token.line > value[-1].end_line
+                        and value[-1].text != "+"
+                        and token.text not in ("+", ".", ")", "]", "}")
+                    )
+                ):
+                    break
+                value.append(token)
+            name = self.all[at - 1].text
+            self.values.setdefault(name, []).append(tuple(value))
+            if any(token.text in ("getContainer", "createContainer") for token in value):
+                self.containers.add(name)
+
+
+_STATEMENTS: Final = frozenset({"const", "let", "var", "return", "if", "for", "await ", "function", "def"})
+
+
+def hits(text: str, language: Language) -> Iterator[Hit]:
+    """Yield what is found in a source text of a language."""
+    yield from _Code(text, language).hits()

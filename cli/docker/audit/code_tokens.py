@@ -1,0 +1,131 @@
+"""Splits source code of languages with C's, Ruby's or Python's marks into tokens: names, strings, marks. Comments fall away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from isolation_monitor.cli.docker.audit.unknown import HOLE, value_of_unknown
+
+Kind = Literal["name", "text", "run", "mark", "number"]
+
+_NAME = re.compile(r"[A-Za-z_$][\w$]*[!?]?(?=\()|[A-Za-z_$][\w$]*")
+_NUMBER = re.compile(r"\d[\w.]*")
+_MARK = re.compile(r"=>|===?|!==?|:=|\+=|&&|\|\||\?\?|::|->|.", re.S)
+# After these a slash begins a regular expression, not a division.
+_BEFORE_REGEX: Final = frozenset([
+        "(", ",", "=", ":", "[", "!", "&", "|", "?", "{", "}", ";", "=>", "&&", "||", "return", "typeof", "case",
+    ])  # fmt: skip
+_REGEX = re.compile(r"/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*")
+_ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "\n": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token; a `text` is a string without its quotes, with holes for what is put into it, a `run` one that its quotes run."""
+
+    kind: Kind
+    text: str
+    line: int
+    end_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How a language writes comments and strings. `interpolates`: the pattern of a value inside a string, by the string's quote."""
+
+    line_comments: tuple[str, ...]
+    block_comments: bool
+    quotes: tuple[str, ...]
+    interpolation: dict[str, str]
+    has_regex: bool = False
+    backticks_run: bool = False
+
+
+JAVASCRIPT: Final = Language(("//",), True, ("`", '"', "'"), {"`": "${"}, has_regex=True)
+GO: Final = Language(("//",), True, ("`", '"', "'"), {})
+GROOVY: Final = Language(("//", "#!"), True, ('"""', "'''", '"', "'"), {'"""': "${", '"': "${"})
+JVM: Final = Language(("//",), True, ('"""', '"', "'"), {'"""': "${", '"': "${"})
+RUST: Final = Language(("//",), True, ('"',), {})
+RUBY: Final = Language(("#",), False, ("`", '"', "'"), {'"': "#{", "`": "#{"}, backticks_run=True)
+PHP: Final = Language(("//", "#"), True, ("`", '"', "'"), {'"': "{$"}, backticks_run=True)
+PYTHON: Final = Language(("#",), False, ('"""', "'''", '"', "'"), {})
+
+
+def tokens(text: str, language: Language) -> Iterator[Token]:
+    """Yield the tokens of a source text. An unknown mark is a token of its own: nothing raises."""
+    at, line = 0, 1
+    before = "("
+    while at < len(text):
+        char = text[at]
+        if char.isspace():
+            line += char == "\n"
+            at += 1
+            continue
+        if any(text.startswith(mark, at) for mark in language.line_comments):
+            end = text.find("\n", at)
+            at = len(text) if end < 0 else end
+            continue
+        if language.block_comments and text.startswith("/*", at):
+            end = text.find("*/", at + 2)
+            end = len(text) if end < 0 else end + 2
+            line += text.count("\n", at, end)
+            at = end
+            continue
+        if language.has_regex and char == "/" and before in _BEFORE_REGEX and (regex := _REGEX.match(text, at)):
+            at = regex.end()
+            before = ")"
+            continue
+        quote = next((one for one in language.quotes if text.startswith(one, at)), None)
+        if quote is not None:
+            value, end = _string(text, at, quote, language.interpolation.get(quote))
+            end_line = line + text.count("\n", at, end)
+            yield Token("run" if quote == "`" and language.backticks_run else "text", value, line, end_line)
+            at, line, before = end, end_line, ")"
+            continue
+        kind: Kind = "name"
+        found = _NAME.match(text, at)
+        if found is None and (found := _NUMBER.match(text, at)):
+            kind = "number"
+        if found is None:
+            found, kind = _MARK.match(text, at), "mark"
+        taken = found[0] if found else char
+        yield Token(kind, taken, line, line)
+        at += len(taken)
+        before = taken
+
+
+def _string(text: str, start: int, quote: str, opening: str | None) -> tuple[str, int]:
+    """Return a string's value and the position behind it."""
+    at = start + len(quote)
+    found: list[str] = []
+    multiline = len(quote) == 3 or quote == "`"
+    while at < len(text):
+        if text.startswith(quote, at):
+            return "".join(found), at + len(quote)
+        char = text[at]
+        if char == "\n" and not multiline:
+            break  # no string after all, such as an apostrophe in a text
+        if char == "\\":
+            following = text[at + 1 : at + 2]
+            found.append(_ESCAPES.get(following, following))
+            at += 2
+        elif opening is not None and text.startswith(opening, at):
+            inside, at = _balanced(text, at + len(opening))
+            found.append(value_of_unknown(inside.strip(" $")) if re.fullmatch(r"[\s$]*[\w.]+\s*", inside) else HOLE)
+        else:
+            found.append(char)
+            at += 1
+    return "".join(found), at
+
+
+def _balanced(text: str, at: int) -> tuple[str, int]:
+    start, depth = at, 1
+    while at < len(text):
+        depth += (text[at] == "{") - (text[at] == "}")
+        at += 1
+        if depth == 0:
+            return text[start : at - 1], at
+    return text[start:], at

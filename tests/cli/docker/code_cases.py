@@ -1,0 +1,137 @@
+"""JavaScript, TypeScript, Go, Groovy, Ruby and more of the shapes that repositories have; see `shell_cases`."""
+
+from __future__ import annotations
+
+CASES: dict[str, str] = {
+    "clean.js": r"""
+// execSync('docker rm -f web');
+/* execSync('docker rm -f web'); */
+const { exec, execSync, spawn, spawnSync } = require('child_process');
+const cp = require('child_process');
+const help = 'docker rm -f web';
+execSync('docker rm -f web'); «forced-remove»
+execSync("docker stop web && docker rm web");
+exec(`docker kill ${name}`, (error) => { console.error('docker kill', error); }); «kill»
+spawn('docker', ['rm', '-f', name], { stdio: 'inherit' }); «forced-remove»
+spawnSync('docker', ['stop', '--time', '0', name]); «stop-without-grace»
+spawn('docker', ['stop', '-t', '10', name]);
+cp.execFileSync('docker', [ «forced-remove»
+  'rm',
+  '--force',
+  name,
+]);
+console.log('docker rm -f web');
+throw new Error('docker rm -f web');
+const cmd = `docker compose -f ${file} down -v`; «compose-down-volumes»
+execSync(cmd);
+const args = ['kill', name];
+spawn('docker', args); «kill»
+cp.exec('docker ' + 'rm -f ' + name); «forced-remove»
+await $`docker rm -f ${id}`; «forced-remove»
+await execa('docker', ['compose', 'kill']); «kill»
+await execa('docker', ['compose', 'stop']);
+child.kill();
+child.kill('SIGKILL');
+fs.rmSync(dir, { recursive: true, force: true });
+const re = /docker rm -f/; const half = a / b / c;
+execSync('rm -f docker.log');
+expect(log).toContain('docker rm -f web');
+""",
+    "engine.ts": r"""
+import Docker from 'dockerode';
+const docker = new Docker();
+export async function clean(id: string, container: Docker.Container): Promise<void> {
+  const box = docker.getContainer(id);
+  await box.stop({ t: 10 });
+  await box.remove();
+  await box.remove({ v: true });
+  await box.stop({ t: 0 }); «stop-without-grace»
+  await box.kill(); «kill»
+  await box.kill({ signal: 'SIGTERM' });
+  await box.remove({ force: true }); «forced-remove»
+  await container.remove({ v: true, force: true }); «forced-remove»
+  await docker.getContainer(id).kill(); «kill»
+  await docker.pruneContainers(); «prune-without-asking»
+  await docker.pruneVolumes({ filters: {} }); «prune-without-asking»
+  await docker.getVolume('x').remove({ force: true }); «forced-remove-volume»
+  await docker.getImage('x').remove({ force: true }); «forced-remove-image»
+  subprocess.kill();
+  await rm('x', { force: true });
+}
+""",
+    "clean.go": r"""
+package main
+// exec.Command("docker", "rm", "-f", id)
+func clean(id string) {
+	exec.Command("docker", "rm", "-f", id).Run() «forced-remove»
+	exec.CommandContext(ctx, "docker", "kill", id).Run() «kill»
+	exec.Command("sh", "-c", "docker rm -f "+id).Run() «forced-remove»
+	exec.Command("docker", "stop", id).Run()
+	fmt.Println("docker rm -f", id)
+	runDocker(t, ctx, "rm", "-f", id) «forced-remove»
+	runDocker(t, ctx, "run", "-d", "--rm", "--name", id, "postgres:17-alpine")
+	cli.ContainerRemove(ctx, id, container.RemoveOptions{Force: true}) «forced-remove»
+	cli.ContainerRemove(ctx, id, container.RemoveOptions{})
+	cli.ContainerKill(ctx, id, "SIGKILL") «kill»
+	cli.ContainerKill(ctx, id, "SIGHUP")
+	cli.ContainersPrune(ctx, filters.Args{}) «prune-without-asking»
+	cli.VolumeRemove(ctx, id, true) «forced-remove-volume»
+	cmd.Process.Kill()
+}
+""",
+    "Jenkinsfile": r"""
+pipeline {
+  // sh 'docker rm -f web'
+  stages { stage('x') { steps {
+    sh 'docker rm -f web || true' «forced-remove»
+    sh "docker stop ${NAME}"
+    sh(script: "docker kill ${NAME}", returnStatus: true) «kill»
+    sh '''
+      docker compose up -d
+      docker compose down -v «compose-down-volumes»
+    '''
+    echo 'docker rm -f web'
+    bat 'docker kill web' «kill»
+  } } }
+  post { always { sh "docker system prune -af" } } «prune-without-asking»
+}
+""",
+    "clean.rb": r"""
+# system("docker rm -f web")
+system("docker rm -f web") «forced-remove»
+system "docker kill #{name}" «kill»
+system("docker", "rm", "-f", name) «forced-remove»
+`docker rm -f web`
+puts "docker rm -f web"
+system("docker stop web")
+""".replace("`docker rm -f web`", "`docker rm -f web` «forced-remove»"),
+    "Clean.java": r"""
+class Clean {
+  void clean(String id) throws Exception {
+    new ProcessBuilder("docker", "rm", "-f", id).start(); «forced-remove»
+    Runtime.getRuntime().exec("docker kill " + id); «kill»
+    Runtime.getRuntime().exec(new String[] {"docker", "rm", "-f", id}); «forced-remove»
+    log.info("docker rm -f {}", id);
+    command(false, logs.resolve("x.log"), "docker", "rm", "-f", id); «forced-remove»
+    command(false, logs.resolve("x.log"), "docker", "network", "rm", network);
+    new ProcessBuilder("docker", "stop", id).start();
+  }
+}
+""",
+    "clean.rs": r"""
+fn clean(id: &str) {
+    // Command::new("docker").args(["rm", "-f", id]);
+    Command::new("docker").args(["rm", "-f", id]).status(); «forced-remove»
+    Command::new("docker").arg("stop").arg(id).status();
+    println!("docker rm -f");
+    let x: &'static str = "docker kill";
+}
+""",
+    "clean.php": r"""<?php
+// exec("docker rm -f web");
+exec("docker rm -f web"); «forced-remove»
+shell_exec("docker kill $name"); «kill»
+echo "docker rm -f web";
+exec("docker stop web");
+""",
+}
