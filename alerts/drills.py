@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from isolation_monitor.alerts import build
+from isolation_monitor.alerts import build, container_alerts
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
 from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
 from isolation_monitor.alerts.model import Alert
@@ -122,6 +122,12 @@ def _violation(kind: str) -> Recipe:
 
 def _once(metric: Metric, **labels: str) -> Recipe:
     return Recipe((_sample(metric, labels=labels, jump=1),))
+
+
+def _containers(name: str, *, jump: float = 1.0, named: bool = True, **labels: str) -> Recipe:
+    """A series of the collector that follows the containers goes up, and stays there."""
+    of = {"container_name": COMPONENT} if named else {}
+    return Recipe((Sample(name, of | labels, "main", jump=jump),), job="collector", names_service=False)
 
 
 def _slow(metric: Metric) -> Recipe:
@@ -245,6 +251,24 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     ROLLED_BACK.name: Recipe(rolls_back=True),
     "IsolationEvidenceRefused": Recipe(
         (Sample(BATCHES_REFUSED, {"reason": "disk_full"}, "main", rate=1.0),), job="collector", names_service=False
+    ),
+    "ContainerOutOfMemory": _containers(container_alerts.EXITS, isolation_reason="oom_killed"),
+    "ContainerCrashed": _containers(container_alerts.EXITS, isolation_reason="error"),
+    "ContainerRestarting": _containers(container_alerts.RESTARTS, jump=9),
+    "ContainerForcedRemoval": _containers(container_alerts.REMOVALS, named=False, isolation_mode="forced"),
+    "ContainerStopNeededKill": _containers(container_alerts.STOP_SIGKILLS, named=False),
+    "ContainerCommandStorm": _containers(container_alerts.STORMS, named=False),
+    "ContainerUnhealthy": _containers(container_alerts.HEALTH, isolation_state="unhealthy"),
+    "ContainerMemoryNearLimit": Recipe(
+        tuple(
+            Sample(name, {"container_name": COMPONENT}, "main", before, jump)
+            for name, before, jump in ((container_alerts.MEMORY, 1.0, 98.0), (container_alerts.MEMORY_LIMIT, 100.0, 0.0))
+        ),
+        job="collector",
+        names_service=False,
+    ),
+    "ContainerEngineDown": Recipe(
+        (Sample(container_alerts.ENGINE_UP, {"isolation_engine": COMPONENT}, "main", 1.0, -1.0),), job="collector", names_service=False
     ),
     # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
     "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),

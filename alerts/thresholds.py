@@ -145,6 +145,17 @@ class Rollouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Containers:
+    window: Duration
+    restart_window: Duration
+    max_restarts: int
+    unhealthy_for: Duration
+    max_memory_ratio: float
+    memory_for: Duration
+    engine_down_for: Duration
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     violation: Violation
     score: Score
@@ -157,6 +168,7 @@ class Thresholds:
     sessions: Sessions
     blindness: Blindness
     rollouts: Rollouts
+    containers: Containers
 
 
 _Section = TypeVar("_Section")
@@ -183,6 +195,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
         rollouts=_section(Rollouts, tree, "rollouts"),
+        containers=_section(Containers, tree, "containers"),
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -24,6 +26,10 @@ from isolation_monitor.collector.announcements.domain import Links
 from isolation_monitor.collector.announcements.grafana import Grafana
 from isolation_monitor.collector.announcements.service import AnnouncementService
 from isolation_monitor.collector.clock import Clock, utc_now
+from isolation_monitor.collector.containers import routes as containers
+from isolation_monitor.collector.containers.domain import Rules
+from isolation_monitor.collector.containers.follower import Follower
+from isolation_monitor.collector.containers.service import ContainerService
 from isolation_monitor.collector.evidence import otlp_routes
 from isolation_monitor.collector.evidence import routes as evidence
 from isolation_monitor.collector.evidence.intake import Intake
@@ -112,11 +118,13 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     held = AlertmanagerHeld(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
     reconciliation = Reconciliation(database, clock, held, leader.leads)
     retention = RetentionService(database, leader, metrics, clock, policy, settings.retention_interval_s)
+    rules = _container_rules(settings)
+    followers = _followers(settings, database, leader, metrics, clock, rules)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run())
-        tasks = [asyncio.create_task(work) for work in works]
+        tasks = [asyncio.create_task(work) for work in (*works, *(follower.run() for follower in followers))]
         record_writer.start()
         yield
         await record_writer.close()
@@ -153,6 +161,8 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.guard = Guard(keys, Allowances(settings.rates(), settings.rate_burst_s), metrics, clock)
     app.state.leader = leader
     app.state.retention = retention
+    app.state.containers = ContainerService(database, clock, rules)
+    app.state.followers = followers
     app.state.reconciliation = reconciliation
     app.state.schema_revision = newest_revision()
     _add_pages(app, runtime, source)
@@ -162,7 +172,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.add_middleware(MeterBodies)
     for router in (
         *(evidence.router, otlp_routes.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
-        *(queues.router, subjects.router, incidents.router, health.router, runbooks.router),
+        *(queues.router, subjects.router, incidents.router, containers.router, health.router, runbooks.router),
         *(rendering.router, signing_in.router, pages.router),
     ):
         app.include_router(router)
@@ -174,12 +184,35 @@ def _add_pages(app: FastAPI, runtime: Runtime, source: PrometheusSource | None) 
     settings, database, clock = runtime.settings, runtime.database, runtime.clock
     features = Features(
         EvidenceService(database, clock), AlertService(database, clock), QueueService(database, clock),
-        IncidentService(database, clock, settings.keep_days), app.state.rollouts, app.state.gates,
+        IncidentService(database, clock, settings.keep_days), app.state.containers, app.state.rollouts, app.state.gates,
         None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s,
     )  # fmt: skip
     app.state.web_sessions = SessionService(database, app.state.guard, clock, settings.web_session_s)
     app.state.web_views = pages.views_of(PageReader(features))
     app.state.web_live = LiveHub(app.state.web_sessions, settings.web_streams)
+
+
+def _container_rules(settings: CollectorSettings) -> Rules:
+    labels = tuple(label.strip() for label in settings.container_owner_labels.split(",") if label.strip())
+    return Rules(labels, timedelta(seconds=settings.container_orphan_after_s), timedelta(seconds=settings.container_cooldown_s))
+
+
+def _followers(
+    settings: CollectorSettings, database: Database, leader: Leader, metrics: CollectorMetrics, clock: Clock, rules: Rules
+) -> list[Follower]:
+    addresses = settings.engines()
+    if not addresses:
+        return []
+    # Only here: who follows no engine does not wait for its client to be imported.
+    from isolation_monitor.collector.containers.engine import Engine
+
+    return [
+        Follower(
+            address.name, partial(Engine, address), database, leader.leads, metrics.containers, clock, rules,
+            interval_s=settings.container_interval_s, prefix=f"{address.name}/" if len(addresses) > 1 else "",
+        )
+        for address in addresses
+    ]  # fmt: skip
 
 
 def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:

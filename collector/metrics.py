@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from isolation_monitor.collector.container_metrics import ContainerMetrics
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.telemetry.names import OTHER
 
@@ -29,7 +30,10 @@ REQUEST_REFUSALS: Final = (
     *("requests", "records", "bytes"),
 )
 """Why a request was refused before its work began: its token, or how fast it came."""
-EXPIRING: Final = ("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions")
+EXPIRING: Final = (
+    *("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions"),
+    *("container_events", "container_actions", "containers"),
+)
 _ALERTNAME_CAP: Final = 100
 _SERVICES_OF_KEY: Final = 50
 _SERVICES: Final = 500
@@ -129,6 +133,9 @@ class CollectorMetrics:
         self._all_services: set[str] = set()
         self._gates = GateMetrics()
         self.registry.register(self._gates)
+        self.containers = ContainerMetrics()
+        """What the followers of Docker engines tell."""
+        self.registry.register(self.containers)
         for result in RECORD_RESULTS:
             self._records.labels(result)
         for table in EXPIRING:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from isolation_monitor.collector.docker_addresses import OWNER_LABELS, DockerAddress, DockerAddressError, parse_engines
 from isolation_monitor.collector.keys import Key, KeysError, Rates, Scope, digest_of, read_keys
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
 
@@ -95,6 +96,19 @@ class CollectorSettings(BaseSettings):
     web_streams: int = Field(default=100, ge=1, le=10_000)
     """Pages that are kept live at a time; one more is shown all the same, and says that it is not live."""
 
+    docker_engines: str | None = Field(default=None, repr=False)
+    """Docker engines whose containers are followed: `unix:///var/run/docker.sock`, or several as `NAME=URL` separated by commas."""
+    docker_cert_dir: Path | None = None
+    """Folder with `ca.pem`, `cert.pem` and `key.pem`, for engines that are reached by TCP."""
+    container_interval_s: float = Field(default=10.0, ge=1, le=300)
+    """How often all containers are listed and measured; events are taken at once."""
+    container_orphan_after_s: float = Field(default=3600.0, ge=0)
+    """A stopped container without an owner's label is an orphan after so long."""
+    container_owner_labels: str = ",".join(OWNER_LABELS)
+    """Labels that name whose a container is; the first one found counts."""
+    container_cooldown_s: float = Field(default=0.5, gt=0, le=60)
+    """One actor's destructive commands that follow each other faster are a command storm."""
+
     max_body_bytes: int = Field(default=1024 * 1024, gt=0)
     max_inflated_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
     max_records: int = Field(default=1000, gt=0)
@@ -130,6 +144,14 @@ class CollectorSettings(BaseSettings):
                 f"COLLECTOR_INGEST_BYTES={self.ingest_bytes} has no room for one batch of COLLECTOR_MAX_INFLATED_BYTES="
                 f"{self.max_inflated_bytes}, which would be refused for ever: make it at least as large"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_named(self) -> CollectorSettings:
+        try:
+            self.engines()
+        except DockerAddressError as error:
+            raise ValueError(f"COLLECTOR_DOCKER_ENGINES: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -188,6 +210,10 @@ class CollectorSettings(BaseSettings):
         """Return the files that `load_keys` reads."""
         named = [self.keys_file, *(getattr(self, f"{setting}_token_file") for setting in _SETTING_OF_SCOPE.values())]
         return tuple(path for path in named if path is not None)
+
+    def engines(self) -> tuple[DockerAddress, ...]:
+        """Return the Docker engines that are followed."""
+        return parse_engines(self.docker_engines or "", self.docker_cert_dir)
 
     def rates(self) -> Rates:
         """Return how fast a key may go that says nothing of its own."""

@@ -20,6 +20,7 @@ from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import (
     connections,
+    containers,
     containment,
     event_delivery,
     experience,
@@ -52,6 +53,7 @@ def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) ->
         experience,
         flags,
         rollout,
+        containers,
     )
     built = [part.build(limits, links) for part in parts]
     return {str(board.uid): _plain(json.loads(JSONEncoder().encode(board))) for board in built}

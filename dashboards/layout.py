@@ -34,6 +34,7 @@ RESOLUTION_UID: Final = "resolution"
 EXPERIENCE_UID: Final = "experience"
 FLAGS_UID: Final = "flags"
 ROLLOUT_UID: Final = "rollout"
+CONTAINERS_UID: Final = "containers"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -47,6 +48,7 @@ TITLES: Final[dict[str, str]] = {
     EXPERIENCE_UID: "Users' experience",
     FLAGS_UID: "Flags",
     ROLLOUT_UID: "Rollout",
+    CONTAINERS_UID: "Containers",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 

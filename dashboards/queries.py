@@ -159,7 +159,7 @@ def alerts_firing() -> str:
 
 # Alerts on the collector and on alerting itself carry these names as their service: they concern everybody.
 # Planted faults raise the same alerts, up to the receiver for drills: they are nobody's pages.
-_ALERTED: Final = 'service=~"$service|isolation-collector|isolation-monitor|unknown",synthetic!="true"'
+_ALERTED: Final = 'service=~"$service|isolation-collector|isolation-containers|isolation-monitor|unknown",synthetic!="true"'
 
 
 def public_numbers() -> dict[str, str]:

@@ -19,6 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from isolation_monitor.collector.storage.models import (
     EVIDENCE,
     Base,
+    ContainerActionRow,
+    ContainerEventRow,
+    ContainerRow,
     DecisionRow,
     NotificationRow,
     RolloutEventRow,
@@ -55,6 +58,10 @@ def expiring(first_kept: date, cutoff: datetime, today: date) -> list[Expiring]:
     nobody_needs = DecisionRow.id.not_in(kept) & DecisionRow.id.not_in(told)
     found.append(Expiring("alert_notifications", NotificationRow, NotificationRow.last_received_at < cutoff))
     found.append(Expiring("gate_decisions", DecisionRow, (DecisionRow.as_of < cutoff) & nobody_needs))
+    found.append(Expiring("container_events", ContainerEventRow, ContainerEventRow.received_at < cutoff))
+    found.append(Expiring("container_actions", ContainerActionRow, ContainerActionRow.received_at < cutoff))
+    # Those that are still there stay, however old.
+    found.append(Expiring("containers", ContainerRow, ContainerRow.removed_at < cutoff))
     return found
 
 

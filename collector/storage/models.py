@@ -341,3 +341,88 @@ class WebSessionRow(Base):
     """SHA-256 of the token: a token that is taken away ends its sessions."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+
+
+class ContainerEngineRow(Base):
+    """One Docker engine as the replica that follows it saw it last."""
+
+    __tablename__ = "container_engines"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    engine_id: Mapped[str] = mapped_column(String(100))
+    is_up: Mapped[bool] = mapped_column(Boolean())
+    since: Mapped[datetime]
+    """Of this state."""
+    seen_at: Mapped[datetime]
+    events_until: Mapped[datetime | None]
+    """Time of the last event that is stored, by the engine's clock."""
+    version: Mapped[str] = mapped_column(String(100))
+    error: Mapped[str] = mapped_column(Text())
+    dangling_volumes: Mapped[int | None] = mapped_column(Integer())
+
+
+class ContainerRow(Base):
+    """One container as it was last seen. `facts` is all that is remembered of it; the other columns are what is asked by."""
+
+    __tablename__ = "containers"
+    __table_args__ = (Index("ix_containers_removed", "removed_at"),)
+
+    engine: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(300))
+    status: Mapped[str] = mapped_column(String(20))
+    updated_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
+    facts: Mapped[Json]
+
+
+class ContainerEventRow(Base):
+    """One thing that happened to a container or an engine. Append-only but for `actor` and `host`, which a later action may tell."""
+
+    __tablename__ = "container_events"
+    __table_args__ = (
+        Index("ix_container_events_time_id", "time", "id"),
+        Index("ix_container_events_kind_time", "kind", "time"),
+        Index("ix_container_events_received", "received_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    engine: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(20))
+    container_id: Mapped[str | None] = mapped_column(String(64))
+    container: Mapped[str | None] = mapped_column(String(300))
+    image: Mapped[str | None] = mapped_column(Text())
+    owner: Mapped[str | None] = mapped_column(Text())
+    actor: Mapped[str | None] = mapped_column(String(200))
+    host: Mapped[str | None] = mapped_column(String(300))
+    signal: Mapped[str | None] = mapped_column(String(20))
+    exit_code: Mapped[int | None] = mapped_column(Integer())
+    reason: Mapped[str | None] = mapped_column(String(20))
+    forced: Mapped[bool | None] = mapped_column(Boolean())
+    after_stop_s: Mapped[float | None] = mapped_column(Float(53))
+    found_by: Mapped[str] = mapped_column(String(20))
+    detail: Mapped[Json]
+
+
+class ContainerActionRow(Base):
+    """What somebody did to containers, or was refused, as the tool told it that he did it with. Append-only."""
+
+    __tablename__ = "container_actions"
+    __table_args__ = (Index("ix_container_actions_time_id", "time", "id"), Index("ix_container_actions_received", "received_at"))
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time: Mapped[datetime]
+    received_at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(200))
+    host: Mapped[str] = mapped_column(String(300))
+    command: Mapped[str] = mapped_column(Text())
+    action: Mapped[str] = mapped_column(String(20))
+    container: Mapped[str | None] = mapped_column(String(300))
+    container_id: Mapped[str | None] = mapped_column(String(64))
+    image: Mapped[str | None] = mapped_column(Text())
+    signal: Mapped[str | None] = mapped_column(String(20))
+    forced: Mapped[bool] = mapped_column(Boolean())
+    result: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text())

@@ -32,6 +32,7 @@ def views_of(reader: PageReader) -> dict[str, View]:
         View("rollout", reader.rollout, ("rollout",)),
         View("detectors", reader.detectors, ("detectors",)),
         View("history", reader.history, ()),
+        View("containers", reader.containers, ("engines", "containers", "container_events")),
     )
 
 
@@ -88,6 +89,12 @@ async def rollout(request: Request, _visitor: Visitor, name: str) -> Response:
 async def detectors(request: Request, _visitor: Visitor) -> Response:
     """How well the detectors see what is planted for them."""
     return await _shown(request, "detectors")
+
+
+@router.get("/containers")
+async def containers(request: Request, _visitor: Visitor) -> Response:
+    """What runs on the engines, and how what does not run any more has ended."""
+    return await _shown(request, "containers", is_live="cursor" not in request.query_params)
 
 
 @router.get("/history")

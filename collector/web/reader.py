@@ -10,6 +10,9 @@ from typing import Any, Final
 from isolation_monitor.collector.alerts.domain import ReceivedNotification
 from isolation_monitor.collector.alerts.service import AlertService
 from isolation_monitor.collector.clock import Clock
+from isolation_monitor.collector.containers.domain import KINDS as CONTAINER_KINDS
+from isolation_monitor.collector.containers.repository import EventQuery
+from isolation_monitor.collector.containers.service import ContainerService
 from isolation_monitor.collector.evidence.domain import RunQuery, ViolationQuery
 from isolation_monitor.collector.evidence.service import EvidenceService
 from isolation_monitor.collector.gates.prometheus import SourceUnavailable
@@ -50,6 +53,7 @@ _SPANS: Final[Mapping[str, timedelta | None]] = {
 _SEVERITIES: Final = {"critical": 0, "error": 1, "warning": 2}
 _PLANTED: Final = {"": False, "also": None, "only": True}
 _LONGEST: Final = 200
+_CONTAINERS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Features:
     alerts: AlertService
     queues: QueueService
     incidents: IncidentService
+    containers: ContainerService
     rollouts: RolloutService
     gates: GateService
     numbers: PageNumbers | None
@@ -176,6 +181,34 @@ class PageReader:
             "queues": users,
             "queue_services": services,
             "outcomes": names.RUN_OUTCOMES,
+        }
+
+    async def containers(self, params: Params) -> Values:
+        """What there is on the engines that are followed, and what happened, page by page."""
+        from_, now = self._features.containers, self._features.clock()
+        chosen = {name: _given(params, name) for name in ("container", "kind", "cursor")}
+        if chosen["kind"] not in ("", *CONTAINER_KINDS):
+            raise Invalid(f"kind is one of {', '.join(CONTAINER_KINDS)}, or empty")
+        asked = EventQuery(
+            container=chosen["container"] or None, kind=chosen["kind"] or None, limit=_PAGE_SIZE + 1, after=read_cursor(chosen["cursor"])
+        )
+        found, engines = await from_.events(asked), await from_.engines()
+        page = found[:_PAGE_SIZE]
+        there = [one for one in await from_.containers(None) if chosen["container"] in ("", one[1].name)]
+        # What runs badly or not at all first.
+        there.sort(key=lambda one: (one[1].is_open and one[1].health != "unhealthy", one[1].name))
+        return {
+            "chosen": chosen,
+            "filters": {name: value for name, value in chosen.items() if value and name != "cursor"},
+            "kinds": CONTAINER_KINDS,
+            "engines": engines,
+            "has_many_engines": len(engines) > 1,
+            "containers": there[:_CONTAINERS],
+            "hidden": len(there) - _CONTAINERS if len(there) > _CONTAINERS else 0,
+            "container_events": page,
+            "following": make_cursor(page[-1].happening.time, page[-1].happening.id) if len(found) > _PAGE_SIZE else None,
+            "rules": from_.rules,
+            "now": now,
         }
 
     async def rollouts(self, _params: Params) -> Values:

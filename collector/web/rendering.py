@@ -32,6 +32,7 @@ PAGES: Final = (
     ("runs", "/runs", "Runs"),
     ("rollouts", "/rollouts", "Rollouts"),
     ("detectors", "/detectors", "Detectors"),
+    ("containers", "/containers", "Containers"),
     ("history", "/history", "History"),
     ("runbooks", "/runbooks", "Runbooks"),
 )

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from tests.real_parts.promtool import Firing, Scenario, series
 
-_GROWTH = {"fires": 1, "fresh": 1, "reset": 1, "reborn": 2, "twin": 1, "missed": 1, "returned": 2}
+GROWTH = {"fires": 1, "fresh": 1, "reset": 1, "reborn": 2, "twin": 1, "missed": 1, "returned": 2}
 
 
-def _movements(at: int, window_s: int, seconds: int) -> dict[str, str]:
+def movements(at: int, window_s: int, seconds: int) -> dict[str, str]:
     # What happens while nobody scrapes lasts longer than the alert's window: `increase()` must not see both ends.
     unscraped = f"5x{at - window_s - 2} stale _x{window_s}"
     return {
@@ -51,13 +51,13 @@ class GrowthCase:
         at = (self.window_s + self.keep_s) * 2
         moving = {
             series(self.metric, {"service": service, **self.series_labels}): movement
-            for service, movement in _movements(at, self.window_s, self.window_s + self.keep_s + 60).items()
+            for service, movement in movements(at, self.window_s, self.window_s + self.keep_s + 60).items()
         }
         # Series of the same metric that are none of this alert's business jump by 9 at the same moment.
         moving |= {series(self.metric, {"service": f"other{n}", **labels}): f"0x{at - 1} 9x200" for n, labels in enumerate(self.silent)}
         firing = [
             Firing({"service": service, **self.labels}, f"{service}: {self.summary}", self.text(number, service))
-            for service, number in _GROWTH.items()
+            for service, number in GROWTH.items()
         ]
         # The condition holds for the window; the alert is kept for `keep_s` after it and then resolves.
         end, pace = at + self.window_s + self.keep_s, self.window_s // 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
+from tests.alerts.container_scenarios import CONTAINER_ALERTS, CONTAINER_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
 from tests.alerts.lifecycle_scenarios import LIFECYCLE_SCENARIOS
@@ -21,6 +22,7 @@ SCENARIOS = [
     *SCORE_SCENARIOS,
     *SLO_SCENARIOS,
     *ROLLOUT_SCENARIOS,
+    *CONTAINER_SCENARIOS,
 ]
 
 DASHBOARDS = {
@@ -40,9 +42,10 @@ DASHBOARDS = {
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "flags": {"FlagsStale"},
+    "containers": CONTAINER_ALERTS,
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
-_NO_SERVICE = {"IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch"}
+_NO_SERVICE = {"IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch", *CONTAINER_ALERTS}
 
 
 def _links(alert: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ UIDS = (
     "experience",
     "flags",
     "rollout",
+    "containers",
 )
 WINDOW = Window(0.0, 1800.0, 15.0)
 

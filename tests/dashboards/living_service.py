@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from isolation_monitor.collector.container_metrics import Shown
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.metrics.registry import MetricRegistry
@@ -223,6 +224,30 @@ class LivingService:
             self.collector.gate_evaluated(name, answer["verdict"], time.time(), 0.02)
             self.collector.gate_answered(answer)
 
+        self._containers()
+
+    def _containers(self) -> None:
+        """Two containers: one fares as its faults have it, the other one works."""
+        containers, is_bad = self.collector.containers, "containers-die" in self._faults
+        made, limit = time.time() - 86_400, 64 << 20
+        self._cpu_s += 0.5
+        shown = [
+            Shown("web", "running", "unhealthy" if is_bad else "healthy", made, (60 if is_bad else 20) << 20, limit, self._cpu_s),
+            Shown("worker", "restarting" if is_bad else "running", "none", made, None if is_bad else 10 << 20, limit, self._cpu_s),
+        ]
+        containers.show("docker", shown, orphans=int(is_bad), expired=int(is_bad), dangling_volumes=int(is_bad))
+        # Somewhere a job is always started again, and ended as it should be.
+        containers.restarted("worker", 1)
+        containers.exited("worker", "clean")
+        containers.removed("graceful")
+        if is_bad:
+            containers.exited("worker", "oom_killed")
+            containers.removed("forced")
+            containers.stormed()
+            containers.stop_needed_sigkill()
+
+    _cpu_s = 0.0
+
     def violate(self, kind: str, grade: str) -> None:
         self.count(names.VIOLATIONS, 1, kind=kind, grade=grade, arm="none", synthetic="false")
         self.count(names.CHECKS, 1, detector=kind, result="violation")
@@ -418,7 +443,12 @@ def _failed_gate(service: LivingService) -> None:
     service.gates["canary-43"] |= {"verdict": "fail", "verdict_code": -1, "thresholds": {"min_exposed_requests": 400}}
 
 
+def _containers_die(_service: LivingService) -> None:
+    """Shown with the rest of the service's health."""
+
+
 FAULTS = {
+    "containers-die": _containers_die,
     "bad-variant": _bad_variant,
     "harmful-rollout": _harmful_rollout,
     "failed-gate": _failed_gate,

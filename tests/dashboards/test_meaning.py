@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from isolation_monitor.alerts.build import RUNBOOKS, alerts, rule_groups
 from isolation_monitor.alerts.model import Recording
 from isolation_monitor.alerts.thresholds import load
+from isolation_monitor.collector.container_metrics import Shown
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.dashboards import experience
 from isolation_monitor.telemetry import names
@@ -109,6 +110,13 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Duration of clean-ups": (T.lifecycle.max_cleanup_s,),
     "Errors of the new version beyond the old": (T.rollouts.max_error_percent,),
     "Slowness of the new version beyond the old": (T.rollouts.max_slower_percent,),
+    "Engines that answer": (1,),
+    "Running": (),
+    "Unhealthy": ZERO,
+    "Out of memory": ZERO,
+    "Removed by force": ZERO,
+    "Command storms": ZERO,
+    "Memory, of what each may use": (T.containers.max_memory_ratio,),
 }
 
 
@@ -199,6 +207,8 @@ def exposed() -> dict[str, set[str]]:
             "thresholds": {"min_owed_events": 1},
         }
     )
+    shown = Shown("web", "running", "healthy", 1.0, 1, 2, 3.0)
+    collector.containers.show("docker", [shown], orphans=0, expired=0, dangling_volumes=0)
     for family in text_string_to_metric_families(collector.render().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, {"instance", "job"}).update(sample.labels)

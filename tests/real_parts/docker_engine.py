@@ -32,20 +32,42 @@ from tests.real_parts.processes import eventually
 IMAGE = "isomon-test/busybox:1"
 """The only image of the engine: `/bin/busybox` and `/bin/sh`."""
 
-_APPLETS = ("sh", "sleep", "true", "false", "kill", "cat", "echo", "dd", "head", "tail", "date", "wget", "nc", "httpd", "touch", "rm")
+_APPLETS = (
+    "sh",
+    "sleep",
+    "true",
+    "false",
+    "kill",
+    "cat",
+    "echo",
+    "dd",
+    "head",
+    "tail",
+    "date",
+    "wget",
+    "nc",
+    "httpd",
+    "touch",
+    "rm",
+    "test",
+)
 
 
 class DockerEngine:
     """One running engine that can be stopped, killed and started again on the same data.
 
-    `hosts` are listened on beside the Unix socket, as `tcp://127.0.0.1:PORT`; `config` is merged into its daemon.json.
+    `hosts` are listened on beside the Unix socket, as `tcp://127.0.0.1:PORT`; `flags` are more of dockerd's, as for TLS; `config` is
+    merged into its daemon.json.
     """
 
-    def __init__(self, folder: Path, dockerd: Found, hosts: Sequence[str] = (), config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, dockerd: Found, hosts: Sequence[str] = (), flags: Sequence[str] = (), config: dict[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.url = f"unix://{self.socket}"
         self.hosts = tuple(hosts)
+        self.flags = tuple(flags)
         self._dockerd = dockerd
         self._cgroup = folder.name
         # Engines before 24 keep a key there, whatever their data root.
@@ -73,7 +95,7 @@ class DockerEngine:
             str(self._dockerd.path), "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs",
             f"--config-file={self.folder}/daemon.json", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
             f"--pidfile={self.folder}/dockerd.pid", f"--containerd={self.folder}/cd.sock", f"--cgroup-parent={self._cgroup}",
-            f"--host={self.url}", *(f"--host={host}" for host in self.hosts),
+            f"--host={self.url}", *(f"--host={host}" for host in self.hosts), *self.flags,
         ]  # fmt: skip
         # Left by a killed engine: the next one takes the number for a running process, if there is one of that number.
         (self.folder / "dockerd.pid").unlink(missing_ok=True)
@@ -170,6 +192,13 @@ class DockerEngine:
         self.ask("POST", f"/containers/{identity}/start")
         return identity
 
+    def put(self, container: str, folder: str, name: str) -> None:
+        """Make an empty file in a folder of a container."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        self.ask("PUT", f"/containers/{container}/archive?{urlencode({'path': folder})}", raw=packed.getvalue())
+
     def state(self, container: str) -> dict[str, Any]:
         """Return the container's `State` as the engine tells it."""
         return dict(self.ask("GET", f"/containers/{container}/json")["State"])
@@ -238,7 +267,7 @@ class DockerEngine:
 
 
 @contextlib.contextmanager
-def docker_engine(*, hosts: Sequence[str] = (), **config: Any) -> Iterator[DockerEngine]:
+def docker_engine(*, hosts: Sequence[str] = (), flags: Sequence[str] = (), **config: Any) -> Iterator[DockerEngine]:
     """Run a new engine with the one image until the block ends; `config` goes into its daemon.json (`-` written as `_`).
 
     Skips the test where Docker is missing or this is not root (fails if ISOMON_REQUIRE_REAL=1).
@@ -252,7 +281,7 @@ def docker_engine(*, hosts: Sequence[str] = (), **config: Any) -> Iterator[Docke
         pytest.skip(reason)
     # Not below pytest's own folder: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="isomon-docker-"))
-    with DockerEngine(folder, dockerd, hosts, {key.replace("_", "-"): value for key, value in config.items()}) as engine:
+    with DockerEngine(folder, dockerd, hosts, flags, {key.replace("_", "-"): value for key, value in config.items()}) as engine:
         engine.start()
         engine.import_image()
         yield engine

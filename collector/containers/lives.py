@@ -1,0 +1,304 @@
+"""The lives of an engine's containers, from its events and its listings: each death is counted once.
+
+Events tell everything while the stream holds. It breaks with the engine, which forgets its events then, and a listing has to tell what
+was missed: a container lives from one start to one end, the engine's clock orders them, and its restart count says how many
+there were between two looks. What a listing has told already is not counted again when its event comes late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from isolation_monitor.collector.containers.domain import (
+    SIGKILL,
+    SIGTERM,
+    Command,
+    EngineEvent,
+    Happening,
+    Rules,
+    Seen,
+    Tracked,
+    expiry_of,
+    happening_id,
+    owner_of,
+    reason_of,
+    signal_name,
+)
+
+_TOGETHER: Final = timedelta(seconds=10)
+"""A removal so soon after a SIGKILL was one command with it: `docker rm --force`."""
+
+
+class Lives:
+    """Everything remembered of one engine's containers. `events` and `listing` return what happened, oldest first.
+
+    Changed containers are collected in `changed` until somebody has stored them.
+    """
+
+    def __init__(self, engine: str, rules: Rules, tracked: Iterable[Tracked] = (), *, is_first_look: bool = True) -> None:
+        """`is_first_look`: nothing is known of this engine yet, so what has ended already ended before our time."""
+        self.engine = engine
+        self.rules = rules
+        self.tracked = {one.id: one for one in tracked}
+        self.changed: set[str] = set()
+        self.commands: list[Command] = []
+        """Destructive commands since somebody took them."""
+        self._is_first_look = is_first_look
+
+    @property
+    def present(self) -> list[Tracked]:
+        """Return the containers that are there now."""
+        return [one for one in self.tracked.values() if one.removed_at is None]
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def event(self, event: EngineEvent) -> list[Happening]:
+        """Take one event, in the order of the engine, and return what happened."""
+        one = self.tracked.get(event.container_id)
+        if one is None:
+            one = self.tracked[event.container_id] = Tracked(
+                event.container_id, event.name, event.image, owner=owner_of(event.labels, self.rules), created_at=event.at,
+                expires_at=expiry_of(event.labels, event.at),
+                # First heard of by its end: it lived before.
+                is_open=event.action in ("die", "kill", "oom"),
+            )  # fmt: skip
+        if one.removed_at is not None:
+            return []
+        self.changed.add(one.id)
+        match event.action:
+            case "start":
+                self._started(one, event.at)
+            case "kill":
+                return self._signalled(one, event)
+            case "oom" if one.oom_at is None and one.is_open:
+                # The kernel may try again and again; one life runs out of memory once.
+                one.oom_at = event.at
+                return [self._happened(one, "out_of_memory", event.at, one.deaths)]
+            case "die":
+                return self._died(one, event)
+            case "destroy":
+                return self._destroyed(one, event.at)
+            case "pause":
+                one.status = "paused"
+            case "unpause":
+                one.status = "running"
+            case "rename":
+                one.name = event.name
+            case "health_status" if event.health is not None and event.health != one.health:
+                before, one.health = one.health, event.health
+                return [self._happened(one, "health", event.at, event.at.isoformat(), detail={"from": before, "to": event.health})]
+        return []
+
+    def _started(self, one: Tracked, at: datetime) -> None:
+        if one.is_open or (one.started_at is not None and at <= one.started_at):
+            return
+        if one.started_at is not None or one.deaths:
+            one.restarts += 1
+            one.life += one.restarts_by_policy
+        _begin_life(one, at, exact=False)
+
+    def _signalled(self, one: Tracked, event: EngineEvent) -> list[Happening]:
+        at, number = event.at, event.signal
+        if not one.is_open and (one.finished_at is None or at <= one.finished_at):
+            # A listing has told of this life's end already.
+            return []
+        key = (one.id, at.isoformat())
+        if number != SIGKILL:
+            is_stop = number in (SIGTERM, one.stop_signal)
+            if is_stop:
+                one.stop_asked_at = at
+                self.commands.append(Command(at, "stop", one.id, one.name))
+            kind = "stop" if is_stop else "kill"
+            return [self._happened(one, kind, at, *key, signal=signal_name(number), forced=False)]
+        after = None if one.stop_asked_at is None else (at - one.stop_asked_at).total_seconds()
+        one.killed_at, one.was_forced = at, after is None
+        if after is None:
+            self.commands.append(Command(at, "kill", one.id, one.name))
+        kind = "kill" if after is None else "stop_sigkill"
+        return [self._happened(one, kind, at, *key, signal="SIGKILL", forced=True, after_stop_s=after)]
+
+    def _died(self, one: Tracked, event: EngineEvent) -> list[Happening]:
+        if not one.is_open or (one.started_at is not None and event.at < one.started_at):
+            # The listing was first: it has counted this one.
+            return []
+        reason = reason_of(event.exit_code, oom=one.oom_at is not None, killed=one.killed_at is not None, stop_signal=one.stop_signal)
+        return [self._death(one, event.at, event.exit_code, reason, "event")]
+
+    def _destroyed(self, one: Tracked, at: datetime) -> list[Happening]:
+        found = []
+        if one.is_open:
+            found.append(self._death(one, at, None, reason_of(None, oom=False, killed=one.killed_at is not None), "event"))
+        forced = one.was_forced and one.killed_at is not None and at - one.killed_at <= _TOGETHER
+        if not forced and not one.auto_remove:
+            self.commands.append(Command(at, "remove", one.id, one.name))
+        found.append(self._removal(one, at, "forced" if forced else "graceful", "event"))
+        return found
+
+    # --- listings -----------------------------------------------------------------------------------------------------
+
+    def listing(self, seen: Iterable[Seen], at: datetime, *, is_certain: bool) -> list[Happening]:
+        """Compare with all containers that the engine has, and return what its events did not tell.
+
+        `is_certain`: no event is on its way any more, so one that is gone is gone; otherwise it may be missing once.
+        """
+        found: list[Happening] = []
+        present = set()
+        for shown in seen:
+            present.add(shown.id)
+            found += self._looked_at(shown, at)
+        for one in self.present:
+            if one.id in present:
+                one.is_missing = False
+            elif is_certain or one.is_missing:
+                self.changed.add(one.id)
+                if one.is_open:
+                    found.append(self._death(one, at, None, "unknown", "listing"))
+                found.append(self._removal(one, at, "unknown", "listing"))
+            else:
+                one.is_missing = True
+        self._is_first_look = False
+        return found
+
+    def describe(self, shown: Seen) -> None:
+        """Take from a look what no event tells: policy, limits, stop signal. Its end is left to events, which may be on their way."""
+        one = self.tracked.get(shown.id)
+        if one is not None and one.removed_at is None:
+            _describe(one, shown, self.rules)
+            self.changed.add(one.id)
+
+    def _looked_at(self, shown: Seen, at: datetime) -> list[Happening]:
+        one = self.tracked.get(shown.id)
+        if one is None:
+            return self._met(shown, at)
+        if one.removed_at is not None:
+            return []
+        missed = self._missed(one, shown)
+        if missed is None:
+            return []
+        before = _facts(one)
+        found: list[Happening] = []
+        is_new_life = shown.started_at is not None and not _is_same_life(one, shown.started_at)
+        for number in range(missed):
+            is_last = number == missed - 1 and not shown.is_running
+            found.append(self._missed_death(one, shown, at, is_last=is_last))
+        if is_new_life and shown.started_at is not None:
+            one.restarts += max(1, missed) if one.started_at is not None else 0
+            if shown.is_running:
+                _begin_life(one, shown.started_at, exact=True)
+        _be_as(one, shown, self.rules)
+        if _facts(one) != before:
+            self.changed.add(one.id)
+        return found
+
+    def _met(self, shown: Seen, at: datetime) -> list[Happening]:
+        one = self.tracked[shown.id] = Tracked(shown.id, shown.name, shown.image)
+        self.changed.add(one.id)
+        ended = 0
+        if shown.started_at is not None and not self._is_first_look:
+            ended = shown.life + (not shown.is_running)
+        found = [self._missed_death(one, shown, at, is_last=n == ended - 1 and not shown.is_running) for n in range(ended)]
+        one.restarts = shown.restart_count
+        if self._is_first_look and not shown.is_running and shown.started_at is not None:
+            one.exit_code, one.finished_at = shown.exit_code, shown.finished_at
+            one.reason = reason_of(shown.exit_code, oom=shown.oom_killed, killed=False, stop_signal=shown.stop_signal)
+        _be_as(one, shown, self.rules)
+        return found
+
+    def _missed(self, one: Tracked, shown: Seen) -> int | None:
+        """Return how many deaths nobody told of; None when the look is older than what is known."""
+        if shown.started_at is None:
+            return 0
+        if one.started_at is None:
+            if one.is_open:
+                # Known by an event of its end alone.
+                return int(not shown.is_running)
+            return shown.life + (not shown.is_running) if not one.deaths else 0
+        if _is_same_life(one, shown.started_at):
+            if not one.is_open and shown.is_running:
+                return None
+            return int(one.is_open and not shown.is_running)
+        if shown.started_at < one.started_at:
+            return None
+        if shown.life > one.life:
+            return max(0, shown.life - one.life - (not one.is_open) + (not shown.is_running))
+        # Somebody started it by hand, which sets the engine's count to zero.
+        return shown.life + (not shown.is_running) + one.is_open
+
+    def _missed_death(self, one: Tracked, shown: Seen, at: datetime, *, is_last: bool) -> Happening:
+        if is_last:
+            known = one.killed_at is not None
+            reason = reason_of(shown.exit_code, oom=shown.oom_killed, killed=known, stop_signal=shown.stop_signal)
+            return self._death(one, shown.finished_at or at, shown.exit_code, reason, "listing")
+        moment = shown.finished_at if shown.is_running and shown.finished_at is not None else at
+        return self._death(one, moment, None, "unknown", "listing")
+
+    # --- what happened ------------------------------------------------------------------------------------------------
+
+    def _death(self, one: Tracked, at: datetime, exit_code: int | None, reason: str, found_by: str) -> Happening:
+        one.is_open = False
+        one.status = "exited"
+        one.deaths += 1
+        one.exit_code, one.finished_at, one.reason = exit_code, at, reason
+        one.memory_bytes = None
+        after = None
+        if one.killed_at is not None and one.stop_asked_at is not None:
+            after = (one.killed_at - one.stop_asked_at).total_seconds()
+        lived = None if one.started_at is None else max(0.0, (at - one.started_at).total_seconds())
+        detail = {"death": one.deaths, "lived_s": lived}
+        # The number of the death is its identity: a stream and a listing, or two replicas, may see it at different times.
+        return self._happened(
+            one, "death", at, one.id, one.deaths, exit_code=exit_code, reason=reason, after_stop_s=after, found_by=found_by,
+            forced=one.was_forced if one.killed_at is not None else None, detail=detail,
+        )  # fmt: skip
+
+    def _removal(self, one: Tracked, at: datetime, mode: str, found_by: str) -> Happening:
+        one.removed_at = at
+        forced = None if mode == "unknown" else mode == "forced"
+        signal = "SIGKILL" if forced else None
+        detail = {"mode": mode, "by_engine": one.auto_remove}
+        return self._happened(one, "removal", at, one.id, forced=forced, signal=signal, found_by=found_by, detail=detail)
+
+    def _happened(self, one: Tracked, kind: str, at: datetime, *key: object, **about: Any) -> Happening:  # Any: fields of Happening
+        identity = happening_id(self.engine, kind, one.id, *key)
+        return Happening(identity, self.engine, at, kind, one.id, one.name, one.image, one.owner, **about)
+
+
+def _begin_life(one: Tracked, at: datetime, *, exact: bool) -> None:
+    one.started_at, one.is_start_exact, one.is_open, one.status = at, exact, True, "running"
+    one.stop_asked_at = one.killed_at = one.oom_at = None
+    one.was_forced = False
+    if one.health != "none":
+        one.health = "starting"
+
+
+def _is_same_life(one: Tracked, started_at: datetime) -> bool:
+    """Say whether the life that began at `started_at` by the engine's listing is the one that is known."""
+    if one.started_at is None:
+        return False
+    if one.is_start_exact:
+        return started_at == one.started_at
+    ended_before = one.finished_at if one.finished_at is not None and one.finished_at < one.started_at else None
+    return started_at <= one.started_at and (ended_before is None or started_at > ended_before)
+
+
+def _describe(one: Tracked, shown: Seen, rules: Rules) -> None:
+    """Write down what does not change with a life."""
+    one.name, one.image, one.image_id = shown.name, shown.image, shown.image_id
+    one.owner, one.created_at = owner_of(shown.labels, rules), shown.created_at
+    one.expires_at = expiry_of(shown.labels, shown.created_at)
+    one.restarts_by_policy, one.auto_remove, one.stop_signal = shown.restarts_by_policy, shown.auto_remove, shown.stop_signal
+    one.memory_limit = shown.memory_limit
+
+
+def _be_as(one: Tracked, shown: Seen, rules: Rules) -> None:
+    """Write down a container as a listing shows it."""
+    _describe(one, shown, rules)
+    one.status, one.health, one.life, one.is_open = shown.status, shown.health, shown.life, shown.is_running
+    if shown.started_at is not None:
+        one.started_at, one.is_start_exact = shown.started_at, True
+
+
+def _facts(one: Tracked) -> Mapping[str, object]:
+    return {name: getattr(one, name) for name in Tracked.__slots__}

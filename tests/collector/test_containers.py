@@ -1,0 +1,360 @@
+"""Containers without an engine: lives put together from events and listings, storms, what settings and metrics say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from isolation_monitor.collector.clock import rfc3339
+from isolation_monitor.collector.container_metrics import NAME_CAP, ContainerMetrics, Shown
+from isolation_monitor.collector.containers.domain import Action, EngineEvent, Rules, Seen, expiry_of
+from isolation_monitor.collector.containers.lives import Lives
+from isolation_monitor.collector.containers.storms import Storms, who
+from isolation_monitor.collector.docker_addresses import DockerAddressError, parse_engines
+from isolation_monitor.collector.settings import SettingsError, load_settings
+from tests.collector.conftest import READ, SEND, Api, bearer
+
+T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ID = "c" * 64
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def event(action: str, seconds: float, **about: Any) -> EngineEvent:
+    return EngineEvent(at(seconds), action, about.pop("id", ID), "web", "shop:1", {}, **about)
+
+
+def seen(status: str = "running", started: float | None = 0, finished: float | None = None, **about: Any) -> Seen:
+    values: dict[str, Any] = {
+        "id": ID,
+        "name": "web",
+        "image": "shop:1",
+        "image_id": "sha256:1",
+        "labels": {},
+        "status": status,
+        "health": "none",
+        "created_at": at(-1),
+        "started_at": None if started is None else at(started),
+        "oom_killed": False,
+        "restart_count": 0,
+        "finished_at": None if finished is None else at(finished),
+        "exit_code": None if status == "running" else 1,
+        "restarts_by_policy": True,
+        "auto_remove": False,
+        "stop_signal": 15,
+        "memory_limit": None,
+    }
+    return Seen(**values | about)
+
+
+def followed(first: Seen | None = None) -> Lives:
+    """Lives that have looked once, and have seen `first`."""
+    lives = Lives("docker", Rules())
+    lives.listing([] if first is None else [first], at(0), is_certain=True)
+    return lives
+
+
+def told(lives: Lives, *events: EngineEvent) -> list[str]:
+    return [one.kind for event in events for one in lives.event(event)]
+
+
+class TestDeaths:
+    def test_what_had_ended_before_the_first_look_is_not_counted(self) -> None:
+        lives = Lives("docker", Rules())
+
+        assert lives.listing([seen("exited", 0, 1, restart_count=3)], at(2), is_certain=True) == []
+
+    @pytest.mark.parametrize(
+        ("shown", "deaths"),
+        [
+            (seen("running", 0), 0),
+            (seen("exited", 0, 5), 1),
+            # Policy restarts: each one counted by the engine is one life that has ended.
+            (seen("running", 9, 8, restart_count=3), 3),
+            (seen("restarting", 8, 9, restart_count=3), 3),
+            (seen("exited", 8, 9, restart_count=3), 4),
+            # Started by hand, which sets the count to zero.
+            (seen("running", 9, 8), 1),
+            (seen("exited", 8, 9), 2),
+        ],
+    )
+    def test_a_listing_tells_how_many_died_unseen(self, shown: Seen, deaths: int) -> None:
+        lives = followed(seen("running", 0))
+
+        found = [one for one in lives.listing([shown], at(10), is_certain=True) if one.kind == "death"]
+
+        assert len(found) == deaths
+        assert len({one.id for one in found}) == deaths
+        assert lives.listing([shown], at(11), is_certain=True) == []
+
+    def test_an_event_that_comes_after_the_listing_that_told_of_it_is_not_counted_again(self) -> None:
+        lives = followed(seen("running", 0))
+        lives.listing([seen("running", 5.5, 5, restart_count=1)], at(6), is_certain=False)
+
+        assert told(lives, event("die", 5.01, exit_code=1), event("start", 5.6)) == []
+        assert told(lives, event("die", 7, exit_code=1)) == ["death"]
+
+    def test_a_listing_that_is_older_than_an_event_changes_nothing(self) -> None:
+        lives = followed(seen("running", 0))
+
+        assert told(lives, event("die", 5, exit_code=1), event("start", 6), event("die", 7, exit_code=1)) == ["death", "death"]
+
+        assert lives.listing([seen("running", 0)], at(7), is_certain=False) == []
+        assert lives.listing([seen("exited", 5.99, 6.9, restart_count=1)], at(8), is_certain=False) == []
+
+    def test_one_that_is_gone_with_nobody_looking_has_died_once(self) -> None:
+        lives = followed(seen("running", 0))
+
+        found = lives.listing([], at(9), is_certain=True)
+
+        assert [(one.kind, one.reason) for one in found] == [("death", "unknown"), ("removal", None)]
+        assert told(lives, event("die", 8, exit_code=1), event("destroy", 8.1)) == []
+
+    def test_one_whose_end_is_on_its_way_may_be_missing_once(self) -> None:
+        lives = followed(seen("running", 0))
+
+        assert lives.listing([], at(9), is_certain=False) == []
+        assert [one.exit_code for one in lives.event(event("die", 8, exit_code=7))] == [7]
+        assert told(lives, event("destroy", 8.1)) == ["removal"]
+        assert lives.listing([], at(10), is_certain=False) == []
+
+    def test_two_replicas_give_a_death_the_same_id(self) -> None:
+        by_event, by_listing = followed(seen("running", 0)), followed(seen("running", 0))
+
+        (one,) = by_event.event(event("die", 5, exit_code=1))
+        (other,) = by_listing.listing([seen("exited", 0, 4.9)], at(6), is_certain=True)
+
+        assert one.id == other.id
+
+
+class TestHowItEnded:
+    def test_a_removal_with_a_sigkill_is_forced_and_one_after_a_stop_is_not(self) -> None:
+        killed, stopped = followed(seen("running", 0)), followed(seen("running", 0))
+
+        told(killed, event("kill", 1, signal=9), event("die", 1.1, exit_code=137))
+        told(stopped, event("kill", 1, signal=15), event("kill", 11, signal=9), event("die", 11.1, exit_code=137))
+
+        assert [one.forced for one in killed.event(event("destroy", 1.2))] == [True]
+        assert [one.forced for one in stopped.event(event("destroy", 11.2))] == [False]
+
+    def test_a_sigkill_says_how_long_the_stop_had_waited(self) -> None:
+        lives = followed(seen("running", 0))
+        lives.event(event("kill", 1, signal=15))
+
+        (kill,) = lives.event(event("kill", 11, signal=9))
+
+        assert (kill.kind, kill.after_stop_s) == ("stop_sigkill", 10)
+
+    def test_a_stop_signal_of_its_own_is_a_stop(self) -> None:
+        lives = followed(seen("running", 0, stop_signal=3))
+
+        assert told(lives, event("kill", 1, signal=3), event("kill", 2, signal=9)) == ["stop", "stop_sigkill"]
+        assert told(followed(seen()), event("kill", 1, signal=1)) == ["kill"]
+
+    def test_killed_with_a_stop_before_it_in_another_life_is_forced(self) -> None:
+        lives = followed(seen("running", 0))
+        told(lives, event("kill", 1, signal=15), event("die", 2, exit_code=0), event("start", 3))
+
+        assert told(lives, event("kill", 4, signal=9)) == ["kill"]
+
+    def test_one_life_runs_out_of_memory_once(self) -> None:
+        lives = followed(seen("running", 0))
+
+        assert told(lives, *(event("oom", n) for n in (1, 1.1, 1.2))) == ["out_of_memory"]
+        assert [one.reason for one in lives.event(event("die", 2, exit_code=137))] == ["oom_killed"]
+        assert told(lives, event("oom", 2.1), event("start", 3), event("oom", 4)) == ["out_of_memory"]
+
+
+class TestStorms:
+    @staticmethod
+    def storms_of(*seconds: float, now: float = 60) -> list[dict[str, Any]]:
+        lives = Lives("docker", Rules())
+        for number, moment in enumerate(seconds):
+            identity = f"{number:064x}"
+            lives.event(event("start", 0, id=identity))
+            lives.event(event("kill", moment, id=identity, signal=9))
+        storms = Storms("docker", Rules().cooldown)
+        storms.add(lives.commands)
+        return [one.detail for one in storms.due(at(now), lambda _: "unknown")]
+
+    def test_half_a_second_is_enough_and_less_is_not(self) -> None:
+        assert self.storms_of(1, 1.5, 2) == []
+        assert [one["commands"] for one in self.storms_of(1, 1.49)] == [2]
+
+    def test_one_burst_is_one_storm_and_a_pause_makes_two(self) -> None:
+        assert [one["commands"] for one in self.storms_of(1, 1.2, 1.4, 5, 5.1)] == [3, 2]
+
+    def test_a_storm_that_goes_on_waits_for_its_end(self) -> None:
+        assert self.storms_of(1, 1.2, now=2) == []
+
+    def test_actors_have_a_cooldown_each(self) -> None:
+        storms = Storms("docker", Rules().cooldown)
+        lives = followed(seen())
+        lives.event(event("kill", 1, signal=9))
+        storms.add([lives.commands[0], replace(lives.commands[0], at=at(1.1), container_id="d" * 64)])
+
+        assert storms.due(at(60), lambda command: command.container_id[:1]) == []
+
+    def test_a_stop_that_ends_in_sigkill_and_a_forced_removal_are_one_command_each(self) -> None:
+        lives = followed(seen())
+        told(lives, event("kill", 1, signal=15), event("kill", 1.2, signal=9), event("die", 1.3, exit_code=137))
+        assert [one.action for one in lives.commands] == ["stop"]
+
+        forced = followed(seen())
+        told(forced, event("kill", 1, signal=9), event("die", 1.1, exit_code=137), event("destroy", 1.2))
+        assert [one.action for one in forced.commands] == ["kill"]
+
+    def test_the_nearest_action_of_the_same_container_tells_who(self) -> None:
+        about = ("host", "docker rm", "remove", "web", None, None, None, True)
+        near, far = (Action(f"a{n}", at(n), f"actor-{n}", *about, "done", "") for n in (1, 20))
+        refused = Action("r", at(0), "nobody", *about, "refused", "cooldown")
+
+        assert who([far, near, refused], ID, "web", at(0)) == near
+        assert who([near], ID, "other", at(0)) is None
+        assert who([replace(near, container_id=ID[:12])], ID, "renamed", at(0)) is not None
+        assert who([near], ID, "web", at(40)) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "expires"),
+    [
+        ({"isolation.ttl": "90s"}, 90.0),
+        ({"isolation.ttl": "2h"}, 7200.0),
+        ({"isolation.ttl": "1.5m"}, 90.0),
+        ({"isolation.expires": "2026-01-01T12:00:10Z"}, 10.0),
+        ({"isolation.ttl": "soon"}, None),
+        ({"isolation.ttl": "9" * 30 + "d"}, None),
+        ({"isolation.expires": "tomorrow"}, None),
+        ({}, None),
+    ],
+)
+def test_labels_say_when_a_container_should_be_gone(labels: dict[str, str], expires: float | None) -> None:
+    assert expiry_of(labels, T0) == (None if expires is None else at(expires))
+
+
+class TestSettings:
+    def test_engines_are_named_or_take_the_name_of_their_host(self, tmp_path: Path) -> None:
+        found = parse_engines("unix:///var/run/docker.sock, http://proxy:2375  build=http://[::1]")
+
+        assert [(one.name, one.url) for one in found] == [
+            ("docker", "unix:///var/run/docker.sock"),
+            ("proxy", "http://proxy:2375"),
+            ("build", "http://[::1]:2375"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("unix://var/run/docker.sock", "three slashes"),
+            ("tcp://10.0.0.5:2376", "COLLECTOR_DOCKER_CERT_DIR"),
+            ("/var/run/docker.sock", "unix:///PATH"),
+            ("http://host:port", "no usable port"),
+            ("a=http://x a=http://y", "two engines"),
+            ("http://user:pw@host", "is no engine"),
+        ],
+    )
+    def test_an_address_that_is_none_says_what_to_write(self, text: str, says: str) -> None:
+        with pytest.raises(DockerAddressError, match=says):
+            parse_engines(text)
+
+    def test_the_collector_does_not_start_with_one(self) -> None:
+        with pytest.raises(SettingsError, match="COLLECTOR_DOCKER_ENGINES"):
+            load_settings(send_token=SEND, read_token=READ, docker_engines="nowhere")
+
+    def test_certificates_that_are_not_there_are_missed_at_the_start(self, tmp_path: Path) -> None:
+        with pytest.raises(DockerAddressError, match=r"ca\.pem"):
+            parse_engines("tcp://10.0.0.5:2376", tmp_path)
+
+
+class TestMetrics:
+    @staticmethod
+    def samples(metrics: ContainerMetrics, name: str) -> dict[str, float]:
+        families = [family for family in metrics.collect() for sample in family.samples[:1] if sample.name == name]
+        return {sample.labels.get("container_name", ""): sample.value for family in families for sample in family.samples}
+
+    def test_fifty_names_are_kept_and_the_rest_are_others(self) -> None:
+        metrics = ContainerMetrics()
+        shown = [Shown(f"box-{n}", "running", "none") for n in range(NAME_CAP + 5)]
+
+        metrics.show("docker", shown, orphans=0, expired=0, dangling_volumes=0)
+        for one in shown:
+            metrics.restarted(one.name, 1)
+
+        restarts = self.samples(metrics, "isolation_container_restarts_total")
+        assert (len(restarts), restarts["other"], sum(restarts.values())) == (NAME_CAP + 1, 5, NAME_CAP + 5)
+
+    def test_names_of_containers_that_are_long_gone_make_room(self) -> None:
+        now = [0.0]
+        metrics = ContainerMetrics(lambda: now[0])
+        for n in range(NAME_CAP):
+            metrics.exited(f"job-{n}", "clean")
+        now[0] = 601
+        metrics.followed("docker", is_up=True)
+
+        metrics.exited("web", "error")
+
+        assert "web" in self.samples(metrics, "isolation_container_exits_total")
+
+    def test_nothing_is_shown_of_an_engine_that_is_away_but_that(self) -> None:
+        metrics = ContainerMetrics()
+        metrics.show("docker", [Shown("web", "running", "none")], orphans=1, expired=1, dangling_volumes=1)
+        metrics.followed("docker", is_up=False)
+
+        shown = {family.name for family in metrics.collect() if family.type == "gauge" and family.samples}
+        assert shown == {"isolation_container_engine_up"}
+        metrics.left("docker")
+        assert not [sample for family in metrics.collect() for sample in family.samples]
+
+
+ACTION = {"id": "a1", "actor": "ann", "action": "stop", "result": "refused", "reason": "cooldown", "container": "web"}
+
+
+class TestActions:
+    @staticmethod
+    async def sent(api: Api, *actions: dict[str, Any], **body: Any) -> httpx2.Response:
+        content = body or {"actions": [{"time": rfc3339(api.clock())} | one for one in actions]}
+        return await api.client.post("/v1/container-actions", json=content, headers=bearer(SEND))
+
+    async def test_each_is_stored_once_on_either_database_and_listed(self, api: Api) -> None:
+        answers = [await self.sent(api, ACTION, ACTION | {"id": "a2", "unknown": "field"}) for _ in range(2)]
+
+        assert [answer.json()["stored"] for answer in answers] == [2, 0]
+        first = (await api.get("/v1/container-actions?limit=1")).json()
+        second = (await api.get(first["next"])).json()
+        assert {first["items"][0]["id"], second["items"][0]["id"]} == {"a1", "a2"}
+        assert second["next"] is None
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"action": "burn"}, "action"),
+            ({"result": None}, "result"),
+            ({"time": "yesterday"}, "time"),
+            ({"id": "a b"}, "id"),
+            ({"actor": ""}, "actor"),
+            ({"time": "2099-01-01T00:00:00Z"}, "ahead"),
+            ({"container_id": "xyz"}, "container_id"),
+        ],
+    )
+    async def test_one_that_is_wrong_says_where(
+        self, make_api: Callable[..., Any], sqlite_url: str, change: dict[str, Any], says: str
+    ) -> None:
+        async with make_api(sqlite_url) as api:
+            answer = await self.sent(api, ACTION | change)
+
+            assert answer.status_code == 422
+            assert says in answer.json()["detail"]
+
+    async def test_wrong_questions_are_answered_in_words(self, api: Api) -> None:
+        for question in ("kind=murder", "cursor=x", "limit=0"):
+            assert (await api.get(f"/v1/container-events?{question}")).status_code == 422
+        assert (await api.get("/v1/container-events?container=100%25_")).json()["items"] == []
+        assert (await api.get("/v1/containers")).json()["items"] == []
