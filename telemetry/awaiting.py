@@ -65,6 +65,14 @@ def of_task(task: object, thread_id: int | None = None) -> Waiting:
     return Waiting(tuple(reversed(taken)), waits + through)
 
 
+def first_of(task: object) -> asyncio.Task[Any] | None:
+    """Return the first task that is not done among those that a task waits for; None where it waits for none."""
+    if not isinstance(task, asyncio.Task):
+        return None
+    frame = _walk(asyncio.Task.get_coro(task), [])
+    return _tasks_behind(_FUT_WAITER.__get__(task) if _FUT_WAITER is not None else None, frame)[0]
+
+
 def of_thread(thread_id: int, opened_by: RawStack) -> Waiting | None:
     """Return where a thread stands, if it still runs the function that `opened_by` begins with; None when it went on to other work."""
     found = running.stack_of_thread(thread_id)

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
-from isolation_monitor.telemetry import running, stacks
+from isolation_monitor.telemetry import awaiting, running, stacks
 from isolation_monitor.telemetry.lifecycle import proc
 
 SHOWN_LIMIT: Final = 20
@@ -79,13 +79,10 @@ def left_since(
         excused: tasks and threads that are there on purpose: those of whoever asks.
         temporary: files and folders that were registered.
     """
-    known = set(map(id, excused))
+    tasks = _tasks(loop)
+    known = set(map(id, (*excused, *_of_servers(tasks))))
     found: dict[str, list[str]] = {
-        "tasks": [
-            _describe_task(task)
-            for task in _tasks(loop)
-            if task not in baseline.tasks and id(task) not in known and not task.done() and not _is_of_server(task)
-        ],
+        "tasks": [_describe_task(task) for task in tasks if task not in baseline.tasks and id(task) not in known and not task.done()],
         "threads": [
             _describe_thread(thread)
             for thread in threading.enumerate()
@@ -122,6 +119,18 @@ def _tasks(loop: asyncio.AbstractEventLoop | None) -> list[Any]:
     except RuntimeError:
         # It walks a set that changes under it, and has tried a thousand times.
         return []
+
+
+def _of_servers(tasks: list[Any]) -> list[Any]:
+    """Return the tasks that servers run, and those that they wait for: `wait_for` makes one of what it is given."""
+    found: list[Any] = []
+    for task in filter(_is_of_server, tasks):
+        while task is not None and all(task is not one for one in found):
+            found.append(task)
+            task = awaiting.first_of(task)
+            if running.request_of_task(task) is not None:
+                break
+    return found
 
 
 def _is_of_server(task: Any) -> bool:
