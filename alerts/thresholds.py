@@ -118,6 +118,14 @@ class Blindness:
 
 
 @dataclass(frozen=True, slots=True)
+class Collector:
+    max_missed_rounds: int
+    rounds_remembered: Duration
+    retention_stale_for: Duration
+    keys_stale_for: Duration
+
+
+@dataclass(frozen=True, slots=True)
 class Rollouts:
     window: Duration
     min_blocks: int
@@ -146,6 +154,7 @@ class Thresholds:
     containment: Containment
     sessions: Sessions
     blindness: Blindness
+    collector: Collector
     rollouts: Rollouts
 
 
@@ -171,6 +180,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
+        collector=_section(Collector, tree, "collector"),
         rollouts=_section(Rollouts, tree, "rollouts"),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from isolation_monitor.alerts.thresholds import Thresholds
-from isolation_monitor.dashboards import queries
+from isolation_monitor.dashboards import health_queries, queries
 from isolation_monitor.dashboards.layout import Row
 from isolation_monitor.dashboards.panels import GREEN, GREY, ORANGE, RED, Column, Panel, Query, Words, counts, graph, listing, states
 from isolation_monitor.telemetry import names
@@ -33,7 +33,7 @@ def row(t: Thresholds) -> Row:
 def targets() -> Panel:
     return states(
         "Targets answer",
-        Query(queries.targets_up(), "{{job}}"),
+        Query(health_queries.targets_up(), "{{job}}"),
         words={0: Words("DOWN", RED), 1: Words("up", GREEN)},
         alerts=["IsolationTargetDown", "IsolationCollectorDown"],
         description=(
@@ -46,7 +46,7 @@ def targets() -> Panel:
 def last_check() -> Panel:
     return graph(
         "Time since the last judged request",
-        Query(queries.since_last_check(), "{{service}}"),
+        Query(health_queries.since_last_check(), "{{service}}"),
         unit="s",
         alerts=["IsolationChecksSilent"],
         description=(
@@ -59,9 +59,9 @@ def last_check() -> Panel:
 def detectors_grey() -> Panel:
     return graph(
         "Detectors that miss planted faults",
-        Query(queries.detectors_grey(), "{{service}}: detectors grey"),
-        Query(queries.workers_grey(), "{{detector}}: workers grey"),
-        Query(queries.planted_faults_missed(), "{{detector}}: missed"),
+        Query(health_queries.detectors_grey(), "{{service}}: detectors grey"),
+        Query(health_queries.workers_grey(), "{{detector}}: workers grey"),
+        Query(health_queries.planted_faults_missed(), "{{detector}}: missed"),
         unit="none",
         alerts=["IsolationDetectorGrey"],
         description=(
@@ -74,7 +74,7 @@ def detectors_grey() -> Panel:
 def detector_power() -> Panel:
     return graph(
         "Proven power of each detector",
-        Query(queries.detector_power(), "{{detector}}"),
+        Query(health_queries.detector_power(), "{{detector}}"),
         unit="percentunit",
         alerts=["IsolationDetectorGrey"],
         description=(
@@ -87,7 +87,7 @@ def detector_power() -> Panel:
 def suppressed_violations() -> Panel:
     return graph(
         "Suppressed violations",
-        Query(queries.suppressed_violations(), "{{kind}}"),
+        Query(health_queries.suppressed_violations(), "{{kind}}"),
         unit="none",
         alerts=[],
         description=(
@@ -113,7 +113,7 @@ def detector_checks() -> Panel:
 def detector_activity(t: Thresholds) -> Panel:
     return graph(
         "What each detector had to look at",
-        Query(queries.activity(), "{{detector}}"),
+        Query(health_queries.activity(), "{{detector}}"),
         unit="none",
         alerts=["IsolationDetectorSilent"],
         description=(
@@ -179,8 +179,8 @@ def monitor_errors() -> Panel:
 def collector_records() -> Panel:
     return graph(
         "Collector: records received",
-        Query(queries.collector_rate("isolation_collector_records_total", "result"), "{{result}}"),
-        Query(queries.collector_rate("isolation_collector_batches_refused_total", "reason"), "batch refused: {{reason}}"),
+        Query(health_queries.collector_rate("isolation_collector_records_total", "result"), "{{result}}"),
+        Query(health_queries.collector_rate("isolation_collector_batches_refused_total", "reason"), "batch refused: {{reason}}"),
         unit="cps",
         alerts=["IsolationCollectorDown", "IsolationEvidenceRefused"],
         description=(
@@ -193,7 +193,7 @@ def collector_records() -> Panel:
 def collector_ingest() -> Panel:
     return graph(
         "Collector: time to store a batch, slowest 5 %",
-        Query(queries.collector_ingest_p95(), "p95"),
+        Query(health_queries.collector_ingest_p95(), "p95"),
         unit="s",
         no_value="no batches",
         alerts=["IsolationCollectorDown"],
@@ -207,14 +207,14 @@ def collector_ingest() -> Panel:
 def pages_delivered() -> Panel:
     return graph(
         "Notifications that arrived",
-        Query(queries.notifications(), "{{alertname}}"),
+        Query(health_queries.notifications(), "{{alertname}}"),
         unit="none",
         decimals=0,
         no_value="none arrived",
         alerts=["DeadMansSwitch"],
         description=(
-            f"What Alertmanager delivered to the collector in {queries.NOTIFICATIONS_WINDOW}. DeadMansSwitch arriving again and again "
-            "is good: the way from rule to receiver works. If it stops, nobody is being paged."
+            f"What Alertmanager delivered to the collector in {health_queries.NOTIFICATIONS_WINDOW}. DeadMansSwitch arriving again and "
+            "again is good: the way from rule to receiver works. If it stops, nobody is being paged."
         ),
     )
 
@@ -222,8 +222,8 @@ def pages_delivered() -> Panel:
 def gates() -> Panel:
     return states(
         "Gates of rollouts",
-        Query(queries.gate_verdicts(), "{{rollout}}"),
-        words={code: Words(verdict, _VERDICT_WORDS[verdict]) for verdict, code in queries.GATE_CODES.items()},
+        Query(health_queries.gate_verdicts(), "{{rollout}}"),
+        words={code: Words(verdict, _VERDICT_WORDS[verdict]) for verdict, code in health_queries.GATE_CODES.items()},
         no_value="no rollout asked",
         alerts=["IsolationViolation", "SessionLeak"],
         description=(
@@ -240,7 +240,7 @@ def monitors() -> Panel:
         Column("Instance", "instance"),
         Column("Version", "version"),
         Column("Mode", "mode"),
-        rows=queries.monitors(),
+        rows=health_queries.monitors(),
         width=24,
         height=6,
         no_value="no monitor answers",

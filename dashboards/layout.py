@@ -34,6 +34,7 @@ RESOLUTION_UID: Final = "resolution"
 EXPERIENCE_UID: Final = "experience"
 FLAGS_UID: Final = "flags"
 ROLLOUT_UID: Final = "rollout"
+HEALTH_UID: Final = "monitor-health"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -47,6 +48,7 @@ TITLES: Final[dict[str, str]] = {
     EXPERIENCE_UID: "Users' experience",
     FLAGS_UID: "Flags",
     ROLLOUT_UID: "Rollout",
+    HEALTH_UID: "Monitor health",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 
@@ -227,6 +229,7 @@ __all__ = [
     "DELIVERY_UID",
     "EXPERIENCE_UID",
     "FACTORIES_UID",
+    "HEALTH_UID",
     "OVERVIEW_UID",
     "PROCESS_UID",
     "ROLLOUT_UID",

@@ -24,6 +24,7 @@ UIDS = (
     "experience",
     "flags",
     "rollout",
+    "monitor-health",
 )
 WINDOW = Window(0.0, 1800.0, 15.0)
 

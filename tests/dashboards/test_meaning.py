@@ -196,7 +196,8 @@ def exposed() -> dict[str, set[str]]:
     )
     for family in text_string_to_metric_families(collector.render().decode()):
         for sample in family.samples:
-            found.setdefault(sample.name, {"instance", "job"}).update(sample.labels)
+            # A drill's invented collector carries `synthetic`.
+            found.setdefault(sample.name, {"instance", "job", "synthetic"}).update(sample.labels)
     for groups in rule_groups().values():
         for rule in (rule for group in groups for rule in group.rules if isinstance(rule, Recording)):
             found.setdefault(rule.name, {"service", "instance", "detector", "rollout"}).update(rule.labels)

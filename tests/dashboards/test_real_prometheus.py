@@ -22,9 +22,19 @@ from tests.real_parts.prometheus import Prometheus
 pytestmark = pytest.mark.xdist_group("dashboards")
 
 Numbers = dict[str, list[tuple[str, float]]]
-OVERVIEW, DELIVERY, RUNS, CONNECTIONS, RESOLUTION, CONTAINMENT, SESSIONS, FACTORIES, PROCESS, EXPERIENCE, FLAGS, ROLLOUT = (
-    f"{uid} / " for uid in UIDS
-)
+OVERVIEW = "isolation-overview / "
+DELIVERY = "event-delivery / "
+RUNS = "runs / "
+CONNECTIONS = "connections / "
+RESOLUTION = "resolution / "
+CONTAINMENT = "containment / "
+SESSIONS = "sessions / "
+FACTORIES = "factories / "
+PROCESS = "process / "
+EXPERIENCE = "experience / "
+FLAGS = "flags / "
+ROLLOUT = "rollout / "
+HEALTH = "monitor-health / "
 EMPTY_WHEN_WELL = {OVERVIEW + "Detectors that miss planted faults / B", OVERVIEW + "Detectors that miss planted faults / C"}
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
@@ -89,6 +99,15 @@ def test_choosing_another_service_leaves_no_number_of_this_one(watched: Promethe
 
 
 CHANGES = {
+    "collector-forgets-nothing": {
+        HEALTH + "Collector: time since the last round of expiry / A",
+        HEALTH + "Collector: forgotten by age and size / A",
+    },
+    "broken-keys": {
+        HEALTH + "Collector: keys as their files say / A",
+        HEALTH + "Collector: keys read again, requests refused / A",
+        HEALTH + "Collector: keys read again, requests refused / B",
+    },
     "shared-agent": {OVERVIEW + "Foreign data left the service / A", OVERVIEW + "Instances given to a second request / A"},
     "wrong-socket": {DELIVERY + "Events on a wrong socket / A", OVERVIEW + "Foreign data left the service / A"},
     "inherited-context": {OVERVIEW + "Could have crossed / A", OVERVIEW + "Isolation broken, by kind / A"},
