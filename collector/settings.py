@@ -29,10 +29,17 @@ class CollectorSettings(BaseSettings):
     """Everything that can be set. Durations are seconds, sizes are bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="COLLECTOR_", env_file=None, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="COLLECTOR_",
+        env_file=None,
+        env_ignore_empty=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        # docs/settings.md is made of them.
+        use_attribute_docstrings=True,
     )
 
     database_url: str = Field(default="sqlite+aiosqlite:///./isolation-monitor.sqlite3", repr=False)
+    """SQLite file or PostgreSQL (`postgresql+asyncpg://user@host/name`) that keeps everything; `isomon migrate` brings it to the schema."""
     base_url: str = "http://127.0.0.1:8400"
     """Address under which people open the collector; links in answers start with it."""
 
@@ -41,22 +48,30 @@ class CollectorSettings(BaseSettings):
     send_token: SecretStr | None = None
     """Token of scope `ingest`, for all services."""
     send_token_file: Path | None = None
+    """File that holds it; several tokens, one a line, are all accepted."""
     read_token: SecretStr | None = None
+    """Token of scope `read`: pages, queries, verdicts, `/metrics`."""
     read_token_file: Path | None = None
+    """File that holds it, as above."""
     alerts_token: SecretStr | None = None
     """Token of Alertmanager's webhook; without one, the send token opens that route too."""
     alerts_token_file: Path | None = None
+    """File that holds it, as above."""
     operate_token: SecretStr | None = None
     """Token that changes rollouts and has users forgotten; without one, the read token changes rollouts too."""
     operate_token_file: Path | None = None
+    """File that holds it, as above."""
     gates_token: SecretStr | None = None
     """Token of rollout tools: it asks for verdicts and reads nothing else. The read token opens those routes too."""
     gates_token_file: Path | None = None
+    """File that holds it, as above."""
 
     rate_requests_per_s: float = Field(default=0.0, ge=0)
     """What one key may ask for in a second, on average; 0: without limit. A key of the file may say otherwise for itself."""
     rate_records_per_s: float = Field(default=0.0, ge=0)
+    """The same, in records."""
     rate_bytes_per_s: float = Field(default=0.0, ge=0)
+    """The same, in bytes of bodies as they arrive, packed."""
     rate_burst_s: float = Field(default=10.0, gt=0, le=3600)
     """So many seconds' worth may come at once."""
 
@@ -64,8 +79,11 @@ class CollectorSettings(BaseSettings):
     """How often running rollouts are looked at besides; records and alerts are acted on at once."""
 
     prometheus_url: str | None = Field(default=None, repr=False)
+    """Prometheus, or what speaks its API, that gates and pages ask; without one gates see records alone."""
     prometheus_token: SecretStr | None = None
+    """Bearer token for it."""
     prometheus_token_file: Path | None = None
+    """File that holds it."""
     prometheus_tenant: str | None = None
     """Value of `X-Scope-OrgID`, for stores with tenants."""
     prometheus_timeout_s: float = Field(default=3.0, gt=0, le=30)
@@ -76,11 +94,15 @@ class CollectorSettings(BaseSettings):
     grafana_url: str | None = Field(default=None, repr=False)
     """Grafana that gets a mark for each change of a rollout and each burst of violations; none without it."""
     grafana_token: SecretStr | None = None
+    """Token of a service account that may write annotations."""
     grafana_token_file: Path | None = None
+    """File that holds it."""
     alertmanager_url: str | None = Field(default=None, repr=False)
     """Alertmanager that pages when a rollout was rolled back; without it only alerts of Prometheus page."""
     alertmanager_token: SecretStr | None = None
+    """Bearer token for it."""
     alertmanager_token_file: Path | None = None
+    """File that holds it."""
 
     keep_days: int = Field(default=30, ge=1, le=3650)
     """Evidence, alerts and decisions older than so many days are forgotten. Rollouts, their history and failed decisions stay."""
@@ -96,9 +118,13 @@ class CollectorSettings(BaseSettings):
     """Pages that are kept live at a time; one more is shown all the same, and says that it is not live."""
 
     max_body_bytes: int = Field(default=1024 * 1024, gt=0)
+    """Largest body of a request as it arrives, packed. Larger ones are answered 413, and senders halve their batch."""
     max_inflated_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
+    """Largest batch once it is unpacked: a small body that inflates to more is refused on the way, with 413."""
     max_records: int = Field(default=1000, gt=0)
+    """Most records of one batch; more are answered 413."""
     max_record_bytes: int = Field(default=64 * 1024, gt=0)
+    """Largest single record as JSON; a larger one is rejected by name, the others of its batch are taken."""
     body_timeout_s: float = Field(default=15.0, gt=0)
     """A body that takes longer to arrive is refused: slow senders must not hold connections."""
     ingest_bytes: int = Field(default=12 * 1024 * 1024, gt=0)
