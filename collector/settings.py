@@ -9,6 +9,7 @@ ways go together, and all these files are read again when they change. There is 
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from isolation_monitor.collector.keys import Key, KeysError, Rates, Scope, digest_of, read_keys
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
+from isolation_monitor.telemetry.certificates import tls_context
 
 _SETTING_OF_SCOPE: Final[dict[Scope, str]] = {"ingest": "send", "read": "read", "alerts": "alerts", "operate": "operate", "gates": "gates"}
 
@@ -84,6 +86,10 @@ class CollectorSettings(BaseSettings):
     """Bearer token for it."""
     prometheus_token_file: Path | None = None
     """File that holds it."""
+    prometheus_ca_file: Path | None = None
+    """Certificates (PEM) that Prometheus's must be signed by. Unset: those that the system trusts."""
+    prometheus_client_cert_file: Path | None = None
+    """Certificate and private key (PEM, both in one file) for a Prometheus that asks for one. Unset: none."""
     prometheus_tenant: str | None = None
     """Value of `X-Scope-OrgID`, for stores with tenants."""
     prometheus_timeout_s: float = Field(default=3.0, gt=0, le=30)
@@ -159,6 +165,12 @@ class CollectorSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _certificates_usable(self) -> CollectorSettings:
+        _usable("COLLECTOR_PROMETHEUS_CA_FILE", self.prometheus_ca_file, None, "certificates in PEM")
+        _usable("COLLECTOR_PROMETHEUS_CLIENT_CERT_FILE", None, self.prometheus_client_cert_file, "a certificate and its key in PEM")
+        return self
+
+    @model_validator(mode="after")
     def _tokens_given(self) -> CollectorSettings:
         both = set(self._tokens("send")) & set(self._tokens("read"))
         if both:
@@ -223,6 +235,12 @@ class CollectorSettings(BaseSettings):
         """Return the token for queries, or None."""
         return self._first_token("prometheus")
 
+    def prometheus_tls(self) -> ssl.SSLContext | None:
+        """Return whom to trust as Prometheus and who we are to it; None for what the system trusts, without a certificate of ours."""
+        if self.prometheus_ca_file is None and self.prometheus_client_cert_file is None:
+            return None
+        return tls_context(_text(self.prometheus_ca_file), _text(self.prometheus_client_cert_file))
+
     def grafana_bearer(self) -> str | None:
         """Return the token of the service account that writes annotations, or None."""
         return self._first_token("grafana")
@@ -234,6 +252,21 @@ class CollectorSettings(BaseSettings):
     def _first_token(self, name: str) -> str | None:
         tokens = self._tokens(name)
         return tokens[0] if tokens else None
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _usable(name: str, ca_file: Path | None, client_cert_file: Path | None, wanted: str) -> None:
+    """Raises ValueError where the file, one of the two, cannot be used."""
+    path = ca_file or client_cert_file
+    if path is None:
+        return
+    try:
+        tls_context(_text(ca_file), _text(client_cert_file))
+    except OSError as error:
+        raise ValueError(f"{name}={str(path)!r} cannot be used ({error}): name a readable file with {wanted}") from None
 
 
 def load_settings(**overrides: Any) -> CollectorSettings:  # Any: one type per setting
