@@ -1,4 +1,4 @@
-"""The row of `isolation-overview` on the monitor itself: a dead monitor must not look like a healthy service."""
+"""The rows of `monitor-health` on the monitor itself: a dead monitor must not look like a healthy service."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ from isolation_monitor.dashboards.layout import Row
 from isolation_monitor.dashboards.panels import GREEN, GREY, ORANGE, RED, Column, Panel, Query, Words, counts, graph, listing, states
 from isolation_monitor.telemetry import names
 
+_LOST: Final = "rejected|spool_full|queue_full|expired|corrupt"
+"""Reasons by which records are lost to the collector."""
 _VERDICT_WORDS: Final = {"pass": GREEN, "inconclusive": GREY, "fail": RED, "error": ORANGE}
 
 
-def row(t: Thresholds) -> Row:
-    """Targets and checks, what was dropped, the collector, the way of a page."""
-    looking = [
-        targets(),
-        last_check(),
-        detectors_grey(),
-        detector_power(),
-        detector_checks(),
-        detector_activity(t),
-        failed_checks(),
-        suppressed_violations(),
-        dropped(),
+def rows(t: Thresholds) -> list[Row]:
+    """Return what the monitor sees, what it costs, whether evidence arrives, and whether rules and pages keep up."""
+    seeing = [targets(), last_check(), detectors_grey(), detector_power(), planted_faults(), detector_checks()]
+    arriving = [records(), dead_letters(), collector_records(), collector_ingest()]
+    return [
+        Row("Does it see?", [*seeing, detector_activity(t), failed_checks(), suppressed_violations()]),
+        Row("What does it cost?", [series(), reading_pages(), dropped(), monitor_errors(), monitors()]),
+        Row("Does evidence arrive?", [*arriving, under_way(), collector_services()]),
+        Row("Do rules and pages keep up?", [rule_lag(), scrape_lag(), pages_delivered(), gates(), gate_time()]),
     ]
-    telling = [records(), monitor_errors(), collector_records(), collector_ingest(), pages_delivered(), gates()]
-    return Row("The monitor's own health", [*looking, *telling, monitors()])
 
 
 def targets() -> Panel:
@@ -141,6 +138,7 @@ def dropped() -> Panel:
     return counts(
         "Dropped by the monitor's own limits",
         Query(queries.grown(names.MONITOR_DROPPED, queries.STEP, "reason"), "{{reason}}"),
+        width=12,
         alerts=["IsolationTelemetryDropping"],
         description=(
             "Records, series and labels that were dropped rather than slow the service down. Zero is good; rate_limited is harmless, "
@@ -168,6 +166,7 @@ def monitor_errors() -> Panel:
     return counts(
         "Errors inside the monitor",
         Query(queries.grown(names.MONITOR_ERRORS, queries.STEP, "hook"), "{{hook}}"),
+        width=12,
         alerts=["IsolationMonitorErrors"],
         description=(
             "Errors that were swallowed so that users never saw them. Zero is good. Above: requests during them were not checked at "
@@ -248,5 +247,127 @@ def monitors() -> Panel:
         description=(
             "Version and mode of each instrumented instance. Mode monitor or block is good; off sees nothing. An instance that is "
             "missing here is not instrumented or not scraped."
+        ),
+    )
+
+
+def planted_faults() -> Panel:
+    return counts(
+        "Planted faults, seen and missed",
+        Query(queries.grown(names.PLANTED_FAULTS, queries.STEP, "result"), "{{result}}"),
+        alerts=["IsolationDetectorGrey"],
+        description=(
+            "Faults that the monitor plants on synthetic users to prove that it sees. Seen alone is good. Missed: that detector is tried "
+            "again within seconds and then counts as grey. None at all: nothing proves that it looks; ask `isomon doctor`."
+        ),
+    )
+
+
+def series() -> Panel:
+    return graph(
+        "Series of the services",
+        Query(f"sum by (service) ({queries.scraped(names.MONITOR_SERIES)})", "{{service}}"),
+        unit="none",
+        decimals=0,
+        width=12,
+        alerts=["IsolationTelemetryDropping"],
+        description=(
+            "Series that the monitor keeps in all workers. Level is good, for labels are closed or capped. Growing on: look at what was "
+            "dropped for label_cap; a component or route is named by something that changes."
+        ),
+    )
+
+
+def reading_pages() -> Panel:
+    return graph(
+        "Time to read the metrics pages",
+        Query(health_queries.reading_time(), "{{job}}"),
+        unit="s",
+        width=12,
+        alerts=["IsolationTargetDown"],
+        description=(
+            "The slowest target of each job. A few milliseconds are good for `isolation`, which is read each second and given one. Rising "
+            "towards its interval: the service's process is busy or the page has grown; beyond it the target counts as down."
+        ),
+    )
+
+
+def dead_letters() -> Panel:
+    return counts(
+        "Records that never arrive",
+        Query(queries.grown(names.MONITOR_DROPPED, queries.STEP, "reason", reason=f"=~{_LOST}"), "{{reason}}"),
+        alerts=["IsolationTelemetryDropping"],
+        description=(
+            "Zero is good. rejected: the collector refused them for good, they are in the service's file of dead letters; `isomon doctor` "
+            "there names it. spool_full and queue_full: an outage outlasted the room. expired, corrupt: as they say."
+        ),
+    )
+
+
+def under_way() -> Panel:
+    return graph(
+        "Collector: bytes under way, disk",
+        Query(f"sum({health_queries.of_collector('isolation_collector_ingest_bytes')}) / 1e6", "MB of batches under way"),
+        Query(f"100 * max({health_queries.of_collector('isolation_collector_disk_used_ratio')})", "% of SQLite's disk used"),
+        unit="none",
+        alerts=["IsolationEvidenceRefused"],
+        description=(
+            "Batches that are read, decoded or wait for their commit. Near zero is good. At the limit (COLLECTOR_INGEST_BYTES, for each "
+            "replica) more is answered 503 and waits in the services. Above 90 % of the disk nothing is taken."
+        ),
+    )
+
+
+def collector_services() -> Panel:
+    return graph(
+        "Collector: records by service",
+        Query(health_queries.collector_rate("isolation_collector_service_records_total", "service"), "{{service}}"),
+        unit="cps",
+        no_value="no records",
+        alerts=["IsolationEvidenceRefused"],
+        description=(
+            "Who sends. Steady is good. One that sends far more than the others fills the store: bound its key by "
+            "COLLECTOR_RATE_RECORDS_PER_S. The service `other`: a key has named more services than are told apart."
+        ),
+    )
+
+
+def rule_lag() -> Panel:
+    return graph(
+        "Age of the recorded score",
+        Query(health_queries.rule_lag(), "{{service}}"),
+        unit="s",
+        alerts=["IsolationScoreBelow100", "DeadMansSwitch"],
+        description=(
+            "How long ago Prometheus last evaluated the rules of the score. A second or two is good. Rising: its rules do not keep up or "
+            "stand still, and every page comes late by as much; look at its own rules page and its load."
+        ),
+    )
+
+
+def scrape_lag() -> Panel:
+    return graph(
+        "Age of the last scrape",
+        Query(health_queries.scrape_lag(), "{{job}}"),
+        unit="s",
+        alerts=["IsolationTargetDown", "IsolationCollectorDown"],
+        description=(
+            "The oldest target of each job. At most its interval is good: one second for `isolation`. More: Prometheus is overloaded, or "
+            "the target is gone from its list; what happened since is invisible to rules."
+        ),
+    )
+
+
+def gate_time() -> Panel:
+    return graph(
+        "Gates: time of an evaluation, slowest 5 %",
+        Query(health_queries.gate_time_p95(), "p95"),
+        unit="s",
+        no_value="no rollout asked",
+        width=16,
+        alerts=["GateError"],
+        description=(
+            "Queries to Prometheus included. Well below COLLECTOR_PROMETHEUS_TIMEOUT_S is good. Near it verdicts become errors: Prometheus "
+            "is slow or far away; an error never passes and never rolls back."
         ),
     )

@@ -13,6 +13,7 @@ from isolation_monitor.dashboards.queries import STEP, grown, recorded, scraped
 from isolation_monitor.telemetry import names
 
 NOTIFICATIONS_WINDOW: Final = "5m"
+_JOBS: Final = f"{ISOLATION_JOB}|{MAIN_JOB}|{COLLECTOR_JOB}"
 
 
 def detectors_grey() -> str:
@@ -42,7 +43,7 @@ def suppressed_violations() -> str:
 
 def targets_up() -> str:
     """1 when every target of a job answers, else 0. Has no service: a target that never answered has none."""
-    return f'min by (job) (up{{job=~"{ISOLATION_JOB}|{MAIN_JOB}|{COLLECTOR_JOB}"}})'
+    return f'min by (job) (up{{job=~"{_JOBS}"}})'
 
 
 def since_last_check() -> str:
@@ -93,6 +94,26 @@ def notifications() -> str:
 def collector_ingest_p95() -> str:
     buckets = collector_rate("isolation_collector_ingest_duration_seconds_bucket", "le")
     return f"histogram_quantile(0.95, {buckets}) >= 0"
+
+
+def gate_time_p95() -> str:
+    buckets = collector_rate("isolation_gate_evaluation_duration_seconds_bucket", "le")
+    return f"histogram_quantile(0.95, {buckets}) >= 0"
+
+
+def reading_time() -> str:
+    """Seconds that Prometheus took to read the slowest target of each job."""
+    return f'max by (job) (scrape_duration_seconds{{job=~"{_JOBS}",synthetic=""}})'
+
+
+def scrape_lag() -> str:
+    """Seconds since the oldest target of each job was read, or tried."""
+    return f'max by (job) (time() - timestamp(up{{job=~"{_JOBS}",synthetic=""}}))'
+
+
+def rule_lag() -> str:
+    """Seconds since the rules of the score were last evaluated, by service."""
+    return f"max by (service) (time() - timestamp({recorded(names.ISOLATION_SCORE_STATE)}))"
 
 
 def _by(labels: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
-from isolation_monitor.dashboards import collector_duties
+from isolation_monitor.dashboards import collector_duties, health
 from isolation_monitor.dashboards.layout import HEALTH_UID, dashboard
 
 
@@ -16,5 +16,5 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
         uid=HEALTH_UID,
         description="Does the monitor see, what does it cost, does its evidence arrive, and does the collector keep house?",
         links=links,
-        rows=[collector_duties.row(t)],
+        rows=[*health.rows(t), collector_duties.row(t)],
     )

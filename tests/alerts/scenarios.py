@@ -40,7 +40,11 @@ DASHBOARDS = {
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "flags": {"FlagsStale"},
-    "monitor-health": {"IsolationRetentionStale", "IsolationKeysStale"},
+    "monitor-health": {
+        *{"IsolationTargetDown", "IsolationChecksSilent", "IsolationDetectorSilent", "IsolationDetectorGrey", "IsolationTelemetryDropping"},
+        *{"IsolationMonitorErrors", "IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch"},
+        *{"IsolationRetentionStale", "IsolationKeysStale"},
+    },
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
 _OF_COLLECTOR = {"IsolationCollectorDown", "IsolationEvidenceRefused", "IsolationRetentionStale", "IsolationKeysStale"}

@@ -212,6 +212,7 @@ class LivingService:
             for state in names.DETECTOR_STATES:
                 self.registry.gauge(names.DETECTOR_STATE, detector=detector, state=state).set(state == ("grey" if is_grey else "proven"))
         self.collector.batch_stored(2, 0, 0, 0.004)
+        self.collector.service_sent("key", SERVICE, 2)
         self.collector.alert_received("DeadMansSwitch", "firing")
         self.collector.keeps_house_every(600)
         self.collector.leading(True)
