@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-collector bench-delivery bench-gates bench-kill bench-rollback soak up docs lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-collector bench-delivery bench-gates bench-kill bench-rollback bench-watch soak up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -66,6 +66,9 @@ bench-kill: $(STAMP) ## collector, PostgreSQL and applications killed 210 times 
 bench-gates: $(STAMP) ## how often gates err and how fast they find harm, in thousands of rollouts; build/bench/gates.json
 	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
 	@$(BIN)/python -m bench.gates $(BENCH_ARGS)
+
+bench-watch: $(STAMP) ## containers, CI, start-up and clean-up watched, every condition notified; build/bench/watch.json
+	@$(BIN)/python -m bench.watch $(BENCH_ARGS)
 
 soak: $(STAMP) ## ten minutes of users, rude users and faults (SOAK_ARGS='--minutes 1440': a day); build/bench/soak.json
 	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'

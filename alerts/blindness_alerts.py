@@ -41,6 +41,7 @@ def _target_down(t: Thresholds) -> Alert:
             f"{SERVICE} for {t.blindness.target_down_for}. Violations there are invisible to scrapes; the score is blind, not good."
         ),
         for_=t.blindness.target_down_for,
+        dashboard="monitor-health",
     )
 
 
@@ -56,6 +57,7 @@ def _checks_silent(t: Thresholds) -> Alert:
             "isolation check. Nothing would be seen; the score is blind, not good."
         ),
         for_=t.blindness.checks_silent_for,
+        dashboard="monitor-health",
     )
 
 
@@ -78,6 +80,7 @@ def _detector_silent(t: Thresholds) -> Alert:
             f"about {NUMBER} chances to look went by unseen in up to {b.detector_window}. Faults of that kind would stay hidden."
         ),
         keep_firing_for=b.keep_ticket_for,
+        dashboard="monitor-health",
     )
 
 
@@ -98,6 +101,7 @@ def _detector_grey(t: Thresholds) -> Alert:
         ),
         for_=b.grey_for,
         keep_firing_for=b.keep_ticket_for,
+        dashboard="monitor-health",
     )
 
 
@@ -133,6 +137,7 @@ def _dropping(t: Thresholds) -> Alert:
             "{{ $labels.reason }}. Counts and pages stay right; evidence of violations may be missing."
         ),
         keep_firing_for=b.keep_ticket_for,
+        dashboard="monitor-health",
     )
 
 
@@ -149,6 +154,7 @@ def _errors(t: Thresholds) -> Alert:
             f"{b.errors_window}. Users notice nothing; requests during them were not checked there."
         ),
         keep_firing_for=b.keep_ticket_for,
+        dashboard="monitor-health",
     )
 
 
@@ -166,6 +172,7 @@ def _collector_down(t: Thresholds) -> Alert:
         ),
         for_=t.blindness.collector_down_for,
         labels={"service": "isolation-collector"},
+        dashboard="monitor-health",
     )
 
 
@@ -186,6 +193,7 @@ def _evidence_refused(t: Thresholds) -> Alert:
         ),
         for_=b.evidence_refused_for,
         labels={"service": "isolation-collector"},
+        dashboard="monitor-health",
     )
 
 
@@ -201,4 +209,5 @@ def _dead_man() -> Alert:
             "rules, Prometheus or Alertmanager stand still."
         ),
         labels={"service": "isolation-monitor"},
+        dashboard="monitor-health",
     )

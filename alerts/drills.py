@@ -14,6 +14,7 @@ from typing import Final, Literal
 from isolation_monitor.alerts import build, container_alerts
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
 from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
+from isolation_monitor.alerts.collector_alerts import KEYS_STALE, LAST_ROUND, ROUND_INTERVAL
 from isolation_monitor.alerts.model import Alert
 from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
 from isolation_monitor.alerts.thresholds import Duration
@@ -270,6 +271,13 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "ContainerEngineDown": Recipe(
         (Sample(container_alerts.ENGINE_UP, {"isolation_engine": COMPONENT}, "main", 1.0, -1.0),), job="collector", names_service=False
     ),
+    # Its last round was long ago; what changes is how often there should be one. The series itself is remembered for days.
+    "IsolationRetentionStale": Recipe(
+        (Sample(LAST_ROUND, {}, "main"), Sample(ROUND_INTERVAL, {}, "main", before=1e10, jump=10 - 1e10)),
+        job="collector",
+        names_service=False,
+    ),
+    "IsolationKeysStale": Recipe((Sample(KEYS_STALE, {}, "main", jump=1),), job="collector", names_service=False),
     # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
     "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),
     "DeadMansSwitch": Recipe(names_service=False, expected={}, receiver=DEAD_MAN, is_always_firing=True),

@@ -33,6 +33,7 @@ Dashboard = Literal[
     "rollout",
     "flags",
     "containers",
+    "monitor-health",
 ]
 
 

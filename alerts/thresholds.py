@@ -127,6 +127,14 @@ class Blindness:
 
 
 @dataclass(frozen=True, slots=True)
+class Collector:
+    max_missed_rounds: int
+    rounds_remembered: Duration
+    retention_stale_for: Duration
+    keys_stale_for: Duration
+
+
+@dataclass(frozen=True, slots=True)
 class Rollouts:
     window: Duration
     min_blocks: int
@@ -167,6 +175,7 @@ class Thresholds:
     containment: Containment
     sessions: Sessions
     blindness: Blindness
+    collector: Collector
     rollouts: Rollouts
     containers: Containers
 
@@ -194,6 +203,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
+        collector=_section(Collector, tree, "collector"),
         rollouts=_section(Rollouts, tree, "rollouts"),
         containers=_section(Containers, tree, "containers"),
     )

@@ -31,6 +31,7 @@ from isolation_monitor.cli.demonstration import stack
 from isolation_monitor.cli.drill_page import DrillTarget, announced, serving
 from isolation_monitor.cli.drill_rollout import DrillRollout
 from isolation_monitor.cli.drill_watch import Drill, Watch
+from isolation_monitor.cli.prometheus_client import why_unanswered
 from isolation_monitor.cli.termination import ended_politely
 from isolation_monitor.telemetry.names import DRILL_PREFIX
 
@@ -95,7 +96,7 @@ def cause(
         print(f"isomon drill: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
     except (NoAnswer, httpx2.HTTPError, OSError) as error:
-        print(f"isomon drill: {type(error).__name__} {error}", file=sys.stderr)
+        print(f"isomon drill: {why_unanswered(error, prometheus or '')}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from isolation_monitor.alerts.drills import Recipe
 from isolation_monitor.alerts.model import Alert
 from isolation_monitor.cli.collector_client import CollectorClient, NoAnswer
 from isolation_monitor.cli.drill_page import DrillTarget
+from isolation_monitor.cli.prometheus_client import PrometheusAccess
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -89,11 +90,13 @@ class Watch:
         self._collector = collector
         self._prometheus = prometheus.rstrip("/")
         self._alertmanager = None if alertmanager is None else alertmanager.rstrip("/")
+        # Two: a token for Prometheus is none of Alertmanager's business.
+        self._asking = PrometheusAccess.from_env().client(_TIMEOUT_S)
         self._client = httpx2.Client(timeout=_TIMEOUT_S, trust_env=False)
 
     def require(self) -> None:
         """Raise httpx2.HTTPError unless Prometheus answers: a drill without it would prove nothing."""
-        self._client.get(f"{self._prometheus}/-/ready").raise_for_status()
+        self._asking.get(f"{self._prometheus}/-/ready").raise_for_status()
 
     def remember(self, drills: Sequence[Drill]) -> None:
         """Note what arrived before the drills: it does not count.
@@ -129,7 +132,7 @@ class Watch:
 
     def _locate(self, drills: Sequence[Drill]) -> None:
         try:
-            answer = self._client.get(f"{self._prometheus}/api/v1/alerts").raise_for_status().json()
+            answer = self._asking.get(f"{self._prometheus}/api/v1/alerts").raise_for_status().json()
             in_prometheus = answer["data"]["alerts"]
             active = [] if self._alertmanager is None else self._client.get(f"{self._alertmanager}/api/v2/alerts").raise_for_status().json()
         except (httpx2.HTTPError, ValueError, KeyError):

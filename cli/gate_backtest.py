@@ -17,8 +17,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from isolation_monitor.cli.collector_client import UsageError, read_token, seconds
+from isolation_monitor.cli.collector_client import UsageError, seconds
 from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.prometheus_client import CA_FILE_ENV, CLIENT_CERT_FILE_ENV, PROMETHEUS_TOKEN_FILE_ENV, PrometheusAccess
 from isolation_monitor.cli.verdicts import COLOURS, EXIT_CODES
 from isolation_monitor.collector.gates.backtest import Look, PastStage, looks
 from isolation_monitor.collector.gates.comparison import STATISTICAL, ComparisonPlan
@@ -55,7 +56,15 @@ def backtest(
     start: Annotated[str | None, typer.Option(help="With --prometheus: from this time on (2026-01-01T12:00Z).")] = None,
     end: Annotated[str | None, typer.Option(help="With --prometheus: until this time. Default: now.")] = None,
     last: Annotated[str | None, typer.Option(help="With --prometheus: so long before --end, instead of --start: 2h, 90m.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="With --prometheus: file with a bearer token.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(envvar=PROMETHEUS_TOKEN_FILE_ENV, help="With --prometheus: file with a bearer token.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(envvar=CA_FILE_ENV, help="With --prometheus: certificates (PEM) that its own must be signed by.")
+    ] = None,
+    client_cert_file: Annotated[
+        Path | None, typer.Option(envvar=CLIENT_CERT_FILE_ENV, help="With --prometheus: our certificate and key (PEM, one file).")
+    ] = None,
     tenant: Annotated[str | None, typer.Option(help="With --prometheus: value of X-Scope-OrgID.")] = None,
     percent: Annotated[float | None, typer.Option(help="Share of users with the flag on. Default: as it was in the data.")] = None,
     stages: Annotated[int, typer.Option(min=1, max=20, help="Stages over which alpha is spent; at least those in the data.")] = 1,
@@ -72,7 +81,8 @@ def backtest(
         if file is not None:
             past = _from_csv(file, plan)
         else:
-            past = asyncio.run(_from_prometheus(str(prometheus), service, rollout, _range(start, end, last), token_file, tenant, plan))
+            access = PrometheusAccess.of(ca_file, client_cert_file, token_file)
+            past = asyncio.run(_from_prometheus(str(prometheus), service, rollout, _range(start, end, last), access, tenant, plan))
     except (UsageError, CsvError) as error:
         print(f"isomon gate: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
@@ -149,7 +159,7 @@ async def _from_prometheus(
     service: str | None,
     rollout: str | None,
     span: tuple[datetime, datetime],
-    token_file: Path | None,
+    access: PrometheusAccess,
     tenant: str | None,
     plan: _Plan,
 ) -> list[PastStage]:
@@ -158,7 +168,7 @@ async def _from_prometheus(
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--prometheus {url!r} is not an http:// or https:// address")
     begun, until = span
-    source = PrometheusSource(url, token=read_token(token_file) if token_file else None, tenant=tenant, timeout_s=60.0)
+    source = PrometheusSource(url, token=access.token, tenant=tenant, timeout_s=60.0, tls=access.tls)
     # The book leaves the first seconds of a stage alone, and those after a minute: here everything is long over.
     book = MinuteBook(service, rollout, begun - timedelta(seconds=SETTLE_S))
     try:

@@ -18,7 +18,9 @@ from isolation_monitor.alerts import slo
 from isolation_monitor.alerts.slo import BurnAlert, Objective, SloError, Slos
 from isolation_monitor.alerts.slo_rules import budget_left, burn_rate
 from isolation_monitor.alerts.thresholds import Duration
+from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.prometheus_client import PrometheusAccess, why_unanswered
 
 EXIT_OK, EXIT_SPENT, EXIT_USAGE = 0, 1, 2
 _TIMEOUT_S: Final = 10.0
@@ -58,8 +60,10 @@ def show(
     slos = _loaded(file)
     try:
         standings = _standings(slos, prometheus.rstrip("/"), service)
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
-        _refuse(f"Prometheus at {prometheus} does not answer as one ({type(error).__name__} {error})".rstrip())
+    except UsageError as error:
+        _refuse(str(error))
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, TypeError) as error:
+        _refuse(f"Prometheus at {prometheus} does not answer as one ({why_unanswered(error, prometheus)})")
     if not standings:
         _refuse("Prometheus has no numbers of these objectives: does it load the rules of this file, and were there events?")
     if as_json:
@@ -205,7 +209,7 @@ def _standings(slos: Slos, prometheus: str, service: str | None) -> list[Standin
     """Ask for the recorded series; raises httpx2.HTTPError, or ValueError, KeyError, TypeError for an answer of another shape."""
     by_name = {one.name: one for one in slos.objectives}
     longs = [alert.long for alert in slos.burn_alerts]
-    with httpx2.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
+    with PrometheusAccess.from_env().client(_TIMEOUT_S) as client:
 
         def ask(series: str) -> dict[tuple[str, str], float]:
             # A service whose name holds a colon exists only in a drill.

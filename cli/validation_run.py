@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx2
 
 from isolation_monitor.cli.collector_client import CollectorClient, NoAnswer
+from isolation_monitor.cli.prometheus_client import PrometheusAccess
 from isolation_monitor.cli.validation_journal import Journal
 from isolation_monitor.cli.verdicts import gravest_reason, judged
 from isolation_monitor.collector.clock import parse_time, utc_now
@@ -41,7 +42,7 @@ class Validation:
         self._journal = journal
         self._plan = journal.plan
         self._client = client
-        self._prometheus = httpx2.Client(base_url=prometheus.rstrip("/"), timeout=_TIMEOUT_S, trust_env=False)
+        self._prometheus = PrometheusAccess.from_env().client(_TIMEOUT_S, prometheus.rstrip("/"))
         self._drill_command = drill
         self._on_look = on_look
         self._load: subprocess.Popen[bytes] | None = None

@@ -92,6 +92,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
             token=settings.prometheus_bearer(),
             tenant=settings.prometheus_tenant,
             timeout_s=settings.prometheus_timeout_s,
+            tls=settings.prometheus_tls(),
         )
 
     runtime = Runtime(settings, database, metrics, clock, disk=DiskGuard(settings.database_url, settings.max_disk_ratio).look)

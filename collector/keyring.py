@@ -1,7 +1,8 @@
 """The live keys of one collector: those of its settings and of its file, read again when a file changes.
 
-A file that has become unreadable changes nothing: the keys known before hold, the log says so once a minute, and the
-metric `isolation_collector_key_reloads_total` counts it. A key ends by its entry being removed, not by a broken file.
+A file that has become unreadable changes nothing: the keys known before hold, the log says so once a minute, the metric
+`isolation_collector_key_reloads_total` counts it, and `isolation_collector_keys_stale` is 1 until it can be read. A key ends
+by its entry being removed, not by a broken file.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class KeyRing:
         self._keys = tuple(load())
         self._looked_s = monotonic()
         self._complained_s = float("-inf")
+        self._is_stale = False
 
     def find(self, token: str) -> Key | None:
         """Return the key of a token. Takes the same time whichever it is, known or not."""
@@ -62,17 +64,19 @@ class KeyRing:
         self._looked_s = now
         # Before reading: a change in between is then seen at the next look.
         signature = self._signature()
-        if signature == self._seen:
+        # A file that is as it was before it broke is read, too: only so is it known that the keys are its own again.
+        if signature == self._seen and not self._is_stale:
             return
         try:
             self._keys = tuple(self._load())
         except Exception as error:
+            self._is_stale = True
             self._told(False)
             if now - self._complained_s >= _SAY_AGAIN_S:
                 self._complained_s = now
                 logger.error("the keys were not read again, those from before hold: %s", error)
             return
-        self._seen = signature
+        self._seen, self._is_stale = signature, False
         self._told(True)
         logger.info("the keys were read again: %d are live", len(self._keys))
 

@@ -98,6 +98,11 @@ class CollectorMetrics:
             ["result"],
             registry=self.registry,
         )
+        self._keys_stale = Gauge(
+            "isolation_collector_keys_stale",
+            "1 while a file of tokens or keys has changed and cannot be read: the keys from before hold, revoked ones too.",
+            registry=self.registry,
+        )
         self._evaluation = Histogram(
             "isolation_gate_evaluation_duration_seconds",
             "Time one evaluation of a gate took, queries included.",
@@ -115,6 +120,11 @@ class CollectorMetrics:
         self._house_kept = Gauge(
             "isolation_collector_retention_last_success_timestamp_seconds",
             "Unix time of the last whole round of expiry by this replica; 0 before the first, or where another one leads.",
+            registry=self.registry,
+        )
+        self._house_interval = Gauge(
+            "isolation_collector_retention_interval_seconds",
+            "How often one replica looks for what has expired (COLLECTOR_RETENTION_INTERVAL_S).",
             registry=self.registry,
         )
         self._leading = Gauge(
@@ -165,6 +175,7 @@ class CollectorMetrics:
 
     def keys_reloaded(self, worked: bool) -> None:
         self._key_reloads.labels("ok" if worked else "failed").inc()
+        self._keys_stale.set(not worked)
 
     def batch_stored(self, accepted: int, duplicate: int, rejected: int, duration_s: float) -> None:
         for result, number in zip(RECORD_RESULTS, (accepted, duplicate, rejected), strict=True):
@@ -184,6 +195,10 @@ class CollectorMetrics:
                 alertname = OTHER
             self._alertnames.add(alertname)
         self._alerts.labels(alertname, status).inc()
+
+    def keeps_house_every(self, interval_s: float) -> None:
+        """Show how often expiry is meant to run: what late is follows from it."""
+        self._house_interval.set(interval_s)
 
     def leading(self, is_leading: bool) -> None:
         self._leading.set(is_leading)

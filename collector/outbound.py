@@ -7,10 +7,13 @@ may send so many bytes and no more, and is not unpacked, so that a small answer 
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+
+from isolation_monitor.telemetry.certificates import certificate_trouble
 
 
 class AnswerTooLarge(Exception):
@@ -27,10 +30,24 @@ class Answer:
         return json.loads(self.body)
 
 
-def client(headers: dict[str, str], timeout_s: float) -> httpx2.AsyncClient:
-    """Return a client; `await aclose()` it."""
+def client(headers: dict[str, str], timeout_s: float, tls: ssl.SSLContext | None = None) -> httpx2.AsyncClient:
+    """Return a client; `await aclose()` it. Without `tls` the certificates that the system trusts are."""
     headers = headers | {"Accept-Encoding": "identity"}
-    return httpx2.AsyncClient(headers=headers, timeout=timeout_s, trust_env=False, follow_redirects=False)
+    return httpx2.AsyncClient(
+        headers=headers, timeout=timeout_s, trust_env=False, follow_redirects=False, verify=True if tls is None else tls
+    )
+
+
+def why_unreachable(error: Exception, url: str) -> str:
+    """Return in words why the address gave no answer, naming certificates where they are, or may be, the reason."""
+    trouble = certificate_trouble(error)
+    if trouble is not None:
+        return trouble
+    name = type(error).__name__
+    if url.startswith("https://") and isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError):
+        # TLS 1.3: the other side learns of our certificate after the handshake; its alert is lost when the connection ends first.
+        return f"it ended the connection ({name}), as one does that accepts no certificate of ours"
+    return name
 
 
 async def posted(using: httpx2.AsyncClient, url: str, limit_bytes: int, **content: Any) -> Answer:  # Any: what httpx2 sends

@@ -9,6 +9,7 @@ ways go together, and all these files are read again when they change. There is 
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from isolation_monitor.collector.docker_addresses import OWNER_LABELS, DockerAddress, DockerAddressError, parse_engines
 from isolation_monitor.collector.keys import Key, KeysError, Rates, Scope, digest_of, read_keys
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
+from isolation_monitor.telemetry.certificates import tls_context
 
 _SETTING_OF_SCOPE: Final[dict[Scope, str]] = {"ingest": "send", "read": "read", "alerts": "alerts", "operate": "operate", "gates": "gates"}
 
@@ -30,10 +32,17 @@ class CollectorSettings(BaseSettings):
     """Everything that can be set. Durations are seconds, sizes are bytes."""
 
     model_config = SettingsConfigDict(
-        env_prefix="COLLECTOR_", env_file=None, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="COLLECTOR_",
+        env_file=None,
+        env_ignore_empty=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        # docs/settings.md is made of them.
+        use_attribute_docstrings=True,
     )
 
     database_url: str = Field(default="sqlite+aiosqlite:///./isolation-monitor.sqlite3", repr=False)
+    """SQLite file or PostgreSQL (`postgresql+asyncpg://user@host/name`) that keeps everything; `isomon migrate` brings it to the schema."""
     base_url: str = "http://127.0.0.1:8400"
     """Address under which people open the collector; links in answers start with it."""
 
@@ -42,22 +51,30 @@ class CollectorSettings(BaseSettings):
     send_token: SecretStr | None = None
     """Token of scope `ingest`, for all services."""
     send_token_file: Path | None = None
+    """File that holds it; several tokens, one a line, are all accepted."""
     read_token: SecretStr | None = None
+    """Token of scope `read`: pages, queries, verdicts, `/metrics`."""
     read_token_file: Path | None = None
+    """File that holds it, as above."""
     alerts_token: SecretStr | None = None
     """Token of Alertmanager's webhook; without one, the send token opens that route too."""
     alerts_token_file: Path | None = None
+    """File that holds it, as above."""
     operate_token: SecretStr | None = None
     """Token that changes rollouts and has users forgotten; without one, the read token changes rollouts too."""
     operate_token_file: Path | None = None
+    """File that holds it, as above."""
     gates_token: SecretStr | None = None
     """Token of rollout tools: it asks for verdicts and reads nothing else. The read token opens those routes too."""
     gates_token_file: Path | None = None
+    """File that holds it, as above."""
 
     rate_requests_per_s: float = Field(default=0.0, ge=0)
     """What one key may ask for in a second, on average; 0: without limit. A key of the file may say otherwise for itself."""
     rate_records_per_s: float = Field(default=0.0, ge=0)
+    """The same, in records."""
     rate_bytes_per_s: float = Field(default=0.0, ge=0)
+    """The same, in bytes of bodies as they arrive, packed."""
     rate_burst_s: float = Field(default=10.0, gt=0, le=3600)
     """So many seconds' worth may come at once."""
 
@@ -65,8 +82,15 @@ class CollectorSettings(BaseSettings):
     """How often running rollouts are looked at besides; records and alerts are acted on at once."""
 
     prometheus_url: str | None = Field(default=None, repr=False)
+    """Prometheus, or what speaks its API, that gates and pages ask; without one gates see records alone."""
     prometheus_token: SecretStr | None = None
+    """Bearer token for it."""
     prometheus_token_file: Path | None = None
+    """File that holds it."""
+    prometheus_ca_file: Path | None = None
+    """Certificates (PEM) that Prometheus's must be signed by. Unset: those that the system trusts."""
+    prometheus_client_cert_file: Path | None = None
+    """Certificate and private key (PEM, both in one file) for a Prometheus that asks for one. Unset: none."""
     prometheus_tenant: str | None = None
     """Value of `X-Scope-OrgID`, for stores with tenants."""
     prometheus_timeout_s: float = Field(default=3.0, gt=0, le=30)
@@ -77,11 +101,15 @@ class CollectorSettings(BaseSettings):
     grafana_url: str | None = Field(default=None, repr=False)
     """Grafana that gets a mark for each change of a rollout and each burst of violations; none without it."""
     grafana_token: SecretStr | None = None
+    """Token of a service account that may write annotations."""
     grafana_token_file: Path | None = None
+    """File that holds it."""
     alertmanager_url: str | None = Field(default=None, repr=False)
     """Alertmanager that pages when a rollout was rolled back; without it only alerts of Prometheus page."""
     alertmanager_token: SecretStr | None = None
+    """Bearer token for it."""
     alertmanager_token_file: Path | None = None
+    """File that holds it."""
 
     keep_days: int = Field(default=30, ge=1, le=3650)
     """Evidence, alerts and decisions older than so many days are forgotten. Rollouts, their history and failed decisions stay."""
@@ -110,9 +138,13 @@ class CollectorSettings(BaseSettings):
     """One actor's destructive commands that follow each other faster are a command storm."""
 
     max_body_bytes: int = Field(default=1024 * 1024, gt=0)
+    """Largest body of a request as it arrives, packed. Larger ones are answered 413, and senders halve their batch."""
     max_inflated_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
+    """Largest batch once it is unpacked: a small body that inflates to more is refused on the way, with 413."""
     max_records: int = Field(default=1000, gt=0)
+    """Most records of one batch; more are answered 413."""
     max_record_bytes: int = Field(default=64 * 1024, gt=0)
+    """Largest single record as JSON; a larger one is rejected by name, the others of its batch are taken."""
     body_timeout_s: float = Field(default=15.0, gt=0)
     """A body that takes longer to arrive is refused: slow senders must not hold connections."""
     ingest_bytes: int = Field(default=12 * 1024 * 1024, gt=0)
@@ -152,6 +184,12 @@ class CollectorSettings(BaseSettings):
             self.engines()
         except DockerAddressError as error:
             raise ValueError(f"COLLECTOR_DOCKER_ENGINES: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_usable(self) -> CollectorSettings:
+        _usable("COLLECTOR_PROMETHEUS_CA_FILE", self.prometheus_ca_file, None, "certificates in PEM")
+        _usable("COLLECTOR_PROMETHEUS_CLIENT_CERT_FILE", None, self.prometheus_client_cert_file, "a certificate and its key in PEM")
         return self
 
     @model_validator(mode="after")
@@ -223,6 +261,12 @@ class CollectorSettings(BaseSettings):
         """Return the token for queries, or None."""
         return self._first_token("prometheus")
 
+    def prometheus_tls(self) -> ssl.SSLContext | None:
+        """Return whom to trust as Prometheus and who we are to it; None for what the system trusts, without a certificate of ours."""
+        if self.prometheus_ca_file is None and self.prometheus_client_cert_file is None:
+            return None
+        return tls_context(_text(self.prometheus_ca_file), _text(self.prometheus_client_cert_file))
+
     def grafana_bearer(self) -> str | None:
         """Return the token of the service account that writes annotations, or None."""
         return self._first_token("grafana")
@@ -234,6 +278,21 @@ class CollectorSettings(BaseSettings):
     def _first_token(self, name: str) -> str | None:
         tokens = self._tokens(name)
         return tokens[0] if tokens else None
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _usable(name: str, ca_file: Path | None, client_cert_file: Path | None, wanted: str) -> None:
+    """Raises ValueError where the file, one of the two, cannot be used."""
+    path = ca_file or client_cert_file
+    if path is None:
+        return
+    try:
+        tls_context(_text(ca_file), _text(client_cert_file))
+    except OSError as error:
+        raise ValueError(f"{name}={str(path)!r} cannot be used ({error}): name a readable file with {wanted}") from None
 
 
 def load_settings(**overrides: Any) -> CollectorSettings:  # Any: one type per setting

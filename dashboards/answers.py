@@ -78,7 +78,7 @@ def score_now() -> Panel:
         description=(
             "Share of the exposed requests of the last minute that were isolated, lowest of the chosen services, rounded down. 100 is "
             "good. Not measurable means that no request could have been violated, or that we are blind: see the tile beside it. It speaks "
-            "only for detectors that see their planted faults: a grey one is listed in the row on the monitor's own health, and pages."
+            "only for detectors that see their planted faults: a grey one is listed on the dashboard Monitor health, and pages."
         ),
         alerts=["IsolationScoreBelow100", "IsolationDetectorGrey"],
     )
@@ -94,7 +94,7 @@ def blind() -> Panel:
         no_value="BLIND",
         description=(
             "No is good. Nothing could leak: no two users overlapped, so no score exists. Blind: a target does not answer or nothing "
-            "is checked, so a green score would mean nothing. Look at the row on the monitor's own health."
+            "is checked, so a green score would mean nothing. Look at the dashboard Monitor health."
         ),
         alerts=["IsolationTargetDown", "IsolationChecksSilent"],
     )

@@ -27,6 +27,7 @@ from isolation_monitor.dashboards import (
     factories,
     flags,
     isolation_overview,
+    monitor_health,
     process,
     resolution,
     rollout,
@@ -54,6 +55,7 @@ def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) ->
         flags,
         rollout,
         containers,
+        monitor_health,
     )
     built = [part.build(limits, links) for part in parts]
     return {str(board.uid): _plain(json.loads(JSONEncoder().encode(board))) for board in built}

@@ -35,6 +35,7 @@ EXPERIENCE_UID: Final = "experience"
 FLAGS_UID: Final = "flags"
 ROLLOUT_UID: Final = "rollout"
 CONTAINERS_UID: Final = "containers"
+HEALTH_UID: Final = "monitor-health"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -49,6 +50,7 @@ TITLES: Final[dict[str, str]] = {
     FLAGS_UID: "Flags",
     ROLLOUT_UID: "Rollout",
     CONTAINERS_UID: "Containers",
+    HEALTH_UID: "Monitor health",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 
@@ -229,6 +231,7 @@ __all__ = [
     "DELIVERY_UID",
     "EXPERIENCE_UID",
     "FACTORIES_UID",
+    "HEALTH_UID",
     "OVERVIEW_UID",
     "PROCESS_UID",
     "ROLLOUT_UID",

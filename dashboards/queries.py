@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from isolation_monitor.alerts import slo_rules
-from isolation_monitor.alerts.prometheus_config import COLLECTOR_JOB, DRILL_SERVICES, ISOLATION_JOB, MAIN_JOB
-from isolation_monitor.alerts.recording import ACTIVITY, DETECTORS_GREY, IDS_RESOLVED, RUNS_IN_ORDER
+from isolation_monitor.alerts.prometheus_config import DRILL_SERVICES
+from isolation_monitor.alerts.recording import IDS_RESOLVED, RUNS_IN_ORDER
 from isolation_monitor.alerts.slo import Slos
 from isolation_monitor.alerts.slo_rules import BAD, burn_rate
 from isolation_monitor.alerts.thresholds import Duration
@@ -21,7 +21,6 @@ from isolation_monitor.telemetry.names import Metric
 STEP: Final = "$__rate_interval"
 RANGE: Final = "$__range"
 
-NOTIFICATIONS_WINDOW: Final = "5m"
 GROWTH_WINDOW: Final = "30m"
 """Shorter windows see the saw tooth of the garbage collector."""
 
@@ -104,31 +103,6 @@ def blindness() -> str:
     # Each state is 0 or 1 for every service; blind and not measurable exclude each other.
     idle, blind = (recorded(names.ISOLATION_SCORE_STATE, state=state) for state in ("not_measurable", "blind"))
     return f"max(sum by (service) ({idle}) + 2 * sum by (service) ({blind}))"
-
-
-def detectors_grey() -> str:
-    """How many detectors miss their planted faults, by service."""
-    return recorded(DETECTORS_GREY)
-
-
-def workers_grey() -> str:
-    """In how many workers each detector misses its planted faults; none where it does not."""
-    return f"sum by (detector) ({scraped(names.DETECTOR_STATE, state='grey')}) > 0"
-
-
-def planted_faults_missed() -> str:
-    """Planted faults that went unseen, by detector; none where all are seen."""
-    return f"{grown(names.PLANTED_FAULTS, STEP, 'detector', result='missed')} > 0"
-
-
-def detector_power() -> str:
-    """Lower bound of the recall on planted faults, of the worst instance; none of detectors that are off or untested."""
-    return f"min by (detector) ({scraped(names.DETECTOR_POWER)} >= 0)"
-
-
-def suppressed_violations() -> str:
-    """Violations that suppressions accept for now."""
-    return grown(names.VIOLATIONS_SUPPRESSED, STEP, "kind")
 
 
 def coverage(window: str) -> str:
@@ -323,52 +297,6 @@ def highest(metric: Metric) -> str:
 def age_of(metric: Metric) -> str:
     """Seconds since the latest moment that a gauge of Unix times names; none while there is none."""
     return f"time() - max({scraped(metric)} > 0)"
-
-
-# --- the monitor's own health -----------------------------------------------------------------------------------------
-
-
-def targets_up() -> str:
-    """1 when every target of a job answers, else 0. Has no service: a target that never answered has none."""
-    return f'min by (job) (up{{job=~"{ISOLATION_JOB}|{MAIN_JOB}|{COLLECTOR_JOB}"}})'
-
-
-def since_last_check() -> str:
-    """Seconds since a service last judged a request."""
-    return f"time() - max by (service) ({scraped(names.MONITOR_LAST_CHECK)})"
-
-
-def activity() -> str:
-    """What each detector should have looked at in the last minutes, as its alert counts it."""
-    return f"sum by (detector) ({recorded(ACTIVITY)})"
-
-
-def monitors() -> str:
-    return f"max by (service, instance, version, mode) ({scraped(names.MONITOR_INFO)})"
-
-
-GATE_CODES: Final = {"pass": 0, "inconclusive": 1, "fail": 2, "error": 3}
-
-
-def gate_verdicts() -> str:
-    """Last verdict of each rollout's gate, as its number in `GATE_CODES`."""
-    one_hot = (f'{code} * max by (rollout) (isolation_gate_verdict{{verdict="{verdict}"}})' for verdict, code in GATE_CODES.items() if code)
-    return " + ".join(one_hot)
-
-
-def collector_rate(metric: str, by: str) -> str:
-    """Rate per second of a counter of the collector, which serves all services and so has no service label."""
-    return f"sum by ({by}) (rate({metric}[{STEP}]))"
-
-
-def notifications() -> str:
-    """Alerts that arrived at the collector in the last minutes, by name. The dead man's switch repeats each 45 s."""
-    # Longer than a graph's step: with few arrivals a short window would see one value and no growth.
-    return f"sum by (alertname) (increase(isolation_collector_alerts_received_total[{NOTIFICATIONS_WINDOW}]))"
-
-
-def collector_ingest_p95() -> str:
-    return f"histogram_quantile(0.95, sum by (le) (rate(isolation_collector_ingest_duration_seconds_bucket[{STEP}]))) >= 0"
 
 
 # --- requests by route ------------------------------------------------------------------------------------------------

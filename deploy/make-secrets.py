@@ -22,6 +22,7 @@ NAMES = {
     "send_token": "services send records to the collector",
     "read_token": "people, gates and Prometheus read from the collector",
     "alerts_token": "Alertmanager posts to the collector's webhook",
+    "operate_token": "people change rollouts and have users forgotten; the read token then does neither",
     "metrics_token": "Prometheus reads the metrics pages of services",
     "hash_key": "users' ids become hashes; the same key for all workers and replicas",
     "postgres_password": "the collector's database",

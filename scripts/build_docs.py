@@ -16,6 +16,7 @@ import yaml
 
 from isolation_monitor.alerts import build as alerts
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.settings import CollectorSettings
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.settings import PREFIX, Settings
 from isolation_monitor.telemetry.switches import BLOCKING
@@ -100,6 +101,19 @@ def settings_page() -> str:
         default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
         shown = f"`{default}`" if default not in (None, "") else "-"
         lines.append(f"| `{setting.name}` | `{PREFIX}{setting.name.upper()}` | {shown} | {setting.metadata['doc']} |")
+    lines += [
+        "",
+        "## The collector",
+        "",
+        "From the environment of the process that runs `isomon collector`; it refuses to start with a value that it cannot use, and says",
+        "which. Durations are seconds, sizes bytes. There is no default token.",
+        "",
+        "| environment | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in CollectorSettings.model_fields.items():
+        shown = "-" if field.default is None else f"`{field.default}`"
+        lines.append(f"| `COLLECTOR_{name.upper()}` | {shown} | {' '.join((field.description or '').split())} |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import httpx2
 
-from isolation_monitor.collector.outbound import Answer, AnswerTooLarge, client, posted
+from isolation_monitor.collector.outbound import Answer, AnswerTooLarge, client, posted, why_unreachable
 
 T = TypeVar("T")
 Sample = tuple[dict[str, str], float, float]
@@ -30,8 +31,10 @@ class SourceUnavailable(Exception):
 class PrometheusSource:
     """A query API."""
 
-    def __init__(self, url: str, *, token: str | None = None, tenant: str | None = None, timeout_s: float = 3.0) -> None:
-        """`timeout_s` is for all queries of one `read` together."""
+    def __init__(
+        self, url: str, *, token: str | None = None, tenant: str | None = None, timeout_s: float = 3.0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`timeout_s` is for all queries of one `read` together; `tls` says whom to trust and who we are."""
         headers = {"Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -40,7 +43,7 @@ class PrometheusSource:
         self._url = f"{url.rstrip('/')}/api/v1/query"
         self._range_url = f"{url.rstrip('/')}/api/v1/query_range"
         self._timeout_s = timeout_s
-        self._client = client(headers, timeout_s)
+        self._client = client(headers, timeout_s, tls)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -97,9 +100,9 @@ class PrometheusSource:
             last = attempt + 1 == _ATTEMPTS
             try:
                 answer = await posted(self._client, url, limit, data=data)
-            except (httpx2.RequestError, httpx2.InvalidURL) as error:
-                if last or not isinstance(error, httpx2.RequestError):
-                    raise SourceUnavailable(f"Prometheus cannot be reached ({type(error).__name__})") from None
+            except (httpx2.RequestError, httpx2.InvalidURL, ssl.SSLError) as error:
+                if last or isinstance(error, httpx2.InvalidURL):
+                    raise SourceUnavailable(f"Prometheus cannot be reached: {why_unreachable(error, url)}") from None
             else:
                 if last or answer.status not in _RETRIED:
                     return answer

@@ -57,6 +57,7 @@ class RetentionService:
         self._working = asyncio.Lock()
         self.rounds = 0
         """Rounds that came to their end, since the process started."""
+        metrics.keeps_house_every(interval_s)
 
     async def run(self) -> None:
         """Keep house until cancelled, whenever this replica leads."""

@@ -22,8 +22,8 @@ _ASKED_LIMIT: Final = 10
 def views_of(reader: PageReader) -> dict[str, View]:
     """Return every kind of page by its name."""
     return views_by_name(
-        View("incidents", reader.incidents, ()),
-        View("incident", reader.incident, ()),
+        View("incidents", reader.incidents, ("incidents",)),
+        View("incident", reader.incident, ("incident",)),
         View("overview", reader.overview, ("verdicts", "alerts", "defects", "live_rollouts")),
         View("violations", reader.violations, ("violations",)),
         View("violation", reader.violation, ("amendments",)),

@@ -28,6 +28,7 @@ from isolation_monitor.collector.storage.database import StoreUnavailable
 
 PAGES: Final = (
     ("overview", "/", "Now"),
+    ("incidents", "/incidents", "Incidents"),
     ("violations", "/violations", "Violations"),
     ("runs", "/runs", "Runs"),
     ("rollouts", "/rollouts", "Rollouts"),

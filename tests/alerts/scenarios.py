@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
+from tests.alerts.collector_scenarios import COLLECTOR_SCENARIOS
 from tests.alerts.container_scenarios import CONTAINER_ALERTS, CONTAINER_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
@@ -19,6 +20,7 @@ SCENARIOS = [
     *RESOLUTION_SCENARIOS,
     *LIFECYCLE_SCENARIOS,
     *BLINDNESS_SCENARIOS,
+    *COLLECTOR_SCENARIOS,
     *SCORE_SCENARIOS,
     *SLO_SCENARIOS,
     *ROLLOUT_SCENARIOS,
@@ -43,14 +45,21 @@ DASHBOARDS = {
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "flags": {"FlagsStale"},
     "containers": CONTAINER_ALERTS,
+    "monitor-health": {
+        *{"IsolationTargetDown", "IsolationChecksSilent", "IsolationDetectorSilent", "IsolationDetectorGrey", "IsolationTelemetryDropping"},
+        *{"IsolationMonitorErrors", "IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch"},
+        *{"IsolationRetentionStale", "IsolationKeysStale"},
+    },
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
-_NO_SERVICE = {"IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch", *CONTAINER_ALERTS}
+_OF_COLLECTOR = {"IsolationCollectorDown", "IsolationEvidenceRefused", "IsolationRetentionStale", "IsolationKeysStale"}
+NO_SERVICE = {*_OF_COLLECTOR, *CONTAINER_ALERTS, "DeadMansSwitch"}
+"""These speak of no service: their scenarios have silent moments, but for the dead man's switch."""
 
 
 def _links(alert: str) -> dict[str, str]:
     uid = next((uid for uid, theirs in DASHBOARDS.items() if alert in theirs), "isolation-overview")
-    service = "" if alert in _NO_SERVICE else "var-service={{ $labels.service | urlquery }}&"
+    service = "" if alert in NO_SERVICE else "var-service={{ $labels.service | urlquery }}&"
     return {
         "runbook_url": f"http://localhost:8400/runbooks/{alert}",
         "dashboard_url": f"http://localhost:3000/d/{uid}?{service}from=now-30m&to=now",

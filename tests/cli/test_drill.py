@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isolation_monitor.alerts import alertmanager_config, build, prometheus_config
 from isolation_monitor.alerts.drills import RECIPES, ROLLED_BACK, drilled
 from isolation_monitor.cli import drill
 from isolation_monitor.cli.collector_client import CollectorClient, UsageError
 from isolation_monitor.cli.drill_page import DrillTarget, announced
 from isolation_monitor.cli.drill_rollout import DrillRollout
-from tests.real_parts.alertmanager import alertmanager
-from tests.real_parts.collector import Collector, collector
+from tests.real_parts.drills import Stack, drill_stack
 from tests.real_parts.processes import eventually, free_port, started
-from tests.real_parts.prometheus import Prometheus, prometheus
-
-
-@dataclass
-class Stack:
-    folder: Path
-    prometheus: Prometheus
-    alertmanager: str
-    collector: Collector
-
-    @property
-    def drills(self) -> Path:
-        return self.folder / "drills"
-
-    def command(self, *more: str) -> list[str]:
-        command = [sys.executable, "-m", "isolation_monitor.cli", "drill", "--collector", self.collector.url]
-        command += ["--prometheus", self.prometheus.url, "--alertmanager", f"http://{self.alertmanager}", "--folder", str(self.drills)]
-        return [*command, "--token-file", str(self.folder / "read.token"), *more]
-
-    def drill(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*more), capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder: Path = tmp_path_factory.mktemp("drill")
-    for job in ("services", "collector"):
-        (folder / "drills" / job).mkdir(parents=True)
-    rule_files = []
-    for name, text in build.rules("http://127.0.0.1:1", None).items():
-        # Three tickets wait five minutes on purpose; what they wait for is the rule's, not the way's.
-        (folder / name).write_text(text.replace("for: 5m\n    keep", "for: 20s\n    keep").replace("  for: 5m\n", "  for: 20s\n"))
-        rule_files.append(str(folder / name))
-    with contextlib.ExitStack() as running:
-        port = free_port()
-        telling = {"COLLECTOR_ALERTMANAGER_URL": f"http://127.0.0.1:{port}"}
-        receiving = running.enter_context(collector(folder / "collector", settings=telling))
-        (folder / "send.token").write_text(receiving.send_token)
-        (folder / "read.token").write_text(receiving.read_token)
-        routes = alertmanager_config.render(webhook_url=f"{receiving.url}/v1/alerts", webhook_token_file=str(folder / "send.token"))
-        manager = running.enter_context(alertmanager(folder / "alertmanager", routes, port=port))
-        config = prometheus_config.render(
-            isolation_targets=[],
-            main_interval="5s",
-            collector_target=receiving.url.removeprefix("http://"),
-            alertmanager=manager.address,
-            rule_files=rule_files,
-            collector_token_file=str(folder / "read.token"),
-            drill_folder=str(folder / "drills"),
-        )
-        yield Stack(folder, running.enter_context(prometheus(folder / "prometheus", config)), manager.address, receiving)
+    with drill_stack(tmp_path_factory.mktemp("drill")) as running:
+        yield running
 
 
 def left_behind(stack: Stack) -> list[str]:

@@ -330,3 +330,4 @@ async def test_what_expired_is_on_the_metrics_page(keeper: Api) -> None:
     assert f"isolation_collector_retention_last_success_timestamp_seconds {START.timestamp()}" in page.replace(
         "1.7672688e+09", "1767268800.0"
     )
+    assert "isolation_collector_retention_interval_seconds 86400.0" in page, "what is late follows from it"

@@ -17,6 +17,7 @@ import pytest
 
 from isolation_monitor.collector.keyring import KeyRing
 from isolation_monitor.collector.keys import KEYS_LIMIT, Key, KeysError, Rates, Scope, change_keys, new_key, read_keys
+from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.settings import SettingsError, load_settings
 from tests.collector.conftest import SEND, START, Api, FrozenClock, bearer, until
 from tests.collector.test_records import run_record
@@ -414,6 +415,24 @@ class TestKeyRing:
         now[0] += 2
         assert (ring.find(token), ring.find(other) is not None) == (None, True)
         assert told == [False, False, True]
+
+    def test_a_file_that_is_put_back_as_it_was_is_no_longer_told_as_stale(self, file: File, tmp_path: Path) -> None:
+        """Moved away and back, a file has the same time, size and inode as before: nothing changed, and all is well again."""
+        token, metrics, now = file.add("ingest"), CollectorMetrics(), [0.0]
+        ring = KeyRing(lambda: read_keys(file.path), [file.path], metrics.keys_reloaded, lambda: now[0])
+        stale = []
+
+        file.path.rename(tmp_path / "away")
+        for _ in range(2):
+            now[0] += 2
+            assert ring.find(token) is not None
+            stale.append(metrics.registry.get_sample_value("isolation_collector_keys_stale"))
+        (tmp_path / "away").rename(file.path)
+        now[0] += 2
+        assert ring.find(token) is not None
+        stale.append(metrics.registry.get_sample_value("isolation_collector_keys_stale"))
+
+        assert stale == [1, 1, 0]
 
     def test_an_unchanged_file_is_not_read_again(self, file: File) -> None:
         file.add("ingest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,27 @@ def test_a_stream_tells_the_parts_of_a_page_and_then_only_what_changed(running: 
     assert [one["region"] for _, one in first[1:]] == ["verdicts", "alerts", "defects", "live_rollouts"]
     assert (name, content["region"]) == ("region", "verdicts")
     assert "1 crossed" in content["html"]
+
+
+def test_an_incident_that_begins_comes_to_the_list_and_goes_on_in_its_own_story(running: Collector) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with visitor(running) as client:
+        with client.stream("GET", "/live/incidents?state=open", headers=STREAM) as answer:
+            told = events(answer)
+            empty = [next(told) for _ in range(2)][1][1]["html"]
+            send(running, "v-1", now)
+            listed = next(told)[1]["html"]
+        incident = listed.partition('href="/incidents/')[2].partition('"')[0]
+        with client.stream("GET", "/live/incident", params={"id": urllib.parse.unquote(incident)}, headers=STREAM) as answer:
+            told = events(answer)
+            begun = [next(told) for _ in range(2)][1][1]
+            send(running, "v-2", now)
+            grown = next(told)[1]["html"]
+
+    assert "No incident is like that" in empty
+    assert "chat" in listed
+    assert begun["region"] == "incident"
+    assert ("<dt>Violations</dt><dd>1</dd>" in begun["html"], "<dt>Violations</dt><dd>2</dd>" in grown) == (True, True)
 
 
 def test_no_more_streams_than_the_setting_allows_and_a_place_is_free_again(running: Collector) -> None:

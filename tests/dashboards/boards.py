@@ -25,6 +25,7 @@ UIDS = (
     "flags",
     "rollout",
     "containers",
+    "monitor-health",
 )
 WINDOW = Window(0.0, 1800.0, 15.0)
 

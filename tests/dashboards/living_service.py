@@ -219,7 +219,12 @@ class LivingService:
             for state in names.DETECTOR_STATES:
                 self.registry.gauge(names.DETECTOR_STATE, detector=detector, state=state).set(state == ("grey" if is_grey else "proven"))
         self.collector.batch_stored(2, 0, 0, 0.004)
+        self.collector.service_sent("key", SERVICE, 2)
         self.collector.alert_received("DeadMansSwitch", "firing")
+        self.collector.keeps_house_every(600)
+        self.collector.leading(True)
+        if "collector-forgets-nothing" not in self._faults:
+            self.collector.house_kept({"violations": 1}, 0, time.time(), 5_000_000)
         for name, answer in self.gates.items():
             self.collector.gate_evaluated(name, answer["verdict"], time.time(), 0.02)
             self.collector.gate_answered(answer)
@@ -447,8 +452,19 @@ def _containers_die(_service: LivingService) -> None:
     """Shown with the rest of the service's health."""
 
 
+def _forgets_nothing(service: LivingService) -> None:
+    """The rounds of expiry stop: nothing grows and nothing changes, which is the fault."""
+
+
+def _broken_keys(service: LivingService) -> None:
+    service.collector.keys_reloaded(False)
+    service.collector.request_refused("unknown_token")
+
+
 FAULTS = {
     "containers-die": _containers_die,
+    "collector-forgets-nothing": _forgets_nothing,
+    "broken-keys": _broken_keys,
     "bad-variant": _bad_variant,
     "harmful-rollout": _harmful_rollout,
     "failed-gate": _failed_gate,

@@ -21,7 +21,7 @@ UNITS = {"none", "bytes", "short", "percent", "percentunit", "s", "ms", "reqps",
 RECORDED = {rule.name for groups in rule_groups().values() for group in groups for rule in group.rules if isinstance(rule, Recording)}
 COLLECTOR_PREFIXES = ("isolation_collector_", "isolation_gate_", "isolation_container_")
 """The collector serves every service: its own numbers belong to none."""
-ABOUT_PROMETHEUS = {"up", "ALERTS"}
+ABOUT_PROMETHEUS = {"up", "ALERTS", "scrape_duration_seconds"}
 
 pytestmark = pytest.mark.parametrize("tree", [board(uid) for uid in UIDS], ids=UIDS)
 

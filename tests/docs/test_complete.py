@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from isolation_monitor.collector.settings import CollectorSettings
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.settings import PREFIX, Settings
 
@@ -31,6 +32,13 @@ def test_every_metric_label_and_setting_is_documented() -> None:
     assert [label for m in names.CATALOGUE for label in m.labels if f"`{label}`" not in metrics] == []
     assert [n for n in names.PUBLIC_SERIES if f"`{n}`" not in metrics] == []
     assert [f.name for f in fields(Settings) if f"`{PREFIX}{f.name.upper()}`" not in settings] == []
+
+
+def test_every_setting_of_the_collector_is_documented_with_what_it_means() -> None:
+    settings = (DOCS / "settings.md").read_text()
+
+    assert [name for name in CollectorSettings.model_fields if f"`COLLECTOR_{name.upper()}`" not in settings] == []
+    assert [name for name, field in CollectorSettings.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

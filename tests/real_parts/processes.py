@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -66,10 +67,12 @@ def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path, ready_url: str, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], log: Path, ready_url: str, environment: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program until the block ends; the block starts when `ready_url` answers 200. `log` takes its output.
 
-    `environment` replaces the one of this process.
+    `environment` replaces the one of this process; `tls` is for an https address.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -77,7 +80,7 @@ def running(command: list[str], log: Path, ready_url: str, environment: dict[str
     def ready() -> bool:
         if process.poll() is not None:
             raise AssertionError(f"{command[0]} ended with {process.returncode}: {log.read_text()[-2000:]}")
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(ready_url, timeout=2) as answer:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(ready_url, timeout=2, context=tls) as answer:
             return bool(answer.status == 200)
         return False
 
