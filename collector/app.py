@@ -23,6 +23,9 @@ from isolation_monitor.collector.announcements.alertmanager import Alertmanager
 from isolation_monitor.collector.announcements.domain import Links
 from isolation_monitor.collector.announcements.grafana import Grafana
 from isolation_monitor.collector.announcements.service import AnnouncementService
+from isolation_monitor.collector.ci import routes as ci
+from isolation_monitor.collector.ci.numbers import SuiteWatch
+from isolation_monitor.collector.ci.service import CiService
 from isolation_monitor.collector.clock import Clock, utc_now
 from isolation_monitor.collector.evidence import otlp_routes
 from isolation_monitor.collector.evidence import routes as evidence
@@ -107,6 +110,8 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     metrics.watch_intake(lambda: intake.held_bytes)
     record_writer = RecordWriter(database, intake, runtime.harm.give)
 
+    ci_service = CiService(database, clock)
+    suite_watch = SuiteWatch(ci_service, clock, metrics.ci.show)
     leader = Leader(database)
     policy = Policy(settings.keep_days, settings.keep_bytes)
     held = AlertmanagerHeld(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
@@ -126,6 +131,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         await announcements.close()
         await reconciliation.close()
         await leader.close()
+        await suite_watch.close()
         if source is not None:
             await source.close()
         await database.close()
@@ -151,6 +157,8 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.announcements = announcements
     keys = KeyRing(settings.load_keys, settings.key_files(), metrics.keys_reloaded)
     app.state.guard = Guard(keys, Allowances(settings.rates(), settings.rate_burst_s), metrics, clock)
+    app.state.ci = ci_service
+    app.state.suite_watch = suite_watch
     app.state.leader = leader
     app.state.retention = retention
     app.state.reconciliation = reconciliation
@@ -162,7 +170,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.add_middleware(MeterBodies)
     for router in (
         *(evidence.router, otlp_routes.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
-        *(queues.router, subjects.router, incidents.router, health.router, runbooks.router),
+        *(queues.router, subjects.router, incidents.router, ci.router, health.router, runbooks.router),
         *(rendering.router, signing_in.router, pages.router),
     ):
         app.include_router(router)

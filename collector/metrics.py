@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from isolation_monitor.collector.ci_metrics import CiMetrics
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.telemetry.names import OTHER
 
@@ -29,7 +30,9 @@ REQUEST_REFUSALS: Final = (
     *("requests", "records", "bytes"),
 )
 """Why a request was refused before its work began: its token, or how fast it came."""
-EXPIRING: Final = ("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions")
+EXPIRING: Final = ("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions") + (
+    *("ci_runs", "ci_failures", "ci_tests", "ci_failure_kinds", "ci_days", "ci_suites"),
+)
 _ALERTNAME_CAP: Final = 100
 _SERVICES_OF_KEY: Final = 50
 _SERVICES: Final = 500
@@ -129,6 +132,8 @@ class CollectorMetrics:
         self._all_services: set[str] = set()
         self._gates = GateMetrics()
         self.registry.register(self._gates)
+        self.ci = CiMetrics()
+        self.registry.register(self.ci)
         for result in RECORD_RESULTS:
             self._records.labels(result)
         for table in EXPIRING:
