@@ -12,6 +12,7 @@ from pathlib import Path
 from isolation_monitor.alerts import (
     alertmanager_config,
     blindness_alerts,
+    ci_alerts,
     delivery_alerts,
     isolation_alerts,
     prometheus_config,
@@ -41,6 +42,7 @@ _FILES: dict[str, str] = {
     "resolution.yml": "Alerts on the resolution of run ids to threads.",
     "rollouts.yml": "Alerts on rollouts: the arms side by side, gates that cannot look or wait, workers that hear of no change.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
+    "ci.yml": "Alerts on runs of test suites: what passes, what is flaky, what takes long, what is missing.",
     "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
 }
 
@@ -56,6 +58,7 @@ def rule_groups(thresholds: Thresholds | None = None, slos: slo.Slos | None = No
         resolution_alerts.groups(t),
         rollout_alerts.groups(t),
         blindness_alerts.groups(t),
+        ci_alerts.groups(t),
         slo_rules.groups(slos or slo.load()),
     )
     return dict(zip(_FILES, parts, strict=True))
@@ -89,6 +92,7 @@ def series_used() -> set[tuple[str, frozenset[str]]]:
         "up",
         *rollout_alerts.COLLECTOR_SERIES,
         *blindness_alerts.COLLECTOR_SERIES,
+        *ci_alerts.COLLECTOR_SERIES,
     }
     labels: dict[str, frozenset[str]] = {}
     for rule in every:

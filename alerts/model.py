@@ -32,6 +32,7 @@ Dashboard = Literal[
     "experience",
     "rollout",
     "flags",
+    "ci-health",
 ]
 
 

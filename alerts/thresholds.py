@@ -118,6 +118,16 @@ class Blindness:
 
 
 @dataclass(frozen=True, slots=True)
+class Ci:
+    min_pass_ratio: float
+    max_flaky_ratio: float
+    max_duration_s: int
+    max_trend_ratio: float
+    max_memory_bytes: int
+    missing_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rollouts:
     window: Duration
     min_blocks: int
@@ -146,6 +156,7 @@ class Thresholds:
     containment: Containment
     sessions: Sessions
     blindness: Blindness
+    ci: Ci
     rollouts: Rollouts
 
 
@@ -171,6 +182,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         containment=_section(Containment, tree, "containment"),
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
+        ci=_section(Ci, tree, "ci"),
         rollouts=_section(Rollouts, tree, "rollouts"),
     )
 

@@ -419,7 +419,9 @@ def _moment(text: str | None) -> datetime | None:
     return moment.astimezone(UTC) if moment.tzinfo is not None else None
 
 
-_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]|&#(?:x0*(?:[0-8bcef]|1[0-9a-f])|0*(?:[0-8]|1[124-9]|2\d|3[01]));", re.IGNORECASE)
+_FORBIDDEN: Final = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]|&#(?:x0*(?:[0-8bcef]|1[0-9a-f])|0*(?:[0-8]|1[124-9]|2\d|3[01]));", re.IGNORECASE
+)
 _DECLARED: Final = re.compile(rb"<\?xml[^>]{0,200}?encoding=[\"']([\w.:-]{1,40})[\"']")
 
 
@@ -444,7 +446,9 @@ def _decoded(content: bytes, declared: str) -> str:
         return content.decode(declared)
     except UnicodeDecodeError:
         # What says that it is UTF-8 and is not comes from Windows, nearly always.
-        return content.decode("cp1252" if declared.lower().replace("_", "-") in ("utf-8", "utf8", "us-ascii", "ascii") else declared, "replace")
+        return content.decode(
+            "cp1252" if declared.lower().replace("_", "-") in ("utf-8", "utf8", "us-ascii", "ascii") else declared, "replace"
+        )
 
 
 def files_of(patterns: Sequence[str], root: Path) -> list[Path]:

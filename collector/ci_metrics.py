@@ -32,7 +32,7 @@ _HELP: Final = {
     PASS_RATIO: f"Share of tests that passed among those that ran, 0-1,{_OF}",
     FLAKY_RATIO: f"Share of tests that were seen to be flaky in the last two weeks, 0-1,{_OF}",
     DURATION: f"Duration{_OF}",
-    TREND: "How long runs take now (median of three) by how long they took before (median of the twenty before these); 1.25 is a quarter longer.",
+    TREND: "How long runs take now (median of three) by how long they took before (median of the twenty before); 1.25 is a quarter longer.",
     MEMORY: f"Largest memory of the test process in bytes,{_OF} Only where the run measured it.",
     LAST_RUN: f"Unix time of the start{_OF}",
 }

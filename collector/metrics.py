@@ -30,7 +30,8 @@ REQUEST_REFUSALS: Final = (
     *("requests", "records", "bytes"),
 )
 """Why a request was refused before its work began: its token, or how fast it came."""
-EXPIRING: Final = ("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions") + (
+EXPIRING: Final = (
+    *("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions"),
     *("ci_runs", "ci_failures", "ci_tests", "ci_failure_kinds", "ci_days", "ci_suites"),
 )
 _ALERTNAME_CAP: Final = 100

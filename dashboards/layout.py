@@ -34,6 +34,7 @@ RESOLUTION_UID: Final = "resolution"
 EXPERIENCE_UID: Final = "experience"
 FLAGS_UID: Final = "flags"
 ROLLOUT_UID: Final = "rollout"
+CI_UID: Final = "ci-health"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -47,6 +48,7 @@ TITLES: Final[dict[str, str]] = {
     EXPERIENCE_UID: "Users' experience",
     FLAGS_UID: "Flags",
     ROLLOUT_UID: "Rollout",
+    CI_UID: "Tests in CI",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 
@@ -219,6 +221,7 @@ def _runbook(alert: str, links: Links) -> builders.DashboardLink:
 
 
 __all__ = [
+    "CI_UID",
     "COLUMNS",
     "CONNECTIONS_UID",
     "CONTAINMENT_UID",

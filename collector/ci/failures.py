@@ -28,7 +28,16 @@ Category = Literal[
 CATEGORIES: Final[tuple[Category, ...]] = get_args(Category)
 
 _SHARED: Final[frozenset[str]] = frozenset(
-    {"isolation_violation", "out_of_memory", "port_conflict", "database_connection", "connection_refused", "import", "exit_handler", "fixture"}
+    {
+        "isolation_violation",
+        "out_of_memory",
+        "port_conflict",
+        "database_connection",
+        "connection_refused",
+        "import",
+        "exit_handler",
+        "fixture",
+    }
 )
 """Categories whose cause lies outside of the test: the same trouble in two tests has one fingerprint. Others are a test's own."""
 
@@ -39,11 +48,12 @@ _FINGERPRINT_CHARS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a failure's text says. `fingerprint` is 16 hex digits; `cause` is one sentence for people."""
+    """What a failure's text says. `fingerprint` is 16 hex digits; `cause` is one sentence for people, `said` what the failure says."""
 
     category: Category
     fingerprint: str
     cause: str
+    said: str = ""
 
 
 def diagnose(test: str, kind: str, message: str, detail: str = "") -> Diagnosis:
@@ -59,7 +69,8 @@ def diagnose(test: str, kind: str, message: str, detail: str = "") -> Diagnosis:
     about = "" if category in _SHARED else test
     telling = _said(detail) or message if _EMPTY_WORDS.fullmatch(message.strip()) else message
     text = "\n".join((category, about, kind.rsplit(".", 1)[-1], normalize(_first_lines(telling))[:_FINGERPRINT_CHARS]))
-    return Diagnosis(category, hashlib.sha256(text.encode()).hexdigest()[:16], _cause(category, f"{kind}\n{message}", detail))
+    fingerprint = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+    return Diagnosis(category, fingerprint, _cause(category, f"{kind}\n{message}", detail), telling[:1000])
 
 
 def categorize(kind: str, message: str, detail: str) -> Category:
@@ -148,14 +159,25 @@ _SPECIFIC: Final[tuple[tuple[Category, re.Pattern[str]], ...]] = (
             *(r"\bModuleNotFoundError\b", r"\bImportError\b", r"cannot find (?:module|package)", r"\bNoClassDefFoundError\b"),
             *(r"\bClassNotFoundException\b", r"cannot load such file", r"unresolved import", r"error while loading shared libraries"),
             *(r"\bcollection failure\b", r"no required module provides package", r"Can't locate \S+ in @INC", r"\bERR_MODULE_NOT_FOUND\b"),
-            *(r"Class [\"']\S+[\"'] not found", r"\[(?:build|setup) failed\]", r"failed to resolve import", r"does not provide an export named"),
+            *(
+                r"Class [\"']\S+[\"'] not found",
+                r"\[(?:build|setup) failed\]",
+                r"failed to resolve import",
+                r"does not provide an export named",
+            ),
         ),
     ),
     (
         "timeout",
         _re(
             *(r"\btimed[- ]?out\b", r"\bTimeout(?:Error|Exception|Expired)\b", r"\bTestTimedOut", r"exceeded (?:the )?timeout"),
-            *(r"\bdeadline exceeded\b", r"timeout of [\d.]+ ?m?s", r"\btimeout ?\(?>? ?[\d.]+ ?m?s", r"\bETIMEDOUT\b", r"\bDeadlineExceeded\b"),
+            *(
+                r"\bdeadline exceeded\b",
+                r"timeout of [\d.]+ ?m?s",
+                r"\btimeout ?\(?>? ?[\d.]+ ?m?s",
+                r"\bETIMEDOUT\b",
+                r"\bDeadlineExceeded\b",
+            ),
             *(r"^timeout$", r"\ntimeout\s*$", r"execution timed", r"\btestTimeoutFailure\b"),
         ),
     ),
@@ -172,12 +194,24 @@ _SPECIFIC: Final[tuple[tuple[Category, re.Pattern[str]], ...]] = (
 
 _FIXTURE: Final = _re(
     *(r"failed on (?:setup|teardown) with", r"\bfixture\b.{0,80}\bnot found", r"\btest (?:setup|teardown) failure\b", r"\bScopeMismatch\b"),
-    *(r"\"(?:before|after) (?:each|all)\" hook", r"\b(?:before|after)(?:Each|All|Class)\b", r"\bset_?up(?:_?class|_?module)\b", r"\bhookFailed\b"),
+    *(
+        r"\"(?:before|after) (?:each|all)\" hook",
+        r"\b(?:before|after)(?:Each|All|Class)\b",
+        r"\bset_?up(?:_?class|_?module)\b",
+        r"\bhookFailed\b",
+    ),
     *(r"\btear_?down(?:_?class|_?module)?\b", r"@(?:Before|After)(?:Each|All|Class)?\b", r"error at setup of", r"error at teardown of"),
 )
 _ASSERTION: Final = _re(
     *(r"assert(?:ion)?[ _]?(?:error|failed|failure|exception)", r"\bassert(?:ion)?\b", r"\bexpect(?:ed|ation|s)?\b", r"ComparisonFailure"),
-    *(r"\bERR_ASSERTION\b", r"not equal", r"does not (?:match|equal|contain)", r"Failed asserting", r"\bnot ok\b", r"\bgot\b.{0,200}\bwant\b"),
+    *(
+        r"\bERR_ASSERTION\b",
+        r"not equal",
+        r"does not (?:match|equal|contain)",
+        r"Failed asserting",
+        r"\bnot ok\b",
+        r"\bgot\b.{0,200}\bwant\b",
+    ),
     *(r"\bwant\b.{0,200}\bgot\b", r"\bDID NOT RAISE\b", r"\bShould\w*\("),
 )
 
@@ -196,7 +230,9 @@ _ANSI: Final = re.compile(r"(?:\x1b|␛|#x1B)\[[0-9;?]*[A-Za-z]")
 _EMPTY_WORDS: Final = re.compile(r"(?:collection failure|test failed|failed|failure|errored|error)\.?", re.IGNORECASE)
 """Messages of runners that say nothing of the failure."""
 _MARKED: Final = re.compile(r"^E\s+(\S.*)$", re.MULTILINE)
-_EXCEPTION: Final = re.compile(r"^\s*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$", re.MULTILINE)
+_EXCEPTION: Final = re.compile(
+    r"^\s*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$", re.MULTILINE
+)
 
 
 def _plain(text: str) -> str:
@@ -250,7 +286,9 @@ _CONNECTING: Final = _re("refus", "connect", r"\bdial\b", "listen", r"\bbind\b",
 _ADDRESS: Final = re.compile(
     r"(?<![\w./@-])((?:\d{1,3}\.){3}\d{1,3}|\[[0-9a-f:]+\]|::\d?|[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*):(\d{1,5})\b(?!:\d)", re.IGNORECASE
 )
-_IS_FILE: Final = _re(r"\.(?:py|go|[cm]?[jt]sx?|java|kt|rb|php|rs|c|cc|cpp|h|cs|pl|pm|t|ex|exs|swift|scala|lua|dart)$", r"^(?:line|node|port)$")
+_IS_FILE: Final = _re(
+    r"\.(?:py|go|[cm]?[jt]sx?|java|kt|rb|php|rs|c|cc|cpp|h|cs|pl|pm|t|ex|exs|swift|scala|lua|dart)$", r"^(?:line|node|port)$"
+)
 
 
 def _refused(head: str, detail: str) -> str:
@@ -288,7 +326,9 @@ def _import(head: str, detail: str) -> str:
 
 def _timeout(head: str, detail: str) -> str:
     limit = _found(r"(\d+(?:\.\d+)? ?(?:ms|s|sec(?:ond)?s?|min(?:utes)?)\b)", head)
-    return f"Something that was waited for did not happen{' within ' + limit if limit else ''}: it hangs, or the machine was too slow for it."
+    return (
+        f"Something that was waited for did not happen{' within ' + limit if limit else ''}: it hangs, or the machine was too slow for it."
+    )
 
 
 def _memory(_head: str, _detail: str) -> str:

@@ -137,8 +137,8 @@ class CiRepository:
             before = known.get(fingerprint)
             if before is None:
                 values = {f"{end}_{name}": value for end in ("first", "last") for name, value in seen.items()}
-                message = test.failing.message or test.failing.detail[:1000]
-                about = {"category": test.failing.diagnosis.category, "cause": test.failing.diagnosis.cause, "message": message}
+                found = test.failing.diagnosis
+                about = {"category": found.category, "cause": found.cause, "message": found.said}
                 name = f"{test.group} {test.name}".strip()
                 await self._connection.execute(
                     insert(row).values(suite=run.suite, fingerprint=fingerprint, example=name, runs=1, failures=number, **about, **values)

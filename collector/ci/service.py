@@ -152,9 +152,7 @@ class CiService:
             ]
             # What nobody has seen before comes first, then what hits most tests.
             groups.sort(key=lambda group: (all(one.is_flaky for one in group.tests), not group.is_new, -len(group.tests)))
-            return RunStory(
-                run, await repository.run_before(run), groups, [flaky[one.key] for one in failed if one.key in flaky], slowest
-            )
+            return RunStory(run, await repository.run_before(run), groups, [flaky[one.key] for one in failed if one.key in flaky], slowest)
 
     async def runs(
         self,

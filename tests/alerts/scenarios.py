@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
+from tests.alerts.ci_scenarios import CI_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
 from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
@@ -19,6 +20,7 @@ SCENARIOS = [
     *SCORE_SCENARIOS,
     *SLO_SCENARIOS,
     *ROLLOUT_SCENARIOS,
+    *CI_SCENARIOS,
 ]
 
 DASHBOARDS = {
@@ -38,14 +40,16 @@ DASHBOARDS = {
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "flags": {"FlagsStale"},
+    "ci-health": {"CiPassRateLow", "CiFlakyTests", "CiRunSlow", "CiRunSlower", "CiMemoryHigh", "CiRunsMissing"},
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
-_NO_SERVICE = {"IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch"}
+NO_SERVICE = {alert.name for alert in build.alerts() if "service" in alert.labels}
+"""Alerts that speak of no service that is watched: they name a part of the product instead."""
 
 
 def _links(alert: str) -> dict[str, str]:
     uid = next((uid for uid, theirs in DASHBOARDS.items() if alert in theirs), "isolation-overview")
-    service = "" if alert in _NO_SERVICE else "var-service={{ $labels.service | urlquery }}&"
+    service = "" if alert in NO_SERVICE else "var-service={{ $labels.service | urlquery }}&"
     return {
         "runbook_url": f"http://localhost:8400/runbooks/{alert}",
         "dashboard_url": f"http://localhost:3000/d/{uid}?{service}from=now-30m&to=now",

@@ -9,10 +9,11 @@ import promql_parser
 import pytest
 import yaml
 
-from isolation_monitor.alerts import blindness_alerts, build
+from isolation_monitor.alerts import blindness_alerts, build, ci_alerts
 from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
 from isolation_monitor.alerts.series import series_of
 from isolation_monitor.collector.announcements.domain import ALERT
+from isolation_monitor.collector.ci_metrics import CiMetrics, SuiteNumbers
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.telemetry import names
@@ -130,3 +131,11 @@ def test_the_collectors_counters_in_rules_are_what_it_exposes():
     exposed = {sample.name: frozenset(sample.labels) for family in CollectorMetrics().registry.collect() for sample in family.samples}
 
     assert {name: exposed[name] for name in blindness_alerts.COLLECTOR_SERIES} == blindness_alerts.COLLECTOR_SERIES
+
+
+def test_the_numbers_of_suites_in_rules_are_what_the_collector_exposes():
+    found = CiMetrics()
+    found.show([SuiteNumbers("unit", {"pass": 1}, dict.fromkeys(ci_alerts.COLLECTOR_SERIES, 1.0))])
+    exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
+
+    assert {name: exposed[name] for name in ci_alerts.COLLECTOR_SERIES} == ci_alerts.COLLECTOR_SERIES

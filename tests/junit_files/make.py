@@ -32,9 +32,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 def _run(folder: Path, *command: str, **environment: str) -> str:
     """Run a command whose tests may fail; return what it printed."""
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=_RUN_S, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=_RUN_S, check=False)
     return done.stdout + done.stderr
 
 
@@ -61,7 +59,20 @@ def pytest(folder: Path) -> dict[str, str]:
             "tests/test_broken.py": "import nowhere_to_be_found\n",
         },
     )
-    _run(folder, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:isolation", "--junit-xml=out.xml", "--continue-on-collection-errors", "tests")
+    _run(
+        folder,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:isolation",
+        "--junit-xml=out.xml",
+        "--continue-on-collection-errors",
+        "tests",
+    )
     return {"pytest.xml": (folder / "out.xml").read_text(encoding="utf-8")}
 
 
@@ -70,7 +81,8 @@ def node(folder: Path) -> dict[str, str]:
         folder,
         {
             "orders.test.js": (
-                "const { test, describe } = require('node:test');\nconst assert = require('node:assert');\nconst net = require('node:net');\n"
+                "const { test, describe } = require('node:test');\nconst assert = require('node:assert');\n"
+                "const net = require('node:net');\n"
                 "test('adds', () => assert.strictEqual(1 + 1, 2));\n"
                 "test('is wrong', () => assert.strictEqual(3, 4));\n"
                 "describe('cart', () => {\n  describe('when empty', () => {\n"
@@ -88,7 +100,8 @@ def node(folder: Path) -> dict[str, str]:
 _SPEC = (
     "{assert}\n"
     "describe('cart', () => {{\n  it('adds', () => {{ {pass} }});\n  it('is wrong', () => {{ {fail} }});\n"
-    "  {skip}('later', () => {{}});\n  describe('when empty', () => {{\n    it('throws', () => {{ throw new TypeError('total is not a function'); }});\n"
+    "  {skip}('later', () => {{}});\n  describe('when empty', () => {{\n"
+    "    it('throws', () => {{ throw new TypeError('total is not a function'); }});\n"
     "    it('hangs', () => new Promise((resolve) => setTimeout(resolve, 500)){timeout});\n  }});\n}});\n"
 )
 
@@ -97,10 +110,15 @@ def jest(folder: Path) -> dict[str, str]:
     spec = _SPEC.format(
         **{"assert": "", "pass": "expect(1 + 1).toBe(2);", "fail": "expect(3).toBe(4);", "skip": "it.skip", "timeout": ", 50"}
     )
-    _write(folder, {"cart.test.js": spec, "package.json": '{"name": "cart", "private": true, "jest-junit": {"addFileAttribute": "true"}}\n'})
+    _write(
+        folder, {"cart.test.js": spec, "package.json": '{"name": "cart", "private": true, "jest-junit": {"addFileAttribute": "true"}}\n'}
+    )
     _run(folder, "npm", "install", "--no-audit", "--no-fund", "jest@29", "jest-junit@16")
     _run(folder, "npx", "jest", "--reporters=jest-junit", JEST_JUNIT_OUTPUT_FILE="out.xml")
-    return {"jest.xml": (folder / "out.xml").read_text(encoding="utf-8"), "": _npm_version(folder, "jest") + ", jest-junit " + _npm_version(folder, "jest-junit")}
+    return {
+        "jest.xml": (folder / "out.xml").read_text(encoding="utf-8"),
+        "": _npm_version(folder, "jest") + ", jest-junit " + _npm_version(folder, "jest-junit"),
+    }
 
 
 def mocha(folder: Path) -> dict[str, str]:
@@ -112,7 +130,10 @@ def mocha(folder: Path) -> dict[str, str]:
             "skip": "it.skip",
             "timeout": ").timeout(50",
         }
-    ).replace("it('hangs', () => new Promise((resolve) => setTimeout(resolve, 500)).timeout(50);", "it('hangs', () => new Promise((resolve) => setTimeout(resolve, 500))).timeout(50);")
+    ).replace(
+        "it('hangs', () => new Promise((resolve) => setTimeout(resolve, 500)).timeout(50);",
+        "it('hangs', () => new Promise((resolve) => setTimeout(resolve, 500))).timeout(50);",
+    )
     _write(folder, {"test/cart.js": spec, "package.json": '{"name": "cart", "private": true}\n'})
     _run(folder, "npm", "install", "--no-audit", "--no-fund", "mocha@10", "mocha-junit-reporter@2")
     _run(folder, "npx", "mocha", "--reporter", "mocha-junit-reporter", "--reporter-options", "mochaFile=out.xml")
@@ -140,7 +161,10 @@ def ctest(folder: Path) -> dict[str, str]:
     )
     _run(folder, "cmake", "-S", ".", "-B", "build")
     _run(folder / "build", "ctest", "--output-junit", "out.xml")
-    return {"ctest.xml": (folder / "build" / "out.xml").read_text(encoding="utf-8"), "": re.sub(r"[^\d.]", "", _version("ctest", "--version"))}
+    return {
+        "ctest.xml": (folder / "build" / "out.xml").read_text(encoding="utf-8"),
+        "": re.sub(r"[^\d.]", "", _version("ctest", "--version")),
+    }
 
 
 def gotestsum(folder: Path) -> dict[str, str]:
@@ -165,7 +189,10 @@ def gotestsum(folder: Path) -> dict[str, str]:
     _run(folder, "gotestsum", "--junitfile", "rerun.xml", "--rerun-fails=2", "--packages=.", **own)
     # All packages, with one that does not build: that one is counted in the file, and not named.
     _run(folder, "gotestsum", "--junitfile", "out.xml", "--packages=./...", **own)
-    made = {name: (folder / file).read_text(encoding="utf-8") for name, file in (("gotestsum.xml", "out.xml"), ("gotestsum-rerun.xml", "rerun.xml"))}
+    made = {
+        name: (folder / file).read_text(encoding="utf-8")
+        for name, file in (("gotestsum.xml", "out.xml"), ("gotestsum-rerun.xml", "rerun.xml"))
+    }
     go = re.sub(r".*?go(\d[\d.]*).*", r"\1", _version("go", "version"))
     ours = re.sub(r"^unknown$", "built without a version", _version("gotestsum", "--version"))
     return {**made, "": f"{ours} (go {go})"}
@@ -179,7 +206,7 @@ def prove(folder: Path) -> dict[str, str]:
                 "use Test::More tests => 4;\nok(1 + 1 == 2, 'adds');\nis(3, 4, 'is wrong');\n"
                 "SKIP: { skip 'not today', 1; }\nTODO: { local $TODO = 'known'; ok(0, 'known'); }\n"
             ),
-            "t/broken.t": "use Nowhere::To::Be::Found;\nprint \"1..1\\nok 1\\n\";\n",
+            "t/broken.t": 'use Nowhere::To::Be::Found;\nprint "1..1\\nok 1\\n";\n',
         },
     )
     _run(folder, "prove", "--harness", "TAP::Harness::JUnit", "-r", "t", JUNIT_OUTPUT_FILE="out.xml")
