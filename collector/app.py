@@ -63,6 +63,7 @@ from isolation_monitor.collector.storage.leader import Leader
 from isolation_monitor.collector.storage.schema import newest_revision
 from isolation_monitor.collector.subjects import routes as subjects
 from isolation_monitor.collector.web import health, pages, rendering, runbooks, signing_in
+from isolation_monitor.collector.web.ci_pages import CiPages
 from isolation_monitor.collector.web.live import LiveHub
 from isolation_monitor.collector.web.numbers import PageNumbers
 from isolation_monitor.collector.web.reader import Features, PageReader
@@ -186,7 +187,7 @@ def _add_pages(app: FastAPI, runtime: Runtime, source: PrometheusSource | None) 
         None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s,
     )  # fmt: skip
     app.state.web_sessions = SessionService(database, app.state.guard, clock, settings.web_session_s)
-    app.state.web_views = pages.views_of(PageReader(features))
+    app.state.web_views = pages.views_of(PageReader(features), CiPages(app.state.ci, clock))
     app.state.web_live = LiveHub(app.state.web_sessions, settings.web_streams)
 
 

@@ -229,6 +229,8 @@ _CHANGING: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 _ANSI: Final = re.compile(r"(?:\x1b|␛|#x1B)\[[0-9;?]*[A-Za-z]")
 _EMPTY_WORDS: Final = re.compile(r"(?:collection failure|test failed|failed|failure|errored|error)\.?", re.IGNORECASE)
 """Messages of runners that say nothing of the failure."""
+_TELLS: Final = re.compile(r"(?!\s*(?:=== |--- |Traceback |\[?Error \[ERR_TEST_FAILURE|$)).")
+"""Lines that are not only headings of a runner."""
 _MARKED: Final = re.compile(r"^E\s+(\S.*)$", re.MULTILINE)
 _EXCEPTION: Final = re.compile(
     r"^\s*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$", re.MULTILINE
@@ -247,7 +249,7 @@ def _ends(text: str, chars: int) -> str:
 def _said(detail: str) -> str:
     """Return what a stack says for itself: the first line that names an exception (pytest marks it with E), or the first line."""
     found = _MARKED.search(detail) or _EXCEPTION.search(detail)
-    return found[1] if found else next((line.strip() for line in detail.splitlines() if line.strip()), "")
+    return found[1] if found else next((line.strip() for line in detail.splitlines() if _TELLS.match(line)), "")
 
 
 def _first_lines(message: str) -> str:

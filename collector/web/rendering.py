@@ -33,6 +33,7 @@ PAGES: Final = (
     ("rollouts", "/rollouts", "Rollouts"),
     ("detectors", "/detectors", "Detectors"),
     ("history", "/history", "History"),
+    ("ci", "/ci", "Tests"),
     ("runbooks", "/runbooks", "Runbooks"),
 )
 """Name, address and word of each page in the navigation."""
