@@ -82,8 +82,9 @@ def invented_runs(number: int) -> Iterator[Run]:
         fails = {rng.randrange(TESTS) for _ in range(2)} if n % 10 == 0 else set()
         tests = tuple(_result(suite, test, rng.random(), failed=test in fails) for test in range(TESTS))
         began = now - timedelta(days=29) + n * step
+        is_main = n % 4 != 1
         yield Run(
-            f"run-{n:08d}", suite, began, 60 + 10 * rng.random(), n % 4 != 1, "main" if n % 4 != 1 else f"feature-{n % 50}", f"{n // 2:040x}",
+            f"run-{n:08d}", suite, began, 60 + 10 * rng.random(), is_main, "main" if is_main else f"feature-{n % 50}", f"{n:040x}",
             "example/shop", Origin("github", str(n)), {"memory_peak_bytes": 4e8}, False, tests,
         )  # fmt: skip
 

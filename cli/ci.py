@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -244,7 +245,7 @@ def _asked(what: str, asked: dict[str, str | None], schema: str, collector: str,
     return answer
 
 
-def _shown(answer: Json, as_json: bool, head: tuple[str, ...], rows: list[tuple[str, ...]], nothing: str) -> None:
+def _shown(answer: Json, as_json: bool, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], nothing: str) -> None:
     if as_json:
         print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
         return

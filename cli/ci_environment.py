@@ -53,9 +53,8 @@ def find_place(environment: Environment, folder: Path) -> Place:
 
 def _github(e: Environment) -> Place:
     event = _event(e.get("GITHUB_EVENT_PATH", ""))
-    pull = event.get("pull_request") if isinstance(event.get("pull_request"), dict) else {}
-    head = pull.get("head") if isinstance(pull, dict) and isinstance(pull.get("head"), dict) else {}
-    repository = event.get("repository") if isinstance(event.get("repository"), dict) else {}
+    pull = _part(event, "pull_request")
+    head, repository = _part(pull, "head"), _part(event, "repository")
     name, run = e.get("GITHUB_REPOSITORY", ""), e.get("GITHUB_RUN_ID", "")
     return Place(
         "github",
@@ -68,7 +67,7 @@ def _github(e: Environment) -> Place:
         _number(e.get("GITHUB_RUN_ATTEMPT")),
         e.get("GITHUB_JOB", ""),
         f"{e.get('GITHUB_SERVER_URL', 'https://github.com')}/{name}/actions/runs/{run}" if name and run else "",
-        str(pull.get("number") or "") if isinstance(pull, dict) else "",
+        str(pull.get("number") or ""),
     )
 
 
@@ -138,6 +137,11 @@ def _event(path: str) -> dict[str, Any]:  # Any: JSON
     except (OSError, ValueError):
         return {}
     return event if isinstance(event, dict) else {}
+
+
+def _part(event: dict[str, Any], name: str) -> dict[str, Any]:  # Any: as above
+    part = event.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _number(text: str | None, default: int = 1) -> int:

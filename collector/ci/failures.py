@@ -92,7 +92,7 @@ def categorize(kind: str, message: str, detail: str) -> Category:
         return "assertion"
     for category, pattern in (*_SPECIFIC, ("fixture", _FIXTURE), ("assertion", _ASSERTION)):
         if pattern.search(detail):
-            return category  # type: ignore[return-value]  # a tuple of pairs loses the literal
+            return category
     return "unknown"
 
 

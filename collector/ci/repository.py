@@ -291,8 +291,9 @@ class CiRepository:
     async def days(self, suite: str, since: date, *, is_reference: bool) -> list[Day]:
         """Return the sums of each day since then over the branches that speak for the suite, the oldest first."""
         row = CiDayRow
-        sums = (func.sum(column) for column in (row.runs, row.green, row.passed, row.failed, row.duration_s))
-        statement = select(row.day, *sums, func.max(row.longest_s)).where(row.suite == suite, row.day >= since)
+        sums = [func.sum(column) for column in (row.runs, row.green, row.passed, row.failed, row.duration_s)]
+        columns: list[Any] = [row.day, *sums, func.max(row.longest_s)]  # Any: columns of several types
+        statement = select(*columns).where(row.suite == suite, row.day >= since)
         if is_reference:
             statement = statement.where(row.is_reference.is_(True))
         found = await self._connection.execute(statement.group_by(row.day).order_by(row.day))

@@ -181,7 +181,8 @@ def test_resources_are_read_where_the_plugin_wrote_them(tmp_path: Path) -> None:
     report = read(
         '<testsuite name="a" time="3"><properties><property name="isolation.memory_peak_bytes" value="1048576"/>'
         '<property name="isolation.wall_s" value="4.5"/><property name="other" value="1"/></properties>'
-        '<testcase classname="c" name="n"><properties><property name="isolation.leaked_threads" value="2"/></properties></testcase></testsuite>',
+        '<testcase classname="c" name="n"><properties><property name="isolation.leaked_threads" value="2"/></properties></testcase>'
+        "</testsuite>",
         tmp_path,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from isolation_monitor.collector.ci.schemas import parse_run
 from isolation_monitor.collector.clock import rfc3339
 from tests.collector.conftest import READ, SEND, Api, bearer
 
@@ -40,6 +41,14 @@ class Ci:
         answer = await self.api.post("/v1/ci/runs", self.report(*tests, **about), SEND)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+    async def send_all(self, *runs: tuple[tuple[dict[str, Any], ...], dict[str, Any]]) -> None:
+        """Store many runs in one transaction: the way over HTTP is tested elsewhere."""
+        read = []
+        for tests, about in runs:
+            self.api.clock.advance(60)
+            read.append(parse_run(json.dumps(self.report(*tests, **about)).encode(), self.api.clock()))
+        assert await self.api.app.state.ci.store_all(read) == len(read)
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self.api.get(f"/v1/ci/{path}")
@@ -141,12 +150,12 @@ async def test_both_results_of_one_run_make_a_test_flaky(ci: Ci) -> None:
 
 async def test_a_test_that_fails_again_and_again_is_flaky_and_a_defect_is_not(ci: Ci) -> None:
     """Over time: episodes count. A defect that lasts for many runs is one."""
-    for number in range(30):
-        await ci.send(
-            case("stable"),
-            case("flaky", "fail" if number % 6 == 5 else "pass"),
-            case("broken", "fail" if 10 <= number < 20 else "pass"),
-        )
+
+    def of(number: int) -> tuple[dict[str, Any], ...]:
+        is_broken = 10 <= number < 20
+        return case("stable"), case("flaky", "fail" if number % 6 == 5 else "pass"), case("broken", "fail" if is_broken else "pass")
+
+    await ci.send_all(*((of(number), {}) for number in range(30)))
 
     [flaky] = (await ci.get("flaky"))["items"]
 
@@ -158,8 +167,11 @@ async def test_a_test_that_fails_again_and_again_is_flaky_and_a_defect_is_not(ci
 async def test_a_run_in_which_everything_fails_says_nothing_of_single_tests(ci: Ci) -> None:
     """A machine without a database makes a hundred failures, and no test of them is flaky."""
     names = [f"test_{number}" for number in range(12)]
-    for number in range(30):
-        await ci.send(*(case(name, "error" if number % 6 == 5 else "pass", failure=REFUSED) for name in names))
+
+    def of(number: int) -> tuple[dict[str, Any], ...]:
+        return tuple(case(name, "error", failure=REFUSED) if number % 6 == 5 else case(name) for name in names)
+
+    await ci.send_all(*((of(number), {}) for number in range(30)))
 
     assert (await ci.get("flaky"))["items"] == []
 
@@ -175,12 +187,10 @@ async def test_evidence_is_forgotten_after_two_weeks(ci: Ci) -> None:
 
 
 async def test_runs_that_take_longer_show_as_a_trend_and_one_slow_run_does_not(ci: Ci) -> None:
-    for _ in range(8):
-        await ci.send(case("adds"), duration_s=100)
+    await ci.send_all(*(((case("adds"),), {"duration_s": 100}) for _ in range(8)))
     await ci.send(case("adds"), duration_s=500)
     one_slow = (await ci.suite())["trend_ratio"]
-    for _ in range(3):
-        await ci.send(case("adds"), duration_s=150)
+    await ci.send_all(*(((case("adds"),), {"duration_s": 150}) for _ in range(3)))
 
     assert one_slow == 1.0
     assert (await ci.suite())["trend_ratio"] == 1.5
@@ -253,7 +263,8 @@ async def test_a_report_of_thousands_of_tests_is_taken_compressed(ci: Ci) -> Non
 async def test_metrics_show_every_suite_and_many_as_one(ci: Ci) -> None:
     await ci.send(case("adds"), case("pays", "fail"), resources={"memory_peak_bytes": 3e9})
     for number in range(51):
-        await ci.send(case("adds", "fail" if number == 50 else "pass"), suite=f"suite-{number}", duration_s=number)
+        one = (case("adds", "fail" if number == 50 else "pass"),)
+        await ci.send_all((one, {"suite": f"suite-{number:02}", "duration_s": number}))
 
     text = (await ci.api.get("/metrics")).text
 

@@ -6,6 +6,8 @@ The downgrade drops all reports; CI can send them again where it keeps its JUnit
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,15 +17,15 @@ branch_labels = None
 depends_on = None
 
 
-def _when(*names: str) -> list[sa.Column[object]]:
+def _when(*names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.DateTime(timezone=True), nullable=False) for name in names]
 
 
-def _maybe(*names: str) -> list[sa.Column[object]]:
+def _maybe(*names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.DateTime(timezone=True)) for name in names]
 
 
-def _all(kind: type[sa.types.TypeEngine[object]] | sa.types.TypeEngine[object], *names: str) -> list[sa.Column[object]]:
+def _all(kind: sa.types.TypeEngine[Any], *names: str) -> list[sa.Column[Any]]:  # Any: of several types
     return [sa.Column(name, kind, nullable=False) for name in names]
 
 
