@@ -57,7 +57,7 @@ def test_every_category_is_met() -> None:
     [
         ("assert <Cart object at 0x7f3a2b10> is None", "assert <Cart object at 0x7fffd010> is None"),
         ("order 4f9c2d1e-9b1a-4c55-8c52-0d6f3a1b2c3d lost at line 12", "order 11111111-2222-4333-8444-555555555555 lost at line 340"),
-        ("took 3.2 ms in /home/ci/build-7/app.py:40", "took 812 ms in /runner/work/app.py:41"),
+        ("took 3.2 ms in /home/ci/build-7/app.py:40", "took 812 ms in /runner/jobs/app.py:41"),
         ("started 2026-01-01T12:00:00Z, listening on port 40123", "started 2026-03-09T01:02:03Z, listening on port 51999"),
         ("example.Cart@1b2c3d4e is broken", "example.Cart@77aa00ff is broken"),
     ],
