@@ -343,15 +343,11 @@ def _resource(element: Any) -> tuple[str, float]:  # Any: as above
 
 
 def _forget(element: Any, suites: list[Any]) -> None:  # Any: as above
-    """Drop what was read, also from its parent: a large file must not become a large tree."""
+    """Drop what was read, also from the suite around it: a large file must not become a large tree."""
     element.clear()
-    if suites and len(suites[-1]):
-        suites[-1].clear() if suites[-1] is not element and not suites[-1].attrib else _drop_children(suites[-1])
-
-
-def _drop_children(parent: Any) -> None:  # Any: as above
-    for child in list(parent):
-        parent.remove(child)
+    if suites:
+        for child in list(suites[-1]):
+            suites[-1].remove(child)
 
 
 def _local(tag: object) -> str:
