@@ -17,7 +17,7 @@ Result = Literal["pass", "fail", "error", "skip"]
 LETTERS: Final[Mapping[Result, str]] = {"pass": "P", "fail": "F", "error": "E", "skip": "S"}
 FAILED: Final = frozenset({"fail", "error"})
 
-RECENT_RUNS: Final = 60
+RECENT_RUNS: Final = 30
 """Runs of a suite that its row knows by itself: what the pages draw, and what a duration is compared with."""
 REFERENCE_GONE_AFTER: Final = timedelta(days=14)
 """After so long without a run on the default branch the suite's runs on any branch speak for it."""
