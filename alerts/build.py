@@ -12,6 +12,7 @@ from pathlib import Path
 from isolation_monitor.alerts import (
     alertmanager_config,
     blindness_alerts,
+    ci_alerts,
     collector_alerts,
     container_alerts,
     delivery_alerts,
@@ -45,6 +46,7 @@ _FILES: dict[str, str] = {
     "rollouts.yml": "Alerts on rollouts: the arms side by side, gates that cannot look or wait, workers that hear of no change.",
     "lifecycle.yml": "Alerts on start-up and clean-up.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
+    "ci.yml": "Alerts on runs of test suites: what passes, what is flaky, what takes long, what is missing.",
     "collector.yml": "Alerts on the collector's own duties: expiry and keys.",
     "containers.yml": "Alerts on containers of Docker engines.",
     "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
@@ -63,6 +65,7 @@ def rule_groups(thresholds: Thresholds | None = None, slos: slo.Slos | None = No
         rollout_alerts.groups(t),
         lifecycle_alerts.groups(t),
         blindness_alerts.groups(t),
+        ci_alerts.groups(t),
         collector_alerts.groups(t),
         container_alerts.groups(t),
         slo_rules.groups(slos or slo.load()),
@@ -98,6 +101,7 @@ def series_used() -> set[tuple[str, frozenset[str]]]:
         "up",
         *rollout_alerts.COLLECTOR_SERIES,
         *blindness_alerts.COLLECTOR_SERIES,
+        *ci_alerts.COLLECTOR_SERIES,
         *collector_alerts.COLLECTOR_SERIES,
         *container_alerts.COLLECTOR_SERIES,
     }

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from isolation_monitor.alerts import build, container_alerts
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
 from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
+from isolation_monitor.alerts.ci_alerts import DURATION, FLAKY_RATIO, LAST_RUN, MEMORY, PASS_RATIO, TREND
 from isolation_monitor.alerts.collector_alerts import KEYS_STALE, LAST_ROUND, ROUND_INTERVAL
 from isolation_monitor.alerts.model import Alert
 from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
@@ -193,6 +194,11 @@ def _gate(series: str, *, jump: float) -> Recipe:
     return Recipe((Sample(series, {"rollout": COMPONENT}, "main", jump=jump),), job="collector")
 
 
+def _suite(series: str, *, before: float, jump: float) -> Recipe:
+    """A collector shows this of an invented suite."""
+    return Recipe((Sample(series, {"test_suite_name": COMPONENT}, "main", before=before, jump=jump),), job="collector", names_service=False)
+
+
 RECIPES: Final[Mapping[str, Recipe]] = {
     "IsolationViolation": _violation(names.INSTANCE_REUSE),
     "WebSocketIsolationViolation": _violation(names.WRONG_SOCKET),
@@ -253,6 +259,13 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "IsolationEvidenceRefused": Recipe(
         (Sample(BATCHES_REFUSED, {"reason": "disk_full"}, "main", rate=1.0),), job="collector", names_service=False
     ),
+    "CiPassRateLow": _suite(PASS_RATIO, before=1, jump=-0.5),
+    "CiFlakyTests": _suite(FLAKY_RATIO, before=0, jump=0.5),
+    "CiRunSlow": _suite(DURATION, before=60, jump=3_600),
+    "CiRunSlower": _suite(TREND, before=1, jump=1),
+    "CiMemoryHigh": _suite(MEMORY, before=1e9, jump=9e9),
+    # A recipe knows no clock: from the year 2096 back to 2001.
+    "CiRunsMissing": _suite(LAST_RUN, before=4e9, jump=-3e9),
     "ContainerOutOfMemory": _containers(container_alerts.EXITS, isolation_reason="oom_killed"),
     "ContainerCrashed": _containers(container_alerts.EXITS, isolation_reason="error"),
     "ContainerRestarting": _containers(container_alerts.RESTARTS, jump=9),

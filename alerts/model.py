@@ -34,6 +34,7 @@ Dashboard = Literal[
     "flags",
     "containers",
     "monitor-health",
+    "ci-health",
 ]
 
 

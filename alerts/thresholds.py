@@ -135,6 +135,16 @@ class Collector:
 
 
 @dataclass(frozen=True, slots=True)
+class Ci:
+    min_pass_ratio: float
+    max_flaky_ratio: float
+    max_duration_s: int
+    max_trend_ratio: float
+    max_memory_bytes: int
+    missing_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rollouts:
     window: Duration
     min_blocks: int
@@ -176,6 +186,7 @@ class Thresholds:
     sessions: Sessions
     blindness: Blindness
     collector: Collector
+    ci: Ci
     rollouts: Rollouts
     containers: Containers
 
@@ -204,6 +215,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
         collector=_section(Collector, tree, "collector"),
+        ci=_section(Ci, tree, "ci"),
         rollouts=_section(Rollouts, tree, "rollouts"),
         containers=_section(Containers, tree, "containers"),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -78,12 +80,12 @@ def read_token(token_file: Path | None) -> str:
 class CollectorClient:
     """A connection to one collector; use it as a context manager."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, timeout_s: float = _TIMEOUT_S) -> None:
         """Raises UsageError when `url` is no http address."""
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"--collector {url!r} is not an http:// or https:// address")
         self._client = httpx2.Client(
-            base_url=url.rstrip("/"), headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S, trust_env=False
+            base_url=url.rstrip("/"), headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
         )
 
     def __enter__(self) -> CollectorClient:
@@ -92,15 +94,20 @@ class CollectorClient:
     def __exit__(self, *_error: object) -> None:
         self._client.close()
 
-    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:  # Any: JSON
-        """Return the JSON object of a 2xx answer.
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, is_large: bool = False) -> dict[str, Any]:  # Any: JSON
+        """Return the JSON object of a 2xx answer. A large body is sent compressed.
 
         Raises:
             UsageError: the request itself is at fault (wrong token, unknown name, conflict).
             NoAnswer: the collector is away, in trouble, or something else answers at its address.
         """
         try:
-            answer = self._client.request(method, path, json=body)
+            if is_large:
+                content = gzip.compress(json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+                headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+                answer = self._client.request(method, path, content=content, headers=headers)
+            else:
+                answer = self._client.request(method, path, json=body)
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
             raise NoAnswer(f"the collector cannot be reached ({type(error).__name__})") from None
         try:

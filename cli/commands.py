@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         ),
         "export": Command("isolation_monitor.cli.export", "Write evidence as lines of JSON or as CloudEvents, to be gone on with.", "cli"),
         "forget": Command("isolation_monitor.cli.forget", "Take one user's evidence away; the other side's stays.", "cli"),
+        "ci": Command("isolation_monitor.cli.ci", "Report runs of tests from any CI; tell why they fail and which tests are flaky.", "cli"),
         "rollout": Command(
             "isolation_monitor.cli.rollout", "Apply a rollout's file, start, advance, hold or roll it back, look at it.", "cli"
         ),

@@ -25,6 +25,9 @@ from isolation_monitor.collector.announcements.alertmanager import Alertmanager
 from isolation_monitor.collector.announcements.domain import Links
 from isolation_monitor.collector.announcements.grafana import Grafana
 from isolation_monitor.collector.announcements.service import AnnouncementService
+from isolation_monitor.collector.ci import routes as ci
+from isolation_monitor.collector.ci.numbers import SuiteWatch
+from isolation_monitor.collector.ci.service import CiService
 from isolation_monitor.collector.clock import Clock, utc_now
 from isolation_monitor.collector.containers import routes as containers
 from isolation_monitor.collector.containers.domain import Rules
@@ -66,6 +69,7 @@ from isolation_monitor.collector.storage.leader import Leader
 from isolation_monitor.collector.storage.schema import newest_revision
 from isolation_monitor.collector.subjects import routes as subjects
 from isolation_monitor.collector.web import health, pages, rendering, runbooks, signing_in
+from isolation_monitor.collector.web.ci_pages import CiPages
 from isolation_monitor.collector.web.live import LiveHub
 from isolation_monitor.collector.web.numbers import PageNumbers
 from isolation_monitor.collector.web.reader import Features, PageReader
@@ -114,6 +118,8 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     metrics.watch_intake(lambda: intake.held_bytes)
     record_writer = RecordWriter(database, intake, runtime.harm.give)
 
+    ci_service = CiService(database, clock)
+    suite_watch = SuiteWatch(ci_service, clock, metrics.ci.show)
     leader = Leader(database)
     policy = Policy(settings.keep_days, settings.keep_bytes)
     held = AlertmanagerHeld(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
@@ -135,6 +141,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         await announcements.close()
         await reconciliation.close()
         await leader.close()
+        await suite_watch.close()
         if source is not None:
             await source.close()
         await database.close()
@@ -160,6 +167,8 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.announcements = announcements
     keys = KeyRing(settings.load_keys, settings.key_files(), metrics.keys_reloaded)
     app.state.guard = Guard(keys, Allowances(settings.rates(), settings.rate_burst_s), metrics, clock)
+    app.state.ci = ci_service
+    app.state.suite_watch = suite_watch
     app.state.leader = leader
     app.state.retention = retention
     app.state.containers = ContainerService(database, clock, rules)
@@ -173,7 +182,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.add_middleware(MeterBodies)
     for router in (
         *(evidence.router, otlp_routes.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
-        *(queues.router, subjects.router, incidents.router, containers.router, health.router, runbooks.router),
+        *(queues.router, subjects.router, incidents.router, containers.router, ci.router, health.router, runbooks.router),
         *(rendering.router, signing_in.router, pages.router),
     ):
         app.include_router(router)
@@ -189,7 +198,7 @@ def _add_pages(app: FastAPI, runtime: Runtime, source: PrometheusSource | None) 
         None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s,
     )  # fmt: skip
     app.state.web_sessions = SessionService(database, app.state.guard, clock, settings.web_session_s)
-    app.state.web_views = pages.views_of(PageReader(features))
+    app.state.web_views = pages.views_of(PageReader(features), CiPages(app.state.ci, clock))
     app.state.web_live = LiveHub(app.state.web_sessions, settings.web_streams)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from isolation_monitor.collector.ci_metrics import CiMetrics
 from isolation_monitor.collector.container_metrics import ContainerMetrics
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.telemetry.names import OTHER
@@ -33,6 +34,7 @@ REQUEST_REFUSALS: Final = (
 EXPIRING: Final = (
     *("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions"),
     *("container_events", "container_actions", "containers"),
+    *("ci_runs", "ci_failures", "ci_tests", "ci_failure_kinds", "ci_days", "ci_suites"),
 )
 _ALERTNAME_CAP: Final = 100
 _SERVICES_OF_KEY: Final = 50
@@ -146,6 +148,8 @@ class CollectorMetrics:
         self.containers = ContainerMetrics()
         """What the followers of Docker engines tell."""
         self.registry.register(self.containers)
+        self.ci = CiMetrics()
+        self.registry.register(self.ci)
         for result in RECORD_RESULTS:
             self._records.labels(result)
         for table in EXPIRING:

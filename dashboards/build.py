@@ -19,6 +19,7 @@ from isolation_monitor.alerts.build import DEFAULT_BASE_URL
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import (
+    ci_health,
     connections,
     containers,
     containment,
@@ -54,6 +55,7 @@ def dashboards(base_url: str = DEFAULT_BASE_URL, t: Thresholds | None = None) ->
         experience,
         flags,
         rollout,
+        ci_health,
         containers,
         monitor_health,
     )

@@ -36,6 +36,7 @@ FLAGS_UID: Final = "flags"
 ROLLOUT_UID: Final = "rollout"
 CONTAINERS_UID: Final = "containers"
 HEALTH_UID: Final = "monitor-health"
+CI_UID: Final = "ci-health"
 TITLES: Final[dict[str, str]] = {
     OVERVIEW_UID: "Isolation overview",
     DELIVERY_UID: "Event delivery",
@@ -51,6 +52,7 @@ TITLES: Final[dict[str, str]] = {
     ROLLOUT_UID: "Rollout",
     CONTAINERS_UID: "Containers",
     HEALTH_UID: "Monitor health",
+    CI_UID: "Tests in CI",
 }
 """Every dashboard, in the order of the links; each links all the others."""
 
@@ -223,6 +225,7 @@ def _runbook(alert: str, links: Links) -> builders.DashboardLink:
 
 
 __all__ = [
+    "CI_UID",
     "COLUMNS",
     "CONNECTIONS_UID",
     "CONTAINMENT_UID",

@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, delete, func, inspect, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from isolation_monitor.collector.storage.ci_models import CiDayRow, CiFailureKindRow, CiFailureRow, CiRunRow, CiSuiteRow, CiTestRow
 from isolation_monitor.collector.storage.models import (
     EVIDENCE,
     Base,
@@ -62,6 +63,13 @@ def expiring(first_kept: date, cutoff: datetime, today: date) -> list[Expiring]:
     found.append(Expiring("container_actions", ContainerActionRow, ContainerActionRow.received_at < cutoff))
     # Those that are still there stay, however old.
     found.append(Expiring("containers", ContainerRow, ContainerRow.removed_at < cutoff))
+    # A report of an old run that was sent late is kept as long as any other.
+    found.append(Expiring("ci_runs", CiRunRow, CiRunRow.received_at < cutoff))
+    found.append(Expiring("ci_failures", CiFailureRow, (CiFailureRow.at < cutoff) & CiFailureRow.run_id.not_in(select(CiRunRow.id))))
+    found.append(Expiring("ci_tests", CiTestRow, CiTestRow.last_seen_at < cutoff))
+    found.append(Expiring("ci_failure_kinds", CiFailureKindRow, CiFailureKindRow.last_at < cutoff))
+    found.append(Expiring("ci_days", CiDayRow, CiDayRow.day < first_kept))
+    found.append(Expiring("ci_suites", CiSuiteRow, CiSuiteRow.received_at < cutoff))
     return found
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from isolation_monitor.collector.ci.numbers import SuiteWatch
 from isolation_monitor.collector.problems import JsonResponse, Unavailable
 from isolation_monitor.collector.runtime import RuntimeDep
 from isolation_monitor.collector.security import requires
@@ -37,7 +38,9 @@ async def readyz(request: Request, runtime: RuntimeDep) -> JsonResponse:
 
 
 @router.get("/metrics", dependencies=[Depends(requires("read"))])
-async def metrics(runtime: RuntimeDep) -> Response:
+async def metrics(request: Request, runtime: RuntimeDep) -> Response:
     if (disk := runtime.disk()) is not None:
         runtime.metrics.disk(disk.used_ratio)
+    suites: SuiteWatch = request.app.state.suite_watch
+    await suites.look()
     return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from isolation_monitor.collector.problems import NotFound
+from isolation_monitor.collector.web.ci_pages import CiPages
 from isolation_monitor.collector.web.live import LiveHub, View, views_by_name
 from isolation_monitor.collector.web.reader import PageReader
 from isolation_monitor.collector.web.rendering import PageRoute, page
@@ -19,7 +20,7 @@ router = APIRouter(tags=["pages"], route_class=PageRoute, include_in_schema=Fals
 _ASKED_LIMIT: Final = 10
 
 
-def views_of(reader: PageReader) -> dict[str, View]:
+def views_of(reader: PageReader, ci: CiPages) -> dict[str, View]:
     """Return every kind of page by its name."""
     return views_by_name(
         View("incidents", reader.incidents, ("incidents",)),
@@ -33,6 +34,9 @@ def views_of(reader: PageReader) -> dict[str, View]:
         View("detectors", reader.detectors, ("detectors",)),
         View("history", reader.history, ()),
         View("containers", reader.containers, ("engines", "containers", "container_events")),
+        View("ci", ci.ci, ()),
+        View("ci_suite", ci.ci_suite, ()),
+        View("ci_run", ci.ci_run, ()),
     )
 
 
@@ -101,6 +105,24 @@ async def containers(request: Request, _visitor: Visitor) -> Response:
 async def history(request: Request, _visitor: Visitor) -> Response:
     """The last 30 days."""
     return await _shown(request, "history", is_live=False)
+
+
+@router.get("/ci")
+async def ci(request: Request, _visitor: Visitor) -> Response:
+    """How the test suites fare."""
+    return await _shown(request, "ci", is_live=False)
+
+
+@router.get("/ci/suites/{name:path}")
+async def ci_suite(request: Request, _visitor: Visitor, name: str) -> Response:
+    """One test suite."""
+    return await _shown(request, "ci_suite", here="ci", is_live=False, name=name)
+
+
+@router.get("/ci/runs/{run_id}")
+async def ci_run(request: Request, _visitor: Visitor, run_id: str) -> Response:
+    """One run of a test suite: what failed, and why."""
+    return await _shown(request, "ci_run", here="ci", is_live=False, id=run_id)
 
 
 @router.get("/live/{view}")

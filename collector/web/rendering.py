@@ -35,6 +35,7 @@ PAGES: Final = (
     ("detectors", "/detectors", "Detectors"),
     ("containers", "/containers", "Containers"),
     ("history", "/history", "History"),
+    ("ci", "/ci", "Tests"),
     ("runbooks", "/runbooks", "Runbooks"),
 )
 """Name, address and word of each page in the navigation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
+from tests.alerts.ci_scenarios import CI_SCENARIOS
 from tests.alerts.collector_scenarios import COLLECTOR_SCENARIOS
 from tests.alerts.container_scenarios import CONTAINER_ALERTS, CONTAINER_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
@@ -25,6 +26,7 @@ SCENARIOS = [
     *SLO_SCENARIOS,
     *ROLLOUT_SCENARIOS,
     *CONTAINER_SCENARIOS,
+    *CI_SCENARIOS,
 ]
 
 DASHBOARDS = {
@@ -44,6 +46,7 @@ DASHBOARDS = {
     "resolution": {"ResolutionBelow99", "ResolutionConflict"},
     "rollout": {"RolloutErrors", "RolloutLatency", "GateError", "RolloutStuck"},
     "flags": {"FlagsStale"},
+    "ci-health": {"CiPassRateLow", "CiFlakyTests", "CiRunSlow", "CiRunSlower", "CiMemoryHigh", "CiRunsMissing"},
     "containers": CONTAINER_ALERTS,
     "monitor-health": {
         *{"IsolationTargetDown", "IsolationChecksSilent", "IsolationDetectorSilent", "IsolationDetectorGrey", "IsolationTelemetryDropping"},
@@ -52,9 +55,8 @@ DASHBOARDS = {
     },
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }
-_OF_COLLECTOR = {"IsolationCollectorDown", "IsolationEvidenceRefused", "IsolationRetentionStale", "IsolationKeysStale"}
-NO_SERVICE = {*_OF_COLLECTOR, *CONTAINER_ALERTS, "DeadMansSwitch"}
-"""These speak of no service: their scenarios have silent moments, but for the dead man's switch."""
+NO_SERVICE = {alert.name for alert in build.alerts() if "service" in alert.labels}
+"""Alerts that speak of no service that is watched: they name a part of the product instead."""
 
 
 def _links(alert: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from isolation_monitor.alerts import (
     alertmanager_config,
     blindness_alerts,
     build,
+    ci_alerts,
     collector_alerts,
     container_alerts,
     prometheus_config,
@@ -37,6 +38,7 @@ INCLUDES = {
 COLLECTOR_SERIES = (
     rollout_alerts.COLLECTOR_SERIES
     | blindness_alerts.COLLECTOR_SERIES
+    | ci_alerts.COLLECTOR_SERIES
     | collector_alerts.COLLECTOR_SERIES
     | container_alerts.COLLECTOR_SERIES
 )

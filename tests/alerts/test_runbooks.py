@@ -9,10 +9,11 @@ import promql_parser
 import pytest
 import yaml
 
-from isolation_monitor.alerts import blindness_alerts, build, collector_alerts, container_alerts
+from isolation_monitor.alerts import blindness_alerts, build, ci_alerts, collector_alerts, container_alerts
 from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
 from isolation_monitor.alerts.series import series_of
 from isolation_monitor.collector.announcements.domain import ALERT
+from isolation_monitor.collector.ci_metrics import CiMetrics, SuiteNumbers
 from isolation_monitor.collector.container_metrics import ContainerMetrics, Shown
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.collector.metrics import CollectorMetrics
@@ -142,3 +143,11 @@ def test_the_series_of_containers_in_rules_are_what_the_collector_exposes():
     exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
 
     assert {name: exposed[name] for name in container_alerts.COLLECTOR_SERIES} == container_alerts.COLLECTOR_SERIES
+
+
+def test_the_numbers_of_suites_in_rules_are_what_the_collector_exposes():
+    found = CiMetrics()
+    found.show([SuiteNumbers("unit", {"pass": 1}, dict.fromkeys(ci_alerts.COLLECTOR_SERIES, 1.0))])
+    exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
+
+    assert {name: exposed[name] for name in ci_alerts.COLLECTOR_SERIES} == ci_alerts.COLLECTOR_SERIES

@@ -19,7 +19,7 @@ from tests.dashboards.boards import UIDS, board, expressions, filled, panels, se
 
 UNITS = {"none", "bytes", "short", "percent", "percentunit", "s", "ms", "reqps", "ops", "cps"}
 RECORDED = {rule.name for groups in rule_groups().values() for group in groups for rule in group.rules if isinstance(rule, Recording)}
-COLLECTOR_PREFIXES = ("isolation_collector_", "isolation_gate_", "isolation_container_")
+COLLECTOR_PREFIXES = ("isolation_collector_", "isolation_gate_", "isolation_container_", "isolation_ci_")
 """The collector serves every service: its own numbers belong to none."""
 ABOUT_PROMETHEUS = {"up", "ALERTS", "scrape_duration_seconds"}
 

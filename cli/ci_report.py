@@ -1,0 +1,128 @@
+"""From JUnit files and their place to the report that the collector takes (`ci-run/1`), and to a summary that needs no collector."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from isolation_monitor.cli.ci_environment import Place
+from isolation_monitor.cli.collector_client import UsageError
+from isolation_monitor.cli.junit import Report, TestRun
+from isolation_monitor.collector.ci.failures import diagnose
+
+Json = dict[str, Any]  # Any: JSON
+
+_DETAILS: Final = 300
+"""Failures whose stack is sent: when more fail than that, one cause stands in many of them."""
+_BRIEF: Final = 300
+_SUITE_CHARS: Final = 100
+
+
+def suite_of(report: Report, place: Place, given: str | None) -> str:
+    """Return the suite's name: as given, as the files say where they say one, that of the CI's job, or `tests`.
+
+    Raises:
+        UsageError: the name cannot be used.
+    """
+    names = [name for name in dict.fromkeys(report.suite_names) if name and not name.startswith(("/", "("))]
+    name = given if given is not None else names[0] if len(names) == 1 else place.job or (names[0] if names else "tests")
+    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split()).lstrip("/")[:_SUITE_CHARS]
+    if not name:
+        raise UsageError("--suite is empty: name what these tests are, such as unit or e2e")
+    return name
+
+
+def body_of(report: Report, place: Place, suite: str, duration_s: float | None, now_s: float) -> Json:
+    """Return the report of a run. Its id follows from where it ran and what the files hold, so that sending it twice is harmless."""
+    took_s = report.duration_s if duration_s is None else duration_s
+    began = report.started_at.timestamp() if report.started_at is not None else now_s - took_s
+    known = (place.provider, place.repository, place.run_id, str(place.attempt), place.job, place.commit, suite, report.digest)
+    failed = 0
+    tests = []
+    for test in report.tests:
+        failed += test.failure is not None
+        tests.append(_test(test, has_detail=failed <= _DETAILS))
+    return {
+        "schema": "ci-run/1",
+        "id": hashlib.sha256("\0".join(known).encode("utf-8", "replace")).hexdigest()[:32],
+        "suite": suite,
+        "started_at": datetime.fromtimestamp(min(began, now_s), UTC).isoformat(),
+        "duration_s": took_s,
+        "is_default_branch": place.is_default_branch,
+        "branch": place.branch[:200],
+        "commit": place.commit[:64],
+        "repository": place.repository[:300],
+        "origin": {
+            "provider": place.provider,
+            "run_id": place.run_id[:200],
+            "attempt": place.attempt,
+            "job": place.job[:200],
+            "url": place.url[:500] if place.url.startswith(("http://", "https://")) else "",
+            "pull_request": place.pull_request[:50],
+        },
+        "resources": report.resources,
+        "is_cut_off": bool(report.cut_off),
+        "tests": tests,
+    }
+
+
+def _test(test: TestRun, *, has_detail: bool) -> Json:
+    """Return one test, without what needs not be said: passed tests are many."""
+    said: Json = {"group": test.group, "name": test.name, "result": test.result}
+    if test.file:
+        said["file"] = test.file
+    if test.duration_s is not None:
+        said["duration_s"] = test.duration_s
+    if test.passes + test.failures > 1:
+        said |= {"passes": test.passes, "failures": test.failures}
+    if test.failure is not None:
+        told = test.failure
+        said["failure"] = {
+            "type": told.kind,
+            "message": told.message if has_detail else told.message[:_BRIEF],
+            "detail": told.detail if has_detail else "",
+        }
+    return said
+
+
+def story_without_collector(body: Json) -> Json:
+    """Return what a run came to by itself, in the form of the collector's answer: every failure is new to it."""
+    groups: dict[str, Json] = {}
+    for test in body["tests"]:
+        told = test.get("failure")
+        if told is None:
+            continue
+        found = diagnose(f"{test['group']}\0{test['name']}", told["type"], told["message"], told["detail"])
+        group = groups.setdefault(
+            found.fingerprint,
+            {
+                "suite": body["suite"], "fingerprint": found.fingerprint, "category": found.category, "cause": found.cause,
+                "message": found.said, "is_new": True, "nearest_earlier": None, "runs": 1,
+                "tests": [], "number": 0,
+            },
+        )  # fmt: skip
+        group["number"] += 1
+        is_flaky = test["result"] == "pass"
+        group["tests"].append({"group": test["group"], "name": test["name"], "is_flaky": is_flaky, **told})
+    results = [test["result"] for test in body["tests"]]
+    passed, failed, errors, skipped = (results.count(one) for one in ("pass", "fail", "error", "skip"))
+    ran = passed + failed + errors
+    slowest = sorted(body["tests"], key=lambda test: -(test.get("duration_s") or 0.0))[:10]
+    return {
+        "schema": "ci-run-story/1",
+        "stored": False,
+        "run": {
+            **{name: body[name] for name in ("id", "suite", "started_at", "duration_s", "branch", "commit", "repository", "origin")},
+            "is_default_branch": body["is_default_branch"], "resources": body["resources"], "is_cut_off": body["is_cut_off"],
+            "tests": len(results), "passed": passed, "failed": failed, "errors": errors, "skipped": skipped,
+            "flaky": sum(bool(test.get("passes") and test.get("failures")) for test in body["tests"]),
+            "pass_ratio": passed / ran if ran else None,
+        },
+        "before": None,
+        "failures": sorted(groups.values(), key=lambda group: (all(one["is_flaky"] for one in group["tests"]), -group["number"])),
+        "known_flaky": [],
+        "slowest": [
+            {"group": test["group"], "name": test["name"], "duration_s": test.get("duration_s"), "usual_s": None} for test in slowest
+        ],
+    }  # fmt: skip

@@ -1,0 +1,340 @@
+"""Every query of CI. What pages and metrics ask is answered from one row a suite, a test, a kind of failure or a day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date, datetime
+from typing import Any, Final
+
+from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from isolation_monitor.collector.ci.domain import (
+    Day,
+    Evidence,
+    FailedTest,
+    FailureKind,
+    KnownTest,
+    Numbers,
+    Origin,
+    RecentRun,
+    Run,
+    StoredRun,
+    Suite,
+    TestResult,
+    packed,
+    unpacked,
+)
+from isolation_monitor.collector.storage.ci_models import CiDayRow, CiFailureKindRow, CiFailureRow, CiRunRow, CiSuiteRow, CiTestRow
+from isolation_monitor.collector.storage.database import insert_into
+
+_SAME_COMMIT: Final = 20
+"""Runs of one commit that a new one is held against."""
+_KEYS: Final = 500
+_TEXTS: Final = 300
+"""Failures of one run whose stack is kept; when more fail than that, one cause stands in many of them."""
+_RUN_COLUMNS: Final = tuple(column for column in CiRunRow.__table__.c if column.name != "results")
+
+
+class CiRepository:
+    """Queries on one connection; the caller owns the transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def add_run(self, run: Run, received_at: datetime) -> bool:
+        """Store a run; say whether it is new."""
+        row = {
+            "id": run.id, "suite": run.suite, "started_at": run.started_at, "received_at": received_at, "is_reference": run.is_reference,
+            "branch": run.branch, "commit": run.commit, "repository": run.repository, "origin": asdict(run.origin),
+            "duration_s": run.duration_s, "passed": run.count("pass"), "failed": run.count("fail"), "errors": run.count("error"),
+            "skipped": run.count("skip"), "flaky": sum(test.is_flaky for test in run.tests), "is_cut_off": run.is_cut_off,
+            "resources": dict(run.resources), "results": packed(run.tests),
+        }  # fmt: skip
+        statement = insert_into(self._connection, CiRunRow).values(row).on_conflict_do_nothing(index_elements=["id"])
+        return bool((await self._connection.execute(statement)).rowcount)
+
+    async def lock_suite(self, name: str, now: datetime) -> Suite:
+        """Return the suite, made if need be, and keep others from storing runs of it until the transaction ends."""
+        empty = {"runs": 0, "passed": 0, "failed": 0, "errors": 0, "skipped": 0, "numbers": asdict(Numbers()), "recent": []}
+        made = insert_into(self._connection, CiSuiteRow).values(name=name, created_at=now, received_at=now, **empty)
+        # An update of what is there takes the lock of the row.
+        await self._connection.execute(made.on_conflict_do_update(index_elements=["name"], set_={"received_at": now}))
+        found = (await self._connection.execute(select(CiSuiteRow.__table__).where(CiSuiteRow.name == name))).one()
+        return _suite(found)
+
+    async def save_suite(self, suite: Suite) -> None:
+        values = {
+            "runs": suite.runs, "passed": suite.passed, "failed": suite.failed, "errors": suite.errors, "skipped": suite.skipped,
+            "reference_at": suite.reference_at, "numbers": asdict(suite.numbers),
+            "recent": [asdict(one) | {"at": one.at.isoformat()} for one in suite.recent],
+        }  # fmt: skip
+        await self._connection.execute(update(CiSuiteRow).where(CiSuiteRow.name == suite.name).values(values))
+
+    async def tests(self, suite: str) -> dict[str, KnownTest]:
+        """Return every known test of a suite by its key."""
+        found = await self._connection.execute(select(CiTestRow.__table__).where(CiTestRow.suite == suite))
+        return {row.key: _test(row) for row in found}
+
+    async def save_tests(self, suite: str, tests: Iterable[KnownTest]) -> None:
+        rows = [_test_row(suite, test) for test in tests]
+        if not rows:
+            return
+        statement = insert_into(self._connection, CiTestRow)
+        changes = {name: statement.excluded[name] for name in rows[0] if name not in ("suite", "key", "group", "name")}
+        await self._connection.execute(statement.on_conflict_do_update(index_elements=["suite", "key"], set_=changes), rows)
+
+    async def results_of_commit(self, run: Run) -> list[tuple[StoredRun, dict[str, str]]]:
+        """Return the other runs of this suite at the same commit and in the same job, with their letters by key.
+
+        Another job is another environment: what fails only there is not flaky.
+        """
+        if not run.commit:
+            return []
+        statement = (
+            select(CiRunRow.__table__)
+            .where(CiRunRow.suite == run.suite, CiRunRow.commit == run.commit, CiRunRow.id != run.id)
+            .order_by(CiRunRow.started_at.desc())
+            .limit(_SAME_COMMIT)
+        )
+        return [
+            (_run(row), {key: letter for key, (letter, _) in unpacked(row.results).items()})
+            for row in await self._connection.execute(statement)
+            if row.origin.get("job", "") == run.origin.job
+        ]
+
+    async def add_failures(self, run: Run, failing: Sequence[TestResult]) -> None:
+        rows = []
+        for number, test in enumerate(failing):
+            if test.failing is None:
+                continue
+            told, found = test.failing, test.failing.diagnosis
+            has_room = number < _TEXTS
+            rows.append({
+                "run_id": run.id, "key": test.key, "suite": run.suite, "at": run.started_at, "commit": run.commit, "branch": run.branch,
+                "group": test.group, "name": test.name, "is_flaky": test.is_flaky, "category": found.category,
+                "fingerprint": found.fingerprint, "cause": found.cause, "kind": told.kind,
+                "message": told.message if has_room else told.message[:200], "detail": told.detail if has_room else "",
+            })  # fmt: skip
+        if rows:
+            await self._connection.execute(insert(CiFailureRow), rows)
+
+    async def add_failure_kinds(self, run: Run, failing: Sequence[TestResult]) -> None:
+        kinds: dict[str, tuple[TestResult, int]] = {}
+        for test in failing:
+            if test.failing is not None:
+                first, number = kinds.get(test.failing.diagnosis.fingerprint, (test, 0))
+                kinds[test.failing.diagnosis.fingerprint] = (first, number + 1)
+        row = CiFailureKindRow
+        known = {one.fingerprint: one for one in await self.failure_kinds(run.suite, list(kinds))}
+        for fingerprint, (test, number) in kinds.items():
+            if test.failing is None:
+                continue
+            seen = {"at": run.started_at, "commit": run.commit, "run_id": run.id}
+            before = known.get(fingerprint)
+            if before is None:
+                values = {f"{end}_{name}": value for end in ("first", "last") for name, value in seen.items()}
+                found = test.failing.diagnosis
+                about = {"category": found.category, "cause": found.cause, "message": found.said}
+                name = f"{test.group} {test.name}".strip()
+                await self._connection.execute(
+                    insert(row).values(suite=run.suite, fingerprint=fingerprint, example=name, runs=1, failures=number, **about, **values)
+                )
+                continue
+            changes: dict[str, Any] = {"runs": row.runs + 1, "failures": row.failures + number}
+            if run.started_at >= before.last_at:
+                changes |= {f"last_{name}": value for name, value in seen.items()}
+            if run.started_at < before.first_at:
+                changes |= {f"first_{name}": value for name, value in seen.items()}
+            await self._connection.execute(update(row).where(row.suite == run.suite, row.fingerprint == fingerprint).values(changes))
+
+    async def add_day(self, run: Run, day: date) -> None:
+        failed = run.count("fail") + run.count("error")
+        values = {
+            "runs": 1, "green": int(not failed and not run.is_cut_off), "passed": run.count("pass"), "failed": failed,
+            "duration_s": run.duration_s,
+        }  # fmt: skip
+        row = CiDayRow
+        made = insert_into(self._connection, row).values(
+            suite=run.suite, day=day, branch=run.branch, is_reference=run.is_reference, longest_s=run.duration_s, **values
+        )
+        longest = func.max if self._connection.dialect.name == "sqlite" else func.greatest
+        sums: dict[str, Any] = {name: getattr(row, name) + value for name, value in values.items()}
+        sums["longest_s"] = longest(row.longest_s, run.duration_s)
+        await self._connection.execute(made.on_conflict_do_update(index_elements=["suite", "day", "branch"], set_=sums))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def suites(self) -> list[Suite]:
+        """Return every suite, the first that was ever seen first."""
+        found = await self._connection.execute(select(CiSuiteRow.__table__).order_by(CiSuiteRow.created_at, CiSuiteRow.name))
+        return [_suite(row) for row in found]
+
+    async def suite(self, name: str) -> Suite | None:
+        found = (await self._connection.execute(select(CiSuiteRow.__table__).where(CiSuiteRow.name == name))).one_or_none()
+        return None if found is None else _suite(found)
+
+    async def run(self, run_id: str) -> StoredRun | None:
+        found = (await self._connection.execute(select(*_RUN_COLUMNS).where(CiRunRow.id == run_id))).one_or_none()
+        return None if found is None else _run(found)
+
+    async def results(self, run_id: str) -> dict[str, tuple[str, float | None]]:
+        """Return letter and duration of each test of a run, by key."""
+        found = (await self._connection.execute(select(CiRunRow.results).where(CiRunRow.id == run_id))).scalar_one_or_none()
+        return {} if found is None else unpacked(found)
+
+    async def runs(
+        self, *, suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None, limit: int
+    ) -> list[StoredRun]:
+        """Return runs, the one that began last first."""
+        row = CiRunRow
+        statement = select(*_RUN_COLUMNS).order_by(row.started_at.desc(), row.id.desc()).limit(limit)
+        for column, value in ((row.suite, suite), (row.branch, branch)):
+            if value is not None:
+                statement = statement.where(column == value)
+        if commit is not None:
+            # The beginning of a hash is what people copy.
+            statement = statement.where(row.commit >= commit, row.commit < commit + "\uffff")
+        if after is not None:
+            time, last = after
+            statement = statement.where(or_(row.started_at < time, and_(row.started_at == time, row.id < last)))
+        return [_run(found) for found in await self._connection.execute(statement)]
+
+    async def run_before(self, run: StoredRun) -> StoredRun | None:
+        """Return the newest run that speaks for the suite and began before this one."""
+        row = CiRunRow
+        statement = select(*_RUN_COLUMNS).where(row.suite == run.suite, row.started_at < run.started_at, row.is_reference.is_(True))
+        found = (await self._connection.execute(statement.order_by(row.started_at.desc(), row.id.desc()).limit(1))).one_or_none()
+        return None if found is None else _run(found)
+
+    async def failed_tests(self, run_id: str, limit: int) -> list[FailedTest]:
+        row = CiFailureRow
+        statement = select(row.__table__).where(row.run_id == run_id).order_by(row.is_flaky, row.category, row.group, row.name).limit(limit)
+        return [_failed(found) for found in await self._connection.execute(statement)]
+
+    async def failures_of_test(self, suite: str, key: str, limit: int) -> list[FailedTest]:
+        row = CiFailureRow
+        statement = select(row.__table__).where(row.suite == suite, row.key == key).order_by(row.at.desc()).limit(limit)
+        return [_failed(found) for found in await self._connection.execute(statement)]
+
+    async def nearest_before(self, suite: str, fingerprints: Iterable[str], run: StoredRun) -> dict[str, FailedTest]:
+        """Return, by fingerprint, the failure of an earlier run that is nearest in time."""
+        row, found = CiFailureRow, {}
+        for fingerprint in fingerprints:
+            statement = (
+                select(row.__table__)
+                .where(row.suite == suite, row.fingerprint == fingerprint, row.at <= run.started_at, row.run_id != run.id)
+                .order_by(row.at.desc())
+                .limit(1)
+            )
+            one = (await self._connection.execute(statement)).one_or_none()
+            if one is not None:
+                found[fingerprint] = _failed(one)
+        return found
+
+    async def failure_kinds(self, suite: str, fingerprints: Sequence[str]) -> list[FailureKind]:
+        row, found = CiFailureKindRow, []
+        for start in range(0, len(fingerprints), _KEYS):
+            part = fingerprints[start : start + _KEYS]
+            rows = await self._connection.execute(select(row.__table__).where(row.suite == suite, row.fingerprint.in_(part)))
+            found += [FailureKind(**one._mapping) for one in rows]
+        return found
+
+    async def newest_failure_kinds(self, suite: str | None, since: datetime, category: str | None, limit: int) -> list[FailureKind]:
+        """Return kinds of failures that were seen since then, the last one first."""
+        row = CiFailureKindRow
+        statement = select(row.__table__).where(row.last_at >= since).order_by(row.last_at.desc(), row.failures.desc()).limit(limit)
+        if suite is not None:
+            statement = statement.where(row.suite == suite)
+        if category is not None:
+            statement = statement.where(row.category == category)
+        return [FailureKind(**one._mapping) for one in await self._connection.execute(statement)]
+
+    async def flaky_tests(self, suite: str | None, since: datetime, limit: int) -> list[KnownTest]:
+        """Return tests that were seen to be flaky since then, the last one first."""
+        row = CiTestRow
+        statement = select(row.__table__).where(row.flaky_at > since).order_by(row.flaky_at.desc(), row.suite, row.key).limit(limit)
+        if suite is not None:
+            statement = statement.where(row.suite == suite)
+        return [_test(one) for one in await self._connection.execute(statement)]
+
+    async def slowest_tests(self, suite: str, limit: int) -> list[KnownTest]:
+        row = CiTestRow
+        statement = select(row.__table__).where(row.suite == suite).order_by(row.duration_s.desc()).limit(limit)
+        return [_test(one) for one in await self._connection.execute(statement)]
+
+    async def test(self, suite: str, key: str) -> KnownTest | None:
+        row = CiTestRow
+        found = (await self._connection.execute(select(row.__table__).where(row.suite == suite, row.key == key))).one_or_none()
+        return None if found is None else _test(found)
+
+    async def results_of_test(
+        self, suite: str, key: str, branch: str | None, commit: str | None, limit: int
+    ) -> list[tuple[StoredRun, str, float | None]]:
+        """Return what a test did in the newest runs of its suite that had it: run, letter, duration."""
+        row = CiRunRow
+        statement = select(row.__table__).where(row.suite == suite).order_by(row.started_at.desc()).limit(limit)
+        if branch is not None:
+            statement = statement.where(row.branch == branch)
+        if commit is not None:
+            statement = statement.where(row.commit >= commit, row.commit < commit + "\uffff")
+        found = []
+        for one in await self._connection.execute(statement):
+            result = unpacked(one.results).get(key)
+            if result is not None:
+                found.append((_run(one), *result))
+        return found
+
+    async def days(self, suite: str, since: date, *, is_reference: bool) -> list[Day]:
+        """Return the sums of each day since then over the branches that speak for the suite, the oldest first."""
+        row = CiDayRow
+        sums = [func.sum(column) for column in (row.runs, row.green, row.passed, row.failed, row.duration_s)]
+        columns: list[Any] = [row.day, *sums, func.max(row.longest_s)]  # Any: columns of several types
+        statement = select(*columns).where(row.suite == suite, row.day >= since)
+        if is_reference:
+            statement = statement.where(row.is_reference.is_(True))
+        found = await self._connection.execute(statement.group_by(row.day).order_by(row.day))
+        return [
+            Day(day, int(runs), int(green), int(passed), int(failed), float(took), float(longest))
+            for day, runs, green, passed, failed, took, longest in found
+        ]
+
+
+def _suite(row: Any) -> Suite:  # Any: rows
+    values = dict(row._mapping)
+    recent = [RecentRun(**one | {"at": datetime.fromisoformat(one["at"])}) for one in values.pop("recent")]
+    return Suite(**values | {"numbers": Numbers(**_known(Numbers, values["numbers"])), "recent": recent})
+
+
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    # A row that another version wrote may know more.
+    return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
+
+
+def _run(row: Any) -> StoredRun:  # Any: as above
+    values = {name: value for name, value in row._mapping.items() if name != "results"}
+    return StoredRun(**values | {"origin": Origin(**_known(Origin, values["origin"]))})
+
+
+def _test(row: Any) -> KnownTest:  # Any: as above
+    values = dict(row._mapping)
+    flaky = {kind: Evidence(**one | {"at": datetime.fromisoformat(one["at"])}) for kind, one in (values.pop("flaky") or {}).items()}
+    return KnownTest(**values, flaky=flaky)
+
+
+def _test_row(suite: str, test: KnownTest) -> dict[str, Any]:
+    flaky = {kind: {"kind": one.kind, "at": one.at.isoformat(), "says": one.says} for kind, one in test.flaky.items()}
+    return {
+        "suite": suite, "key": test.key, "group": test.group, "name": test.name, "file": test.file,
+        "first_seen_at": test.first_seen_at, "last_seen_at": test.last_seen_at, "last_result": test.last_result,
+        "passed": test.passed, "failed": test.failed, "skipped": test.skipped, "duration_s": test.duration_s,
+        "longest_s": test.longest_s, "history": test.history, "failing_since": test.failing_since, "flaky_at": test.flaky_at,
+        "flaky": flaky or None,
+    }  # fmt: skip
+
+
+def _failed(row: Any) -> FailedTest:  # Any: as above
+    return FailedTest(**{name: value for name, value in row._mapping.items() if name != "suite"})

@@ -1,0 +1,272 @@
+"""CI, told in domain words: a run comes in and changes what is known; somebody asks how a suite fares and why a run failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from isolation_monitor.collector.ci.domain import (
+    FAILED,
+    LETTERS,
+    Day,
+    Evidence,
+    FailedTest,
+    FailureKind,
+    KnownTest,
+    Run,
+    StoredRun,
+    Suite,
+    TestResult,
+    both_results,
+)
+from isolation_monitor.collector.ci.flakiness import HISTORY, REMEMBERED, is_broken, suspects
+from isolation_monitor.collector.ci.repository import CiRepository
+from isolation_monitor.collector.clock import Clock
+from isolation_monitor.collector.problems import NotFound
+from isolation_monitor.collector.storage.database import Database
+
+SHOWN_FAILURES: Final = 200
+SHOWN_TESTS: Final = 50
+DAYS: Final = 30
+FAILURES_SINCE: Final = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """The tests of a run that failed for one reason, and when that was seen before."""
+
+    kind: FailureKind
+    tests: list[FailedTest]
+    before: FailedTest | None
+    """The nearest earlier failure of this kind."""
+
+    @property
+    def is_new(self) -> bool:
+        return self.before is None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStory:
+    """One run with everything that helps to understand it."""
+
+    run: StoredRun
+    before: StoredRun | None
+    """The run before it that speaks for the suite."""
+    groups: list[FailureGroup]
+    flaky: list[KnownTest]
+    """Tests that failed here and are known to be flaky."""
+    slowest: list[tuple[KnownTest, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteStory:
+    """One suite with everything that helps to judge it."""
+
+    suite: Suite
+    flaky: list[KnownTest]
+    failures: list[FailureKind]
+    slowest: list[KnownTest]
+    days: list[Day]
+    runs: list[StoredRun]
+
+
+@dataclass(frozen=True, slots=True)
+class TestStory:
+    """One test over its newest runs."""
+
+    test: KnownTest
+    results: list[tuple[StoredRun, str, float | None]]
+    failures: list[FailedTest]
+
+
+class CiService:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def store(self, run: Run) -> bool:
+        """Keep a run and what follows from it; say whether it is new. It is on disk when this returns.
+
+        Raises:
+            StoreUnavailable: nothing was kept; sending it again may succeed.
+        """
+        async with self._database.writing() as connection:
+            return await self._store(CiRepository(connection), run)
+
+    async def store_all(self, runs: Iterable[Run]) -> int:
+        """Keep many runs at once, in the order in which they began; return how many were new. Raises what `store` does."""
+        async with self._database.writing() as connection:
+            repository = CiRepository(connection)
+            return sum([await self._store(repository, run) for run in sorted(runs, key=lambda one: one.started_at)])
+
+    async def _store(self, repository: CiRepository, run: Run) -> bool:
+        now = self._clock()
+        # The lock first: two replicas that store runs of one suite must not both start from what was known before either.
+        suite = await repository.lock_suite(run.suite, now)
+        if not await repository.add_run(run, now):
+            return False
+        known = await repository.tests(run.suite)
+        others = await repository.results_of_commit(run)
+        is_newest = suite.ran(run)
+        # Judging thousands of tests takes a while, and others are served meanwhile.
+        changed = await asyncio.to_thread(_learn, run, known, others, suite.numbers.is_default_branch, is_newest)
+        if is_newest:
+            keys = {test.key for test in run.tests}
+            suite.judge(run, sum(known[key].is_flaky(run.started_at) for key in keys))
+        failing = [test for test in run.tests if test.failing is not None]
+        failing.sort(key=lambda test: test.is_flaky)
+        await repository.save_tests(run.suite, (known[key] for key in changed))
+        await repository.add_failures(run, failing)
+        await repository.add_failure_kinds(run, failing)
+        await repository.add_day(run, run.started_at.astimezone(UTC).date())
+        await repository.save_suite(suite)
+        return True
+
+    async def run(self, run_id: str) -> RunStory:
+        """Return one run, explained.
+
+        Raises:
+            NotFound: there is none with this id, or it has expired.
+            StoreUnavailable: the store cannot answer now.
+        """
+        async with self._database.reading() as connection:
+            repository = CiRepository(connection)
+            run = await repository.run(run_id)
+            if run is None:
+                raise NotFound(f"there is no run {run_id[:64]!r}: it was never sent, or is older than runs are kept")
+            failed = await repository.failed_tests(run_id, SHOWN_FAILURES)
+            fingerprints = list(dict.fromkeys(one.fingerprint for one in failed))
+            before = await repository.nearest_before(run.suite, fingerprints, run)
+            kinds = {one.fingerprint: one for one in await repository.failure_kinds(run.suite, fingerprints)}
+            flaky = {one.key: one for one in await repository.flaky_tests(run.suite, run.started_at - REMEMBERED, 10_000)} if failed else {}
+            results = await repository.results(run_id)
+            slow_keys = sorted(results, key=lambda key: -(results[key][1] or 0.0))[:10]
+            slowest = [(test, results[key][1] or 0.0) for key in slow_keys if (test := await repository.test(run.suite, key)) is not None]
+            groups = [
+                FailureGroup(kinds[fingerprint], [one for one in failed if one.fingerprint == fingerprint], before.get(fingerprint))
+                for fingerprint in fingerprints
+                if fingerprint in kinds
+            ]
+            # What nobody has seen before comes first, then what hits most tests.
+            groups.sort(key=lambda group: (all(one.is_flaky for one in group.tests), not group.is_new, -len(group.tests)))
+            return RunStory(run, await repository.run_before(run), groups, [flaky[one.key] for one in failed if one.key in flaky], slowest)
+
+    async def runs(
+        self,
+        suite: str | None = None,
+        branch: str | None = None,
+        commit: str | None = None,
+        after: tuple[datetime, str] | None = None,
+        limit: int = 50,
+    ) -> list[StoredRun]:
+        """Return runs, the one that began last first. Raises StoreUnavailable when the store cannot answer."""
+        async with self._database.reading() as connection:
+            return await CiRepository(connection).runs(suite=suite, branch=branch, commit=commit, after=after, limit=limit)
+
+    async def suites(self) -> list[Suite]:
+        """Return every suite. Raises StoreUnavailable when the store cannot answer."""
+        async with self._database.reading() as connection:
+            return await CiRepository(connection).suites()
+
+    async def suite(self, name: str) -> SuiteStory:
+        """Return one suite, explained.
+
+        Raises:
+            NotFound: there is none of this name.
+            StoreUnavailable: the store cannot answer now.
+        """
+        now = self._clock()
+        async with self._database.reading() as connection:
+            repository = CiRepository(connection)
+            suite = await repository.suite(name)
+            if suite is None:
+                raise NotFound(f"there is no suite {name[:100]!r}: 'isomon ci report --suite NAME' makes one")
+            since = now.astimezone(UTC).date() - timedelta(days=DAYS - 1)
+            return SuiteStory(
+                suite,
+                await repository.flaky_tests(name, now - REMEMBERED, SHOWN_TESTS),
+                await repository.newest_failure_kinds(name, now - FAILURES_SINCE, None, SHOWN_TESTS),
+                await repository.slowest_tests(name, 15),
+                await repository.days(name, since, is_reference=suite.numbers.is_default_branch),
+                await repository.runs(suite=name, branch=None, commit=None, after=None, limit=20),
+            )
+
+    async def test(self, suite: str, key: str, branch: str | None, commit: str | None, limit: int) -> TestStory:
+        """Return one test over the newest `limit` runs of its suite.
+
+        Raises:
+            NotFound: the suite has no such test.
+            StoreUnavailable: the store cannot answer now.
+        """
+        async with self._database.reading() as connection:
+            repository = CiRepository(connection)
+            test = await repository.test(suite, key)
+            if test is None:
+                raise NotFound(f"the suite {suite[:100]!r} has no test {key[:20]!r}")
+            return TestStory(
+                test,
+                await repository.results_of_test(suite, key, branch, commit, limit),
+                await repository.failures_of_test(suite, key, 10),
+            )
+
+    async def flaky(self, suite: str | None = None, limit: int = SHOWN_TESTS) -> list[KnownTest]:
+        """Return the tests that are flaky now, the last one seen first. Raises StoreUnavailable when the store cannot answer."""
+        async with self._database.reading() as connection:
+            return await CiRepository(connection).flaky_tests(suite, self._clock() - REMEMBERED, limit)
+
+    async def failures(
+        self, suite: str | None = None, category: str | None = None, since: datetime | None = None, limit: int = SHOWN_TESTS
+    ) -> list[FailureKind]:
+        """Return the kinds of failures since then (two weeks). Raises StoreUnavailable when the store cannot answer."""
+        async with self._database.reading() as connection:
+            since = since or self._clock() - FAILURES_SINCE
+            return await CiRepository(connection).newest_failure_kinds(suite, since, category, limit)
+
+
+def _learn(
+    run: Run, known: dict[str, KnownTest], others: list[tuple[StoredRun, dict[str, str]]], has_default: bool, is_newest: bool
+) -> list[str]:
+    """Change what is known of the tests of a run; return the keys of those that changed."""
+    speaks = run.is_reference or not has_default
+    enters = speaks and not is_broken(sum(test.result in FAILED for test in run.tests), len(run.tests))
+    letters: dict[str, str] = {}
+    changed: dict[str, None] = {}
+    for test in run.tests:
+        key = test.key
+        letters[key], changed[key] = LETTERS[test.result], None
+        if key not in known:
+            known[key] = KnownTest(key, test.group, test.name, test.file, run.started_at, run.started_at, suite=run.suite)
+        known[key].ran(test, run, speaks=speaks, enters_history=enters)
+        if test.is_flaky:
+            known[key].suspect(Evidence("same_run", run.started_at, _within(test)))
+    for other, theirs in others:
+        for key in both_results(letters, theirs):
+            failed_here = letters[key] in "FE"
+            when = max(run.started_at, other.started_at)
+            known[key].suspect(Evidence("same_commit", when, _at_commit(run, other, failed_here=failed_here)))
+    if enters and is_newest:
+        for key, found in suspects({key: test.history for key, test in known.items() if test.last_seen_at == run.started_at}).items():
+            says = (
+                f"began to fail {found.episodes} times in its last {found.outcomes} runs, more often than changes explain "
+                f"(p = {found.p_value:.1g})"
+            )
+            # Seen when it last failed: a list that is judged anew with each run would never let a mended test go.
+            if letters.get(key) in ("F", "E") or "statistical" not in known[key].flaky:
+                known[key].suspect(Evidence("statistical", run.started_at, says))
+                changed[key] = None
+    return list(changed)
+
+
+def _within(test: TestResult) -> str:
+    return f"failed {test.failures} and passed {test.passes} times in one run"
+
+
+def _at_commit(run: Run, other: StoredRun, *, failed_here: bool) -> str:
+    failed, passed = (run.id, other.id) if failed_here else (other.id, run.id)
+    return f"failed in run {failed} and passed in run {passed}, both of commit {run.commit[:12]}"
+
+
+__all__ = ["DAYS", "HISTORY", "CiService", "FailureGroup", "RunStory", "SuiteStory", "TestStory"]

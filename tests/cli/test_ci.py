@@ -1,0 +1,159 @@
+"""`isomon ci` as a CI uses it: real files, a real collector, a command of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from isolation_monitor.cli.ci_environment import find_place
+from tests.real_parts.collector import Collector, collector
+
+FILES = Path(__file__).parents[1] / "junit_files"
+TOKEN = "token-that-sends"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    with collector(tmp_path_factory.mktemp("collector"), settings={"COLLECTOR_SEND_TOKEN": TOKEN}) as one:
+        yield one
+
+
+def isomon(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `isomon ci` in a folder, with nothing in its environment that tells of a CI but what is given."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    command = [sys.executable, "-m", "isolation_monitor.cli", "ci", *arguments]
+    return subprocess.run(command, cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_report_is_kept_listed_and_explained(running: Collector, tmp_path: Path) -> None:
+    """Twice the same failure: the second report knows the first."""
+    environment = {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "example/shop", "GITHUB_REF_NAME": "main", "GITHUB_JOB": "test"}
+    summary = tmp_path / "summary.md"
+    told = []
+    for number in (1, 2):
+        environment |= {"GITHUB_SHA": f"{number:040x}", "GITHUB_RUN_ID": str(number), "GITHUB_STEP_SUMMARY": str(summary)}
+        done = isomon(
+            *("report", str(FILES / "pytest.xml"), "--suite", "unit", "--url", running.url, "--json", "--github-summary"),
+            *("--markdown", "pr.md", "--fail-on", "new-failures"),
+            folder=tmp_path, ISOMON_TOKEN=TOKEN, **environment,
+        )  # fmt: skip
+        told.append(json.loads(done.stdout))
+        assert done.returncode == {1: 3, 2: 0}[number], done.stderr
+    reading = {"ISOMON_COLLECTOR": running.url, "ISOMON_TOKEN": running.reading["Authorization"].removeprefix("Bearer ")}
+    lists = {name: isomon(name, folder=tmp_path, **reading) for name in ("suites", "runs", "flaky", "failures")}
+
+    assert [all(group["is_new"] for group in one["failures"]) for one in told] == [True, False]
+    assert told[1]["failures"][0]["nearest_earlier"]["commit"] == f"{1:040x}"
+    assert (told[1]["run"]["passed"], told[1]["run"]["branch"], told[1]["run"]["origin"]["provider"]) == (2, "main", "github")
+    assert "no, it is new" not in (tmp_path / "pr.md").read_text(encoding="utf-8")
+    assert summary.read_text(encoding="utf-8").count("### ❌ unit: 4 of 6 tests failed") == 2
+    assert {name: done.returncode for name, done in lists.items()} == dict.fromkeys(lists, 0)
+    assert "33.3 %" in lists["suites"].stdout
+    assert "4 of 6 tests failed" in lists["runs"].stdout
+    assert "no test is known to be flaky" in lists["flaky"].stdout
+    assert "nowhere_to_be_found is not there" in lists["failures"].stdout
+
+
+def test_without_a_collector_the_summary_is_printed_all_the_same(tmp_path: Path) -> None:
+    """The collector's trouble must not hide why the build is red."""
+    done = isomon("report", str(FILES / "node.xml"), "--url", "http://127.0.0.1:9", folder=tmp_path, ISOMON_TOKEN=TOKEN)
+
+    assert done.returncode == 1
+    assert "3 of 5 tests failed" in done.stdout
+    assert "cannot be reached" in done.stderr
+
+
+def test_offline_nothing_is_sent_and_every_failure_counts(tmp_path: Path) -> None:
+    done = isomon("report", str(FILES), "--offline", "--suite", "all", "--fail-on", "failures", folder=tmp_path)
+
+    assert done.returncode == 3, done.stderr
+    assert "connection refused" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("report", "nothing.xml"), "there is no such file"),
+        (("report", str(FILES / "node.xml")), "no token"),
+        (("report", str(FILES / "node.xml"), "--fail-on", "what", "--offline"), "--fail-on"),
+        (("report", str(FILES / "node.xml"), "--github-summary", "--offline"), "GITHUB_STEP_SUMMARY"),
+        (("report", str(FILES / "versions.json"), "--offline"), "is no XML"),
+    ],
+)
+def test_wrong_usage_says_what_to_change(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = isomon(*arguments, folder=tmp_path)
+
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+PLACES = {
+    "github": (
+        {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "o/n", "GITHUB_REF_NAME": "main", "GITHUB_SHA": "a1", "GITHUB_RUN_ID": "7"},
+        ("github", "o/n", "main", "a1", "7", True),
+    ),
+    "github pull request": (
+        {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "o/n", "GITHUB_HEAD_REF": "fix", "GITHUB_SHA": "merge", "GITHUB_RUN_ID": "7"},
+        ("github", "o/n", "fix", "head", "7", False),
+    ),
+    "gitlab": (
+        {"GITLAB_CI": "true", "CI_PROJECT_PATH": "o/n", "CI_COMMIT_BRANCH": "dev", "CI_DEFAULT_BRANCH": "dev", "CI_COMMIT_SHA": "a1",
+         "CI_JOB_ID": "8"},
+        ("gitlab", "o/n", "dev", "a1", "8", True),
+    ),
+    "circleci": (
+        {"CIRCLECI": "true", "CIRCLE_PROJECT_USERNAME": "o", "CIRCLE_PROJECT_REPONAME": "n", "CIRCLE_BRANCH": "fix", "CIRCLE_SHA1": "a1",
+         "CIRCLE_BUILD_NUM": "9"},
+        ("circleci", "o/n", "fix", "a1", "9", False),
+    ),
+    "jenkins": (
+        {"JENKINS_URL": "https://ci", "GIT_URL": "https://user:secret@git.example.com/o/n.git", "GIT_BRANCH": "origin/master",
+         "GIT_COMMIT": "a1", "BUILD_NUMBER": "10"},
+        ("jenkins", "o/n", "master", "a1", "10", True),
+    ),
+    "buildkite": (
+        {"BUILDKITE": "true", "BUILDKITE_REPO": "git@example.com:o/n.git", "BUILDKITE_BRANCH": "next", "BUILDKITE_COMMIT": "a1",
+         "BUILDKITE_PIPELINE_DEFAULT_BRANCH": "next", "BUILDKITE_BUILD_NUMBER": "11", "BUILDKITE_PULL_REQUEST": "false"},
+        ("buildkite", "o/n", "next", "a1", "11", True),
+    ),
+    "azure": (
+        {"TF_BUILD": "True", "BUILD_REPOSITORY_NAME": "o/n", "BUILD_SOURCEBRANCH": "refs/heads/main", "BUILD_SOURCEVERSION": "a1",
+         "BUILD_BUILDID": "12"},
+        ("azure", "o/n", "main", "a1", "12", True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_place_of_a_run_is_what_the_ci_says(name: str, tmp_path: Path) -> None:
+    environment, expected = PLACES[name]
+    if name == "github pull request":
+        event = tmp_path / "event.json"
+        event.write_text(json.dumps({"pull_request": {"number": 5, "head": {"sha": "head"}}, "repository": {"default_branch": "main"}}))
+        environment = environment | {"GITHUB_EVENT_PATH": str(event)}
+
+    place = find_place(environment, tmp_path)
+
+    assert (place.provider, place.repository, place.branch, place.commit, place.run_id, place.is_default_branch) == expected
+
+
+def test_git_fills_in_what_no_ci_says(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        named = ("-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")
+        done = subprocess.run(["git", *named, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "-q", "-b", "fix")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    git("remote", "add", "origin", "https://ann:secret@example.com/deep/o/n.git")
+
+    place = find_place({}, tmp_path)
+
+    assert (place.branch, place.commit, place.repository) == ("fix", git("rev-parse", "HEAD"), "o/n")
+    assert not place.is_default_branch

@@ -1,0 +1,89 @@
+"""The pages of CI: every suite, one suite, one run, for somebody who is signed in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.collector.conftest import READ, Api
+from tests.collector.test_ci import REFUSED, Ci, case
+
+
+@pytest.fixture
+async def api(make_api: Callable[..., Any], sqlite_url: str) -> AsyncIterator[Api]:
+    """A collector with somebody signed in."""
+    async with make_api(sqlite_url) as running:
+        form = {"content-type": "application/x-www-form-urlencoded", "accept": "text/html"}
+        assert (await running.client.post("/sign-in", content=f"token={READ}", headers=form)).status_code == 303
+        yield running
+
+
+async def shown(api: Api, path: str, status: int = 200) -> str:
+    answer = await api.client.get(path, headers={"accept": "text/html"})
+    assert answer.status_code == status, answer.text
+    return str(answer.text)
+
+
+async def test_the_first_page_says_how_to_report_a_run(api: Api) -> None:
+    page = await shown(api, "/ci")
+
+    assert "No run was reported yet" in page
+    assert "isomon ci report" in page
+
+
+async def test_suites_failures_flaky_tests_and_runs_stand_on_one_page(api: Api) -> None:
+    ci = Ci(api)
+    await ci.send(case("pays", "error", failure=REFUSED), case("adds"), commit="c" * 40)
+    await ci.send(case("pays"), case("adds"), commit="c" * 40)
+
+    page = await shown(api, "/ci")
+
+    assert 'href="/ci/suites/unit"' in page
+    assert "connection refused" in page
+    assert "Nothing listens at 127.0.0.1:8080" in page
+    assert "both of commit cccccccccccc" in page
+    assert 'href="/ci/runs/run-000001"' in page
+
+
+async def test_a_run_shows_why_it_failed_and_when_that_was_seen_before(api: Api) -> None:
+    ci = Ci(api)
+    await ci.send(case("pays", "error", failure=REFUSED))
+    await ci.send(case("ships", "error", failure=REFUSED), case("adds", "fail"), origin={"url": "https://ci.example.com/7"})
+
+    page = await shown(api, "/ci/runs/run-000002")
+
+    assert "seen before" in page
+    assert 'href="/ci/runs/run-000001"' in page
+    assert "Never seen before this run" in page
+    assert 'href="https://ci.example.com/7"' in page
+
+
+async def test_a_suite_shows_its_days_and_slowest_tests(api: Api) -> None:
+    ci = Ci(api)
+    await ci.send(case("slow", duration_s=12.5), case("adds"), suite="unit 3.12 / linux")
+
+    page = await shown(api, "/ci/suites/unit%203.12%20%2F%20linux")
+
+    assert "12.5 s" in page
+    assert "1 runs, 1 of them green" in page
+
+
+async def test_what_tests_say_is_shown_as_text(api: Api) -> None:
+    """A test's name and message come from a build, and builds are of whoever opens a pull request."""
+    nasty = {"type": "<b>", "message": "<script>alert(1)</script>", "detail": "</pre><img src=x onerror=alert(1)>"}
+    await Ci(api).send(case("<i>name</i>", "fail", failure=nasty), branch="<u>")
+
+    for path in ("/ci", "/ci/suites/unit", "/ci/runs/run-000001"):
+        page = await shown(api, path)
+
+        assert "<script>alert" not in page
+        assert "<img" not in page
+        assert "<i>name" not in page
+
+
+async def test_pages_that_are_not_there_say_so(api: Api) -> None:
+    await shown(api, "/ci/suites/none", 404)
+    await shown(api, "/ci/runs/none", 404)
+    await shown(api, "/ci?commit=ab", 422)
