@@ -14,6 +14,7 @@ from isolation_monitor.alerts import (
     blindness_alerts,
     delivery_alerts,
     isolation_alerts,
+    probe_alerts,
     prometheus_config,
     recording,
     resolution_alerts,
@@ -40,6 +41,7 @@ _FILES: dict[str, str] = {
     "runs.yml": "Alerts on runs and connections.",
     "resolution.yml": "Alerts on the resolution of run ids to threads.",
     "rollouts.yml": "Alerts on rollouts: the arms side by side, gates that cannot look or wait, workers that hear of no change.",
+    "probes.yml": "Alerts on the endpoints that the collector checks.",
     "blindness.yml": "Alerts on the monitor itself, and the dead man's switch.",
     "slo.yml": "What users are promised: events, burn rates, budgets, and alerts on them.",
 }
@@ -55,6 +57,7 @@ def rule_groups(thresholds: Thresholds | None = None, slos: slo.Slos | None = No
         run_alerts.groups(t),
         resolution_alerts.groups(t),
         rollout_alerts.groups(t),
+        probe_alerts.groups(t),
         blindness_alerts.groups(t),
         slo_rules.groups(slos or slo.load()),
     )
@@ -88,6 +91,7 @@ def series_used() -> set[tuple[str, frozenset[str]]]:
     not_exposed = {rule.name for rule in every if isinstance(rule, Recording)} | {
         "up",
         *rollout_alerts.COLLECTOR_SERIES,
+        *probe_alerts.COLLECTOR_SERIES,
         *blindness_alerts.COLLECTOR_SERIES,
     }
     labels: dict[str, frozenset[str]] = {}

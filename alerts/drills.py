@@ -15,6 +15,7 @@ from isolation_monitor.alerts import build
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
 from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
 from isolation_monitor.alerts.model import Alert
+from isolation_monitor.alerts.probe_alerts import DURATION_SECONDS, EXPIRY, SLOW_AFTER, SUCCESS
 from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
 from isolation_monitor.alerts.thresholds import Duration
 from isolation_monitor.telemetry import names
@@ -186,6 +187,19 @@ def _gate(series: str, *, jump: float) -> Recipe:
     return Recipe((Sample(series, {"rollout": COMPONENT}, "main", jump=jump),), job="collector")
 
 
+def _probe(*, fails: bool = False, slow: bool = False, expired: bool = False) -> Recipe:
+    """A collector shows this of an endpoint of the invented service: well and far from its end, until it is not."""
+    far = 4e9
+    samples = (
+        (SUCCESS, 1.0, -1.0 if fails else 0.0),
+        (DURATION_SECONDS, 0.1, 10.0 if slow else 0.0),
+        (SLOW_AFTER, 1.0, 0.0),
+        (EXPIRY, far, -far if expired else 0.0),
+    )
+    labels = {"isolation_probe": COMPONENT}
+    return Recipe(tuple(Sample(name, labels, "main", before=before, jump=jump) for name, before, jump in samples), job="collector")
+
+
 RECIPES: Final[Mapping[str, Recipe]] = {
     "IsolationViolation": _violation(names.INSTANCE_REUSE),
     "WebSocketIsolationViolation": _violation(names.WRONG_SOCKET),
@@ -237,6 +251,9 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "GateError": _gate(VERDICT_CODE, jump=-2),
     "RolloutStuck": _gate(WAITING, jump=100_000),
     "FlagsStale": _once(names.FLAG_STALE),
+    "ProbeFailing": _probe(fails=True),
+    "ProbeSlow": _probe(slow=True),
+    "CertificateExpiresSoon": _probe(expired=True),
     ROLLED_BACK.name: Recipe(rolls_back=True),
     "IsolationEvidenceRefused": Recipe(
         (Sample(BATCHES_REFUSED, {"reason": "disk_full"}, "main", rate=1.0),), job="collector", names_service=False

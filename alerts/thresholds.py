@@ -136,6 +136,13 @@ class Rollouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Probes:
+    failing_for: Duration
+    slow_for: Duration
+    certificate_days: int
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     violation: Violation
     score: Score
@@ -147,6 +154,7 @@ class Thresholds:
     sessions: Sessions
     blindness: Blindness
     rollouts: Rollouts
+    probes: Probes
 
 
 _Section = TypeVar("_Section")
@@ -172,6 +180,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         sessions=_section(Sessions, tree, "sessions"),
         blindness=_section(Blindness, tree, "blindness"),
         rollouts=_section(Rollouts, tree, "rollouts"),
+        probes=_section(Probes, tree, "probes"),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from isolation_monitor.collector.gate_metrics import GateMetrics
+from isolation_monitor.collector.probe_metrics import ProbeMetrics
 from isolation_monitor.telemetry.names import OTHER
 
 RECORD_RESULTS: Final = ("accepted", "duplicate", "rejected")
@@ -129,6 +130,8 @@ class CollectorMetrics:
         self._all_services: set[str] = set()
         self._gates = GateMetrics()
         self.registry.register(self._gates)
+        self.probes = ProbeMetrics()
+        self.registry.register(self.probes)
         for result in RECORD_RESULTS:
             self._records.labels(result)
         for table in EXPIRING:

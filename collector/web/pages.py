@@ -32,6 +32,7 @@ def views_of(reader: PageReader) -> dict[str, View]:
         View("rollout", reader.rollout, ("rollout",)),
         View("detectors", reader.detectors, ("detectors",)),
         View("history", reader.history, ()),
+        View("probes", reader.probes, ("probes",)),
     )
 
 
@@ -94,6 +95,12 @@ async def detectors(request: Request, _visitor: Visitor) -> Response:
 async def history(request: Request, _visitor: Visitor) -> Response:
     """The last 30 days."""
     return await _shown(request, "history", is_live=False)
+
+
+@router.get("/probes")
+async def probes(request: Request, _visitor: Visitor) -> Response:
+    """How the endpoints are that the operator's file names."""
+    return await _shown(request, "probes")
 
 
 @router.get("/live/{view}")

@@ -32,6 +32,7 @@ PAGES: Final = (
     ("runs", "/runs", "Runs"),
     ("rollouts", "/rollouts", "Rollouts"),
     ("detectors", "/detectors", "Detectors"),
+    ("probes", "/probes", "Probes"),
     ("history", "/history", "History"),
     ("runbooks", "/runbooks", "Runbooks"),
 )

@@ -6,6 +6,7 @@ from isolation_monitor.alerts import build
 from tests.alerts.blindness_scenarios import BLINDNESS_SCENARIOS
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
+from tests.alerts.probe_scenarios import PROBE_SCENARIOS
 from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
 from tests.alerts.rollout_scenarios import ROLLOUT_SCENARIOS
 from tests.alerts.score_scenarios import SCORE_SCENARIOS
@@ -19,6 +20,7 @@ SCENARIOS = [
     *SCORE_SCENARIOS,
     *SLO_SCENARIOS,
     *ROLLOUT_SCENARIOS,
+    *PROBE_SCENARIOS,
 ]
 
 DASHBOARDS = {
