@@ -5,7 +5,7 @@ from __future__ import annotations
 from isolation_monitor.alerts.probe_alerts import DURATION_SECONDS, EXPIRY, SLOW_AFTER, SUCCESS
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards.layout import Row
-from isolation_monitor.dashboards.panels import GREEN, RED, YELLOW, Panel, Query, Words, good_from, graph, states
+from isolation_monitor.dashboards.panels import GREEN, RED, Panel, Query, Words, good_from, graph, states
 
 _BY = "by (service, isolation_probe)"
 _LEGEND = "{{service}}: {{isolation_probe}}"
@@ -51,11 +51,11 @@ def certificates(t: Thresholds) -> Panel:
         Query(f"(min {_BY} ({_of_service(EXPIRY)}) - time()) / 86400", _LEGEND),
         unit="d",
         no_value="no endpoint with TLS is checked",
-        steps=good_from((0, YELLOW), (days, GREEN)),
+        steps=good_from((days, GREEN)),
         alerts=["CertificateExpiresSoon"],
         description=(
-            f"How long the certificate that each endpoint shows is still valid. More than {days} days is good. Less: whatever renews it did "
-            "not, or the server has not loaded the new one."
+            f"How long the certificate that each endpoint shows is still valid. More than {days} days is good. Less: whatever renews it "
+            "did not, or the server has not loaded the new one."
         ),
     )
 

@@ -177,8 +177,10 @@ def _tls(tls: Json, where: str, folder: Path) -> Tls:
             raise ProbesFileError(f"{where}: tls_config.{name} is {version!r}, write one of {', '.join(_TLS_VERSIONS)}")
         versions[name] = version
     return Tls(
-        not _is(tls, "insecure_skip_verify", where),
-        *(_path(tls, name, where, folder) for name in ("ca_file", "cert_file", "key_file")),
+        verifies=not _is(tls, "insecure_skip_verify", where),
+        ca_file=_path(tls, "ca_file", where, folder),
+        cert_file=_path(tls, "cert_file", where, folder),
+        key_file=_path(tls, "key_file", where, folder),
         server_name=_text(tls, "server_name", where),
         **versions,
     )

@@ -53,6 +53,7 @@ class Prober:
                 elif isinstance(probe.asks, TcpModule):
                     await check_tcp(probe, probe.asks, seen, phases)
         except ProbeFailed as failed:
+            phases.end()
             result = replace(result, reason=failed.reason, detail=str(failed)[:500])
         except TimeoutError:
             phases.end()

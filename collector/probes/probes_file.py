@@ -170,7 +170,7 @@ def _modules(document: Yaml, folder: Path, mistakes: list[str]) -> dict[str, Mod
         content = _checked(lambda: mapping(_yaml(path), str(path)), {}, mistakes)
         sources.insert(0, (content.get("modules"), path.parent))
     for modules, base in sources:
-        for name, value in _checked(lambda given=modules: mapping(given, "modules"), {}, mistakes).items():  # type: ignore[misc]
+        for name, value in _checked(lambda given=modules: mapping(given, "modules"), {}, mistakes).items():
             try:
                 found[name] = read_module(name, value, base)
             except ProbesFileError as error:

@@ -101,6 +101,7 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Longest wait": (T.rollouts.max_waiting_s,),
     "Waiting for a verdict": (T.rollouts.max_waiting_s,),
     "Violations with it": ZERO,
+    "Certificates: days left": (T.probes.certificate_days,),
     "Share that has it": (),
     "Errors of the new version beyond the old": (T.rollouts.max_error_percent,),
     "Slowness of the new version beyond the old": (T.rollouts.max_slower_percent,),
