@@ -38,8 +38,8 @@ def took() -> Panel:
         no_value="no endpoint is checked",
         alerts=["ProbeSlow"],
         description=(
-            "100 % is slow_after of the endpoint's entry in the file. Below is good. Above: isomon probe --json shows which phase takes long, "
-            "the name, the connection, TLS or the service."
+            "100 % is slow_after of the endpoint's entry in the file. Below is good. Above: isomon probe --json shows which phase takes "
+            "long, the name, the connection, TLS or the service."
         ),
     )
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 
-from isolation_monitor.pytest_resources import PREFIX, junit_of
+from isolation_monitor.pytest_resources import PREFIX, Report, junit_of
 
 ORDERS: Final = ("rounds", "adjacent", "shuffled")
 SHARED_INI: Final = "isolation_repeat_shared"
@@ -161,7 +161,7 @@ class Repeats:
     # --- what came of it ----------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Report:
         number = _number_of(item)
         if call.when == "setup" and number:
             item.user_properties.append((REPEAT, f"{number}/{self._times}"))

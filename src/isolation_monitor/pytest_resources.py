@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ _WORST: Final = 5
 _LEAKING_SHOWN: Final = 20
 _NAMES_SHOWN: Final = 5
 _OUTPUT: Final = "isolation_resources"
+Report = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ class Resources:
     # --- each test ----------------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self) -> Iterator[None]:
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
         self._memory.begin()
         self._ended.clear()
         self._test = _now(held(self._mark))
@@ -76,7 +77,7 @@ class Resources:
             self._test = None
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:  # Any: pytest's own, not exported; and the fixture's value
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:  # Any: pytest's own, not exported
         if fixturedef.scope == "function":
             return (yield)
         before = held(self._mark)
@@ -92,7 +93,7 @@ class Resources:
             self._ended.append(made)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:  # Any: the report
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Report:
         if call.when != "teardown" or self._test is None:
             return (yield)
         begun = self._test
@@ -133,7 +134,7 @@ class Resources:
             self._workers.append(told)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtestloop(self) -> Iterator[object]:
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
         # Around the tests alone: what pytest itself opens for a session is not theirs.
         before = held(self._mark)
         try:

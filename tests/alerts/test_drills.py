@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isolation_monitor.alerts import alertmanager_config, blindness_alerts, build, prometheus_config, rollout_alerts
+from isolation_monitor.alerts import alertmanager_config, blindness_alerts, build, probe_alerts, prometheus_config, rollout_alerts
 from isolation_monitor.alerts.drills import RECIPES, drilled, own_wait_s
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
@@ -26,7 +26,7 @@ INCLUDES = {
 """What is below 95 is below 99 as well; Alertmanager hides the second. A new service that burns its budget has spent it, too."""
 
 
-COLLECTOR_SERIES = rollout_alerts.COLLECTOR_SERIES | blindness_alerts.COLLECTOR_SERIES
+COLLECTOR_SERIES = rollout_alerts.COLLECTOR_SERIES | blindness_alerts.COLLECTOR_SERIES | probe_alerts.COLLECTOR_SERIES
 
 
 def test_every_alert_has_exactly_one_recipe():

@@ -9,12 +9,13 @@ import promql_parser
 import pytest
 import yaml
 
-from isolation_monitor.alerts import blindness_alerts, build
+from isolation_monitor.alerts import blindness_alerts, build, probe_alerts
 from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
 from isolation_monitor.alerts.series import series_of
 from isolation_monitor.collector.announcements.domain import ALERT
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.probe_metrics import ProbeMetrics, ProbeShown
 from isolation_monitor.telemetry import names
 from tests.alerts.scenarios import DASHBOARDS, LINKS
 
@@ -130,3 +131,11 @@ def test_the_collectors_counters_in_rules_are_what_it_exposes():
     exposed = {sample.name: frozenset(sample.labels) for family in CollectorMetrics().registry.collect() for sample in family.samples}
 
     assert {name: exposed[name] for name in blindness_alerts.COLLECTOR_SERIES} == blindness_alerts.COLLECTOR_SERIES
+
+
+def test_the_collectors_series_of_probes_in_rules_are_what_it_exposes():
+    found = ProbeMetrics()
+    found.checked("login", ProbeShown("shop", True, 0.1, 1.0, 1.0, 60.0, 200, 2.0))
+    exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
+
+    assert {name: exposed[name] for name in probe_alerts.COLLECTOR_SERIES} == probe_alerts.COLLECTOR_SERIES

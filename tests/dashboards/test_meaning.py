@@ -11,6 +11,7 @@ from isolation_monitor.alerts.build import RUNBOOKS, alerts, rule_groups
 from isolation_monitor.alerts.model import Recording
 from isolation_monitor.alerts.thresholds import load
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.probe_metrics import ProbeShown
 from isolation_monitor.dashboards import experience
 from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, boards, expressions, panels, selectors
@@ -195,6 +196,7 @@ def exposed() -> dict[str, set[str]]:
             "thresholds": {"min_owed_events": 1},
         }
     )
+    collector.probes.checked("login", ProbeShown("chat", True, 0.1, 1.0, 1.0, 60.0, 200, 2.0))
     for family in text_string_to_metric_families(collector.render().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, {"instance", "job"}).update(sample.labels)
