@@ -17,6 +17,7 @@ from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
 from isolation_monitor.alerts.ci_alerts import DURATION, FLAKY_RATIO, LAST_RUN, MEMORY, PASS_RATIO, TREND
 from isolation_monitor.alerts.collector_alerts import KEYS_STALE, LAST_ROUND, ROUND_INTERVAL
 from isolation_monitor.alerts.model import Alert
+from isolation_monitor.alerts.probe_alerts import DURATION_SECONDS, EXPIRY, SLOW_AFTER, SUCCESS
 from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
 from isolation_monitor.alerts.thresholds import Duration
 from isolation_monitor.telemetry import names
@@ -199,6 +200,19 @@ def _suite(series: str, *, before: float, jump: float) -> Recipe:
     return Recipe((Sample(series, {"test_suite_name": COMPONENT}, "main", before=before, jump=jump),), job="collector", names_service=False)
 
 
+def _probe(*, fails: bool = False, slow: bool = False, expired: bool = False) -> Recipe:
+    """A collector shows this of an endpoint of the invented service: well and far from its end, until it is not."""
+    far = 4e9
+    samples = (
+        (SUCCESS, 1.0, -1.0 if fails else 0.0),
+        (DURATION_SECONDS, 0.1, 10.0 if slow else 0.0),
+        (SLOW_AFTER, 1.0, 0.0),
+        (EXPIRY, far, -far if expired else 0.0),
+    )
+    labels = {"isolation_probe": COMPONENT}
+    return Recipe(tuple(Sample(name, labels, "main", before=before, jump=jump) for name, before, jump in samples), job="collector")
+
+
 RECIPES: Final[Mapping[str, Recipe]] = {
     "IsolationViolation": _violation(names.INSTANCE_REUSE),
     "WebSocketIsolationViolation": _violation(names.WRONG_SOCKET),
@@ -255,6 +269,9 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "StartupSlow": Recipe((_sample(names.STARTUP_DURATION, jump=60), _sample(names.STARTUP_READY))),
     "CleanupLeftovers": _once(names.CLEANUP_LEFT),
     "CleanupSlow": _slow(names.CLEANUP_DURATION),
+    "ProbeFailing": _probe(fails=True),
+    "ProbeSlow": _probe(slow=True),
+    "CertificateExpiresSoon": _probe(expired=True),
     ROLLED_BACK.name: Recipe(rolls_back=True),
     "IsolationEvidenceRefused": Recipe(
         (Sample(BATCHES_REFUSED, {"reason": "disk_full"}, "main", rate=1.0),), job="collector", names_service=False

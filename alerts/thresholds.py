@@ -174,6 +174,13 @@ class Containers:
 
 
 @dataclass(frozen=True, slots=True)
+class Probes:
+    failing_for: Duration
+    slow_for: Duration
+    certificate_days: int
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     violation: Violation
     score: Score
@@ -189,6 +196,7 @@ class Thresholds:
     ci: Ci
     rollouts: Rollouts
     containers: Containers
+    probes: Probes
 
 
 _Section = TypeVar("_Section")
@@ -218,6 +226,7 @@ def load(path: Path = THRESHOLDS_FILE) -> Thresholds:
         ci=_section(Ci, tree, "ci"),
         rollouts=_section(Rollouts, tree, "rollouts"),
         containers=_section(Containers, tree, "containers"),
+        probes=_section(Probes, tree, "probes"),
     )
 
 

@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         ),
         "docker": Command("isolation_monitor.cli.docker.commands", "Stop and remove containers gracefully; find who does not.", "cli"),
         "collector": Command("isolation_monitor.cli.collector", "Serve the collector, over TLS where it has a certificate.", "collector"),
+        "probe": Command("isolation_monitor.cli.probe", "Check the endpoints of a file once: table, JSON, exit code.", "collector"),
         "token": Command("isolation_monitor.cli.token", "Make, list and revoke the collector's keys.", "collector"),
         "migrate": Command("isolation_monitor.cli.migrate", "Bring the collector's database to this version's schema.", "collector"),
         "doctor": Command("isolation_monitor.cli.doctor", "Say what is instrumented in a service, what is not, and why.", "cli"),

@@ -6,6 +6,7 @@ uvicorn --factory isolation_monitor.collector.app:create_app
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -51,6 +52,12 @@ from isolation_monitor.collector.incidents.service import IncidentService
 from isolation_monitor.collector.keyring import KeyRing
 from isolation_monitor.collector.logs import harmless
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.probes import routes as probes
+from isolation_monitor.collector.probes.modules import ProbesFileError
+from isolation_monitor.collector.probes.prober import Prober
+from isolation_monitor.collector.probes.probes_file import ProbesFile, read_probes
+from isolation_monitor.collector.probes.schedule import ProbeSchedule
+from isolation_monitor.collector.probes.service import ProbeService
 from isolation_monitor.collector.queues import routes as queues
 from isolation_monitor.collector.queues.service import QueueService
 from isolation_monitor.collector.rates import Allowances, MeterBodies
@@ -63,7 +70,7 @@ from isolation_monitor.collector.rollouts.domain import RolloutEvent
 from isolation_monitor.collector.rollouts.service import RolloutService
 from isolation_monitor.collector.runtime import Runtime
 from isolation_monitor.collector.security import Guard
-from isolation_monitor.collector.settings import CollectorSettings, load_settings
+from isolation_monitor.collector.settings import CollectorSettings, SettingsError, load_settings
 from isolation_monitor.collector.storage.database import Database, StoreUnavailable
 from isolation_monitor.collector.storage.leader import Leader
 from isolation_monitor.collector.storage.schema import newest_revision
@@ -74,6 +81,8 @@ from isolation_monitor.collector.web.live import LiveHub
 from isolation_monitor.collector.web.numbers import PageNumbers
 from isolation_monitor.collector.web.reader import Features, PageReader
 from isolation_monitor.collector.web.sessions import SessionService
+
+logger = logging.getLogger("isolation_monitor.collector")
 
 
 def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now, flag_source: FlagSource | None = None) -> FastAPI:
@@ -128,9 +137,13 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     rules = _container_rules(settings)
     followers = _followers(settings, database, leader, metrics, clock, rules)
 
+    asked = _probes(settings)
+    probe_service = ProbeService(database, metrics.probes, clock, asked.probes)
+    schedule = ProbeSchedule(probe_service, Prober(asked.blackbox_url, clock), leader.leads, settings.probes_at_once)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run())
+        works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run(), schedule.run())
         tasks = [asyncio.create_task(work) for work in (*works, *(follower.run() for follower in followers))]
         record_writer.start()
         yield
@@ -174,6 +187,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.containers = ContainerService(database, clock, rules)
     app.state.followers = followers
     app.state.reconciliation = reconciliation
+    app.state.probes = probe_service
     app.state.schema_revision = newest_revision()
     _add_pages(app, runtime, source)
     problems.install(app)
@@ -182,7 +196,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.add_middleware(MeterBodies)
     for router in (
         *(evidence.router, otlp_routes.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
-        *(queues.router, subjects.router, incidents.router, containers.router, ci.router, health.router, runbooks.router),
+        *(queues.router, probes.router, subjects.router, incidents.router, containers.router, ci.router, health.router, runbooks.router),
         *(rendering.router, signing_in.router, pages.router),
     ):
         app.include_router(router)
@@ -195,7 +209,7 @@ def _add_pages(app: FastAPI, runtime: Runtime, source: PrometheusSource | None) 
     features = Features(
         EvidenceService(database, clock), AlertService(database, clock), QueueService(database, clock),
         IncidentService(database, clock, settings.keep_days), app.state.containers, app.state.rollouts, app.state.gates,
-        None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s,
+        None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s, app.state.probes,
     )  # fmt: skip
     app.state.web_sessions = SessionService(database, app.state.guard, clock, settings.web_session_s)
     app.state.web_views = pages.views_of(PageReader(features), CiPages(app.state.ci, clock))
@@ -223,6 +237,23 @@ def _followers(
         )
         for address in addresses
     ]  # fmt: skip
+
+
+def _probes(settings: CollectorSettings) -> ProbesFile:
+    """Return what the operator's file asks to be checked.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+    if settings.probes_file is None:
+        return ProbesFile((), None)
+    try:
+        asked = read_probes(settings.probes_file, settings.blackbox_url)
+    except ProbesFileError as error:
+        raise SettingsError(f"the collector cannot start: COLLECTOR_PROBES_FILE: {error}") from None
+    for note in asked.notes:
+        logger.info("%s: %s", settings.probes_file, note)
+    return asked
 
 
 def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from isolation_monitor.collector.ci_metrics import CiMetrics
 from isolation_monitor.collector.container_metrics import ContainerMetrics
 from isolation_monitor.collector.gate_metrics import GateMetrics
+from isolation_monitor.collector.probe_metrics import ProbeMetrics
 from isolation_monitor.telemetry.names import OTHER
 
 RECORD_RESULTS: Final = ("accepted", "duplicate", "rejected")
@@ -150,6 +151,8 @@ class CollectorMetrics:
         self.registry.register(self.containers)
         self.ci = CiMetrics()
         self.registry.register(self.ci)
+        self.probes = ProbeMetrics()
+        self.registry.register(self.probes)
         for result in RECORD_RESULTS:
             self._records.labels(result)
         for table in EXPIRING:

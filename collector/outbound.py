@@ -60,9 +60,18 @@ async def posted(using: httpx2.AsyncClient, url: str, limit_bytes: int, **conten
     return await _read(using, "POST", url, limit_bytes, **content)
 
 
-async def fetched(using: httpx2.AsyncClient, url: str, limit_bytes: int, **params: str) -> Answer:
-    """Get and return the answer. Raises what `posted` raises."""
-    return await _read(using, "GET", url, limit_bytes, params=params)
+async def fetched(
+    using: httpx2.AsyncClient,
+    url: str,
+    limit_bytes: int,
+    headers: dict[str, str] | None = None,
+    timeout_s: float | None = None,
+    /,
+    **params: str,
+) -> Answer:
+    """Get and return the answer; `timeout_s` is another one than the client's. Raises what `posted` raises."""
+    timed = {} if timeout_s is None else {"timeout": timeout_s}
+    return await _read(using, "GET", url, limit_bytes, params=params, headers=headers, **timed)
 
 
 async def _read(using: httpx2.AsyncClient, method: str, url: str, limit_bytes: int, **content: Any) -> Answer:  # Any: as above

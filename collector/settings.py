@@ -119,6 +119,12 @@ class CollectorSettings(BaseSettings):
     """Used share of the disk that holds the SQLite file from which records are answered 503: a full disk cannot even forget."""
     retention_interval_s: float = Field(default=600.0, gt=0, le=86400)
     """How often one replica looks for what has expired."""
+    probes_file: Path | None = None
+    """YAML file of the endpoints that the leading replica checks (docs/probes.md); none without it."""
+    blackbox_url: str | None = Field(default=None, repr=False)
+    """Blackbox exporter that checks them instead of the collector, such as `http://blackbox:9115`."""
+    probes_at_once: int = Field(default=10, ge=1, le=1000)
+    """Checks under way at a time; others wait for their turn."""
     web_session_s: float = Field(default=12 * 3600.0, ge=60, le=30 * 86400)
     """How long somebody who signed in to the pages stays signed in."""
     web_streams: int = Field(default=100, ge=1, le=10_000)
@@ -160,7 +166,7 @@ class CollectorSettings(BaseSettings):
         except DatabaseUrlError as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("base_url", "prometheus_url", "grafana_url", "alertmanager_url")
+    @field_validator("base_url", "prometheus_url", "grafana_url", "alertmanager_url", "blackbox_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None or value == "":

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
-from isolation_monitor.dashboards import answers, causes, routes, violations
+from isolation_monitor.dashboards import answers, causes, probes, routes, violations
 from isolation_monitor.dashboards.layout import OVERVIEW_UID, dashboard
 
 
@@ -18,5 +18,5 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
             "Is one user's request touching another's, and would we see it? Green means looked and found nothing; grey means not measured."
         ),
         links=links,
-        rows=[answers.row(t), violations.row(t), causes.row(t), routes.row()],
+        rows=[answers.row(t), violations.row(t), causes.row(t), probes.row(t), routes.row()],
     )

@@ -55,6 +55,13 @@ REDIS = Part("Redis", ("redis-server",), (6,), ("redis-server",), "ISOMON_REDIS"
 NODE = Part("Node.js", ("node", "nodejs"), (18,), ("nodejs", "node-ws"), "ISOMON_NODE")
 NPM = Part("npm", ("npm",), (9,), ("npm",), "ISOMON_NPM")
 CHROMIUM = Part("Chromium", ("chromium", "chromium-browser", "google-chrome"), (109,), ("chromium",), "ISOMON_CHROMIUM")
+BLACKBOX = Part(
+    "blackbox exporter",
+    ("prometheus-blackbox-exporter", "blackbox_exporter"),
+    (0, 22),
+    ("prometheus-blackbox-exporter",),
+    "ISOMON_BLACKBOX_EXPORTER",
+)
 CHROMEDRIVER = Part("ChromeDriver", ("chromedriver",), (109,), ("chromium-driver",), "ISOMON_CHROMEDRIVER")
 DOCKERD = Part("Docker engine", ("dockerd",), (20, 10), ("docker.io",), "ISOMON_DOCKERD")
 # What the tests' containers run: one static program, made an image by `docker import`, so that nothing is downloaded.
@@ -62,7 +69,10 @@ BUSYBOX = Part("BusyBox", ("busybox",), (1, 30), ("busybox-static",), "ISOMON_BU
 
 STACK_PARTS = (PROMETHEUS, ALERTMANAGER)
 """What the demonstration runs."""
-TEST_PARTS = (PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, POSTGRES, REDIS, NODE, NPM, CHROMIUM, CHROMEDRIVER, DOCKERD, BUSYBOX)
+TEST_PARTS = (
+    *(PROMETHEUS, PROMTOOL, ALERTMANAGER, AMTOOL, BLACKBOX, POSTGRES, REDIS),
+    *(NODE, NPM, CHROMIUM, CHROMEDRIVER, DOCKERD, BUSYBOX),
+)
 """What the tests run; a test whose part is missing skips, and fails under `ISOMON_REQUIRE_REAL=1`."""
 
 

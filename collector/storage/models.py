@@ -206,6 +206,32 @@ class QueueStatementRow(Base):
     deepest: Mapped[list[Any]]
 
 
+class ProbeStateRow(Base):
+    """The last result of a probe, and since when it is like that."""
+
+    __tablename__ = "probe_states"
+
+    probe: Mapped[str] = mapped_column(String(100), primary_key=True)
+    service: Mapped[str] = mapped_column(String(100))
+    since: Mapped[datetime]
+    failures: Mapped[int] = mapped_column(Integer())
+    """In a row."""
+    at: Mapped[datetime]
+    result: Mapped[Json]
+
+
+class ProbeChangeRow(Base):
+    """A result that was another one than that before it; the last hundred of each probe are kept."""
+
+    __tablename__ = "probe_changes"
+    __table_args__ = (Index("ix_probe_changes_probe_at", "probe", "at"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    probe: Mapped[str] = mapped_column(String(100))
+    at: Mapped[datetime]
+    result: Mapped[Json]
+
+
 class NotificationRow(Base):
     """One alert in one state, as Alertmanager told it. Telling it again raises `deliveries` and `last_received_at`."""
 

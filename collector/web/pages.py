@@ -37,6 +37,7 @@ def views_of(reader: PageReader, ci: CiPages) -> dict[str, View]:
         View("ci", ci.ci, ()),
         View("ci_suite", ci.ci_suite, ()),
         View("ci_run", ci.ci_run, ()),
+        View("probes", reader.probes, ("probes",)),
     )
 
 
@@ -123,6 +124,12 @@ async def ci_suite(request: Request, _visitor: Visitor, name: str) -> Response:
 async def ci_run(request: Request, _visitor: Visitor, run_id: str) -> Response:
     """One run of a test suite: what failed, and why."""
     return await _shown(request, "ci_run", here="ci", is_live=False, id=run_id)
+
+
+@router.get("/probes")
+async def probes(request: Request, _visitor: Visitor) -> Response:
+    """How the endpoints are that the operator's file names."""
+    return await _shown(request, "probes")
 
 
 @router.get("/live/{view}")

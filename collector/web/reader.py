@@ -19,6 +19,7 @@ from isolation_monitor.collector.gates.prometheus import SourceUnavailable
 from isolation_monitor.collector.gates.service import GateService
 from isolation_monitor.collector.incidents.service import IncidentService
 from isolation_monitor.collector.paging import make_cursor, read_cursor
+from isolation_monitor.collector.probes.service import ProbeService
 from isolation_monitor.collector.problems import Invalid
 from isolation_monitor.collector.queues.service import QueueService
 from isolation_monitor.collector.rollouts.domain import Rollout
@@ -40,6 +41,8 @@ _PAGE_SIZE: Final = 50
 _DEFECTS: Final = 8
 _HISTORY: Final = 100
 _DECISIONS: Final = 20
+_TROUBLED: Final = 10
+_CHANGES: Final = 10
 _TOUCHED: Final = 100
 """Users and runs of one incident that are named; the rest are counted."""
 _SPANS: Final[Mapping[str, timedelta | None]] = {
@@ -70,6 +73,7 @@ class Features:
     numbers: PageNumbers | None
     clock: Clock
     stale_after_s: float
+    probes: ProbeService
 
 
 class PageReader:
@@ -115,6 +119,13 @@ class PageReader:
             "rollouts": [one for one in rollouts if _is_live(one, now)],
             "now": now,
         }
+
+    async def probes(self, _params: Params) -> Values:
+        """How each endpoint of the operator's file is, and what became of those that are not well."""
+        probes = await self._features.probes.now()
+        troubled = [one.probe.name for one in probes if one.word != "ok"][:_TROUBLED]
+        changes = {name: await self._features.probes.changes(name, _CHANGES) for name in troubled}
+        return {"probes": probes, "changes": changes, "now": self._features.clock()}
 
     async def incidents(self, params: Params) -> Values:
         """What was wrong, newest first, narrowed by the filters of its form."""

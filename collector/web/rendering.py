@@ -34,6 +34,7 @@ PAGES: Final = (
     ("rollouts", "/rollouts", "Rollouts"),
     ("detectors", "/detectors", "Detectors"),
     ("containers", "/containers", "Containers"),
+    ("probes", "/probes", "Probes"),
     ("history", "/history", "History"),
     ("ci", "/ci", "Tests"),
     ("runbooks", "/runbooks", "Runbooks"),

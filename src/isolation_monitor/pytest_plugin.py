@@ -7,7 +7,7 @@ Set up in `pyproject.toml` (or by the fixture `isolation_app` in conftest.py, wh
 
 Then `pytest --isolation` watches every test, `@pytest.mark.isolation` one. One monitor for the whole session, in monitor mode, with its
 numbers in a temporary folder and no collector. Without the option and the mark this module is all that is loaded, which is why it
-lies outside of the telemetry package.
+lies outside of the telemetry package. `--isolation-resources` and `--isolation-repeat` load a module each, and nothing of the monitor.
 docs/testing.md tells the rest.
 """
 
@@ -37,12 +37,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="The mildest grade of violation that fails a test (default: reachable).",
     )
     group.addoption("--isolation-leaks", action="store_true", help="Sessions and tasks left behind fail a test, whatever the grade.")
+    group.addoption(
+        "--isolation-resources", action="store_true", help="Measure what each test uses and leaves behind (also an ini option)."
+    )
+    group.addoption("--isolation-fail-on-leak", action="store_true", help="Handles, threads and processes left behind fail their test.")
+    group.addoption("--isolation-repeat", type=int, default=1, metavar="N", help="Run each selected test N times, in rounds.")
+    group.addoption(
+        "--isolation-repeat-order",
+        choices=("rounds", "adjacent", "shuffled"),
+        default="rounds",
+        help="rounds: all tests once, then all again (default); adjacent: a test N times, then the next; shuffled: at random.",
+    )
+    group.addoption("--isolation-repeat-seed", type=int, metavar="SEED", help="The order of a shuffled run again; its header says it.")
+    group.addoption("--isolation-repeat-together", action="store_true", help="N copies of an async test at once, where none is in its way.")
+    parser.addini("isolation_resources", "Measure each test as --isolation-resources does.", type="bool", default=False)
+    parser.addini("isolation_fail_on_leak", "Fail tests as --isolation-fail-on-leak does.", type="bool", default=False)
+    parser.addini("isolation_repeat_shared", "Fixtures that copies of a test may share with --isolation-repeat-together.", type="args")
     parser.addini("isolation_app", "The application to watch, as its server names it: module:attribute.")
     parser.addini("isolation_principal", "The function that tells the user of an ASGI scope: module:attribute. Default: each credential.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARK}: fail the test when a violation of isolation is found while it runs (isolation-monitor)")
+    option = config.getoption
+    fails_on_leak = bool(option("--isolation-fail-on-leak") or config.getini("isolation_fail_on_leak"))
+    # A run that collects only has nothing to measure.
+    if (fails_on_leak or option("--isolation-resources") or config.getini("isolation_resources")) and not option("collectonly"):
+        from isolation_monitor.pytest_resources import Resources
+
+        config.pluginmanager.register(Resources(config, fails_on_leak=fails_on_leak), "isolation-resources")
+    _repeat(config)
+
+
+def _repeat(config: pytest.Config) -> None:
+    option = config.getoption
+    times, order = option("--isolation-repeat"), option("--isolation-repeat-order")
+    if times < 1:
+        raise pytest.UsageError(f"--isolation-repeat={times}: give the number of times that each test is to run, 1 or more")
+    if times > 1:
+        from isolation_monitor import pytest_repeats
+
+        together, seed = bool(option("--isolation-repeat-together")), option("--isolation-repeat-seed")
+        repeats = pytest_repeats.Repeats(config, times, order=order, seed=seed, together=together)
+        config.pluginmanager.register(pytest_repeats, "isolation-repeat-fixture")
+        config.pluginmanager.register(repeats, "isolation-repeat")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -10,6 +10,7 @@ from tests.alerts.container_scenarios import CONTAINER_ALERTS, CONTAINER_SCENARI
 from tests.alerts.growth_scenarios import GROWTH_SCENARIOS
 from tests.alerts.level_scenarios import LEVEL_SCENARIOS
 from tests.alerts.lifecycle_scenarios import LIFECYCLE_SCENARIOS
+from tests.alerts.probe_scenarios import PROBE_SCENARIOS
 from tests.alerts.resolution_scenarios import RESOLUTION_SCENARIOS
 from tests.alerts.rollout_scenarios import ROLLOUT_SCENARIOS
 from tests.alerts.score_scenarios import SCORE_SCENARIOS
@@ -27,6 +28,7 @@ SCENARIOS = [
     *ROLLOUT_SCENARIOS,
     *CONTAINER_SCENARIOS,
     *CI_SCENARIOS,
+    *PROBE_SCENARIOS,
 ]
 
 DASHBOARDS = {

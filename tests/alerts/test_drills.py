@@ -14,6 +14,7 @@ from isolation_monitor.alerts import (
     ci_alerts,
     collector_alerts,
     container_alerts,
+    probe_alerts,
     prometheus_config,
     rollout_alerts,
 )
@@ -41,6 +42,7 @@ COLLECTOR_SERIES = (
     | ci_alerts.COLLECTOR_SERIES
     | collector_alerts.COLLECTOR_SERIES
     | container_alerts.COLLECTOR_SERIES
+    | probe_alerts.COLLECTOR_SERIES
 )
 
 

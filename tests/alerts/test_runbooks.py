@@ -9,7 +9,7 @@ import promql_parser
 import pytest
 import yaml
 
-from isolation_monitor.alerts import blindness_alerts, build, ci_alerts, collector_alerts, container_alerts
+from isolation_monitor.alerts import blindness_alerts, build, ci_alerts, collector_alerts, container_alerts, probe_alerts
 from isolation_monitor.alerts.rollout_alerts import COLLECTOR_SERIES
 from isolation_monitor.alerts.series import series_of
 from isolation_monitor.collector.announcements.domain import ALERT
@@ -17,6 +17,7 @@ from isolation_monitor.collector.ci_metrics import CiMetrics, SuiteNumbers
 from isolation_monitor.collector.container_metrics import ContainerMetrics, Shown
 from isolation_monitor.collector.gate_metrics import GateMetrics
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.probe_metrics import ProbeMetrics, ProbeShown
 from isolation_monitor.telemetry import names
 from tests.alerts.scenarios import DASHBOARDS, LINKS
 
@@ -151,3 +152,11 @@ def test_the_numbers_of_suites_in_rules_are_what_the_collector_exposes():
     exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
 
     assert {name: exposed[name] for name in ci_alerts.COLLECTOR_SERIES} == ci_alerts.COLLECTOR_SERIES
+
+
+def test_the_collectors_series_of_probes_in_rules_are_what_it_exposes():
+    found = ProbeMetrics()
+    found.checked("login", ProbeShown("shop", True, 0.1, 1.0, 1.0, 60.0, 200, 2.0))
+    exposed = {sample.name: frozenset(sample.labels) for family in found.collect() for sample in family.samples}
+
+    assert {name: exposed[name] for name in probe_alerts.COLLECTOR_SERIES} == probe_alerts.COLLECTOR_SERIES

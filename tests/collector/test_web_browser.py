@@ -32,7 +32,19 @@ from tests.real_parts.rollouts import PERSON, ask
 pytestmark = pytest.mark.slow
 
 PAGES = (
-    *("/", "/incidents", "/violations", "/runs", "/rollouts", "/rollouts/checkout", "/detectors", "/containers", "/history"),
+    *(
+        "/",
+        "/incidents",
+        "/violations",
+        "/runs",
+        "/rollouts",
+        "/rollouts/checkout",
+        "/detectors",
+        "/containers",
+        "/ci",
+        "/probes",
+        "/history",
+    ),
     *("/runbooks", "/runbooks/SessionLeak"),
 )
 HOSTILE = '</code><img src=x onerror="window.pwned=1"><script>window.pwned=1</script>{{ 7*7 }}\'"&'

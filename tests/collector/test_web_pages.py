@@ -168,6 +168,7 @@ async def shown(api: Api, path: str, status: int = 200) -> str:
         ("/runs", "No run ended badly"),
         ("/rollouts", "isomon rollout apply FILE"),
         ("/detectors", "COLLECTOR_PROMETHEUS_URL"),
+        ("/probes", "Name endpoints in a file"),
         ("/history", "Days without a bar may be days on which nobody looked"),
     ],
 )

@@ -18,7 +18,7 @@ from isolation_monitor.collector.web.sessions import SessionService
 from tests.collector.conftest import READ, SEND, Api
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
-PAGES = ("/", "/incidents", "/violations", "/runs", "/rollouts", "/detectors", "/history")
+PAGES = ("/", "/incidents", "/violations", "/runs", "/rollouts", "/detectors", "/probes", "/history")
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from isolation_monitor.dashboards.layout import DATASOURCE_UID, ROLLOUT_UID
 from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, expressions, filled, panels, selectors, walk
 
-UNITS = {"none", "bytes", "short", "percent", "percentunit", "s", "ms", "reqps", "ops", "cps"}
+UNITS = {"none", "bytes", "short", "percent", "percentunit", "s", "ms", "reqps", "ops", "cps", "d"}
 RECORDED = {rule.name for groups in rule_groups().values() for group in groups for rule in group.rules if isinstance(rule, Recording)}
-COLLECTOR_PREFIXES = ("isolation_collector_", "isolation_gate_", "isolation_container_", "isolation_ci_")
+COLLECTOR_PREFIXES = ("isolation_collector_", "isolation_gate_", "isolation_container_", "isolation_ci_", "isolation_probe_")
 """The collector serves every service: its own numbers belong to none."""
 ABOUT_PROMETHEUS = {"up", "ALERTS", "scrape_duration_seconds"}
 

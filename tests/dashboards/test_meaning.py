@@ -12,6 +12,7 @@ from isolation_monitor.alerts.model import Recording
 from isolation_monitor.alerts.thresholds import load
 from isolation_monitor.collector.container_metrics import Shown
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.probe_metrics import ProbeShown
 from isolation_monitor.dashboards import experience
 from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, boards, expressions, panels, selectors
@@ -102,6 +103,7 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Longest wait": (T.rollouts.max_waiting_s,),
     "Waiting for a verdict": (T.rollouts.max_waiting_s,),
     "Violations with it": ZERO,
+    "Certificates: days left": (T.probes.certificate_days,),
     "Share that has it": (),
     "Phases that hang": ZERO,
     "Slowest start-up": (T.lifecycle.max_startup_s,),
@@ -210,6 +212,7 @@ def exposed() -> dict[str, set[str]]:
     )
     shown = Shown("web", "running", "healthy", 1.0, 1, 2, 3.0)
     collector.containers.show("docker", [shown], orphans=0, expired=0, dangling_volumes=0)
+    collector.probes.checked("login", ProbeShown("chat", True, 0.1, 1.0, 1.0, 60.0, 200, 2.0))
     for family in text_string_to_metric_families(collector.render().decode()):
         for sample in family.samples:
             # A drill's invented collector carries `synthetic`.

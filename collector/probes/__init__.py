@@ -1,0 +1,1 @@
+"""Scheduled health checks of the endpoints that the operator's file names."""
