@@ -74,6 +74,8 @@ def _serve(case: Case, app: Any, port: int, settle_s: float, report: Any) -> Non
     listener.listen(256)
     # Rather than uvicorn's own timeout: a task that never ends (a bug of some cases) must not hold up the report.
     options: dict[str, Any] = {"log_level": "warning", "lifespan": "auto", "timeout_graceful_shutdown": 1, **case.server}
+    # Longer than clients keep a connection: a request must not meet its end on a busy machine.
+    options.setdefault("timeout_keep_alive", 60)
     server = uvicorn.Server(uvicorn.Config(app, **options))
 
     async def run() -> None:

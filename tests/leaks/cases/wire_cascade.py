@@ -147,7 +147,7 @@ def _build_hogged_workers(variant: Variant) -> Built:
 
 
 async def _drive_hogged_workers(service: Service) -> list[str]:
-    long = [asyncio.create_task(service.post(USERS[0], "/renderings", json={"seconds": 2.5})) for _ in range(4)]
+    long = [asyncio.create_task(service.post(USERS[0], "/renderings", json={"seconds": 5})) for _ in range(4)]
     await asyncio.sleep(0.3)
 
     async def render(user: User, round: int) -> None:
