@@ -34,7 +34,7 @@ test: parts-optional ## the tests, real parts included (under 10 minutes)
 	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-slow: parts-optional ## kill loops, simulations and the whole story (under 30 minutes)
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 leaks: parts-optional ## the collection of real bugs and their fixed twins: a scoreboard, and build/leaks.json
 	@$(BIN)/python -m tests.leaks.scoreboard --json build/leaks.json $(LEAKS_ARGS)

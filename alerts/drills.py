@@ -281,8 +281,8 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "CiRunSlow": _suite(DURATION, before=60, jump=3_600),
     "CiRunSlower": _suite(TREND, before=1, jump=1),
     "CiMemoryHigh": _suite(MEMORY, before=1e9, jump=9e9),
-    # A recipe knows no clock: from the year 2096 back to 2001.
-    "CiRunsMissing": _suite(LAST_RUN, before=4e9, jump=-3e9),
+    # A recipe knows no clock: from the year 2096 back to before 1970, which is long ago by the clock of rule tests as well.
+    "CiRunsMissing": _suite(LAST_RUN, before=4e9, jump=-5e9),
     "ContainerOutOfMemory": _containers(container_alerts.EXITS, isolation_reason="oom_killed"),
     "ContainerCrashed": _containers(container_alerts.EXITS, isolation_reason="error"),
     "ContainerRestarting": _containers(container_alerts.RESTARTS, jump=9),
