@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,9 @@ class Health:
     async def answer(self, name: str) -> Answer:
         """Answer on the event loop: that it does is the sign of life."""
         if asyncio._get_running_loop() is None:
-            # Trio's: nothing here can wait on it.
-            return self.answer_from_thread(name)
+            trio: Any = sys.modules.get("trio")  # Any: no library that is required
+            # Nothing here can wait on its loop, and the checks may take their time.
+            return self.answer_from_thread(name) if trio is None else await trio.to_thread.run_sync(self.answer_from_thread, name)
         if name == "livez":
             began = time.monotonic()
             # Everything that is due now runs before.

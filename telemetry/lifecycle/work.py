@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -30,6 +31,8 @@ class Work:
         self.future.set_running_or_notify_cancel()
         self.thread_id: int | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.ended = 0.0
+        """When it was over, on the clock of `time.monotonic`; 0 until then."""
         self._inner: Future[Any] | None = None
 
     def cancel(self) -> None:
@@ -40,6 +43,7 @@ class Work:
     def _finish(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
             return
+        self.ended = time.monotonic()
         if error is None:
             self.future.set_result(result)
         else:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+import pytest
+import trio
 
 from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.errors import NotReadyError
@@ -161,6 +165,81 @@ async def test_an_answer_is_good_for_all_who_ask_for_a_while(make_monitor: Make)
         assert (await life.health.answer("readyz")).status == 200
 
     assert len(calls) == 1
+
+
+async def test_a_check_that_is_too_slow_fails_at_every_probe(make_monitor: Make) -> None:
+    """A late answer waits for the next probe; taken as its answer, a worker that is not well would be ready every other time."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    release, over = threading.Event(), threading.Event()
+
+    @life.check("slow", timeout_s=0.05, cache_s=0)
+    def slow() -> None:
+        release.wait(PATIENCE_S)
+        over.set()
+
+    first = await life.health.answer("readyz")
+    release.set()
+    await asyncio.to_thread(over.wait, PATIENCE_S)
+    release.clear()
+    second = await life.health.answer("readyz")
+    release.set()
+
+    assert (first.status, second.status) == (503, 503)
+    assert "timed out" in second.body["reasons"][0]
+
+
+async def test_a_check_that_answers_late_fails_also_while_a_longer_one_is_waited_for(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+
+    @life.check("late", timeout_s=0.05)
+    async def late() -> None:
+        await asyncio.sleep(0.2)
+
+    @life.check("long", timeout_s=PATIENCE_S)
+    async def long() -> None:
+        await asyncio.sleep(0.4)
+
+    answer = await life.health.answer("readyz")
+
+    assert answer.body["checks"]["late"]["status"] == "failed"
+    assert answer.body["checks"]["long"]["status"] == "ok"
+
+
+async def test_what_a_check_raises_is_in_no_log(make_monitor: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Asyncio logs errors that nobody has asked a future for, with their whole text."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+
+    @life.check("database", cache_s=0)
+    async def database() -> None:
+        raise ConnectionError("postgres://ann:secret@db")
+
+    for _ in range(3):
+        await life.health.answer("readyz")
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert "secret" not in caplog.text
+    assert "never retrieved" not in caplog.text
+
+
+def test_checks_do_not_hold_up_the_loop_of_trio(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    went_on = threading.Event()
+
+    @life.check("waits", timeout_s=PATIENCE_S)
+    def waits() -> bool:
+        return went_on.wait(PATIENCE_S / 2)
+
+    async def probed() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            return (await life.health.answer("readyz")).status
+
+    async def go_on() -> None:
+        await trio.sleep(0.05)
+        went_on.set()
+
+    assert trio.run(probed) == 200
 
 
 async def test_a_thread_answers_while_the_event_loop_stands_still(make_monitor: Make) -> None:
