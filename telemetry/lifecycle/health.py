@@ -82,7 +82,7 @@ class Health:
         )
 
     def _started(self) -> Answer:
-        is_over = self._course.was_ready
+        is_over = self._course.is_started
         return Answer(
             200 if is_over else 503, {"status": "started" if is_over else self._course.state, **self._who(), "startup": self._startup()}
         )

@@ -86,6 +86,31 @@ async def test_the_application_is_asked_once_whose_a_path_is(make_monitor: Make,
     assert asked == ["/health/ready", "/startupz"]
 
 
+async def test_a_strangers_request_does_not_take_the_answers_away(make_monitor: Make, client: Any) -> None:
+    """A refusal, of a wrong Host header or by a limit of rates, is no answer of the application's own at that path."""
+    statuses = [400, 429]
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": statuses.pop(0) if statuses else 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    monitor = make_monitor(lifecycle_signals="off")
+    monitor.lifecycle.check("well")(lambda: True)
+    users = client(monitor.instrument(refusing))
+
+    assert [(await users.get("/readyz")).status for _ in range(4)] == [400, 429, 200, 200]
+
+
+async def test_an_application_with_checks_alone_has_started(make_monitor: Make) -> None:
+    """A platform that waits for `/startupz` would restart it for ever."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    life.check("database")(lambda: True)
+
+    ready, started = await life.health.answer("readyz"), await life.health.answer("startupz")
+
+    assert (ready.status, started.status, started.body["status"]) == (200, 200, "started")
+
+
 async def test_probes_go_on_while_the_monitor_is_off(make_monitor: Make, client: Any) -> None:
     """The kill switch takes the watching off, and must not get every worker restarted."""
     monitor = make_monitor(mode="off", lifecycle_signals="off")
