@@ -80,6 +80,10 @@ class Course:
             return
         if self.state != "idle":
             raise LifecycleError(f"the application is {self.state}: its start-up is over, and begins anew only after a clean-up")
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Begin, also where one is under way already: in a forked child that is its parent's."""
         self._starts()
         self.state, self._began, self._ended = "starting", clock(), 0.0
         self.was_ready = self.is_draining = False

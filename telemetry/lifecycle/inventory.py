@@ -64,6 +64,13 @@ class Baseline:
         self.handles = set(proc.handles())
         self.children = {(one.pid, one.started) for one in proc.children()}
 
+    def take_out(self, before: Baseline, after: Baseline) -> None:
+        """Leave out what came between two other moments."""
+        self.tasks -= after.tasks - before.tasks
+        self.threads -= after.threads - before.threads
+        self.handles -= after.handles - before.handles
+        self.children -= after.children - before.children
+
 
 def left_since(
     baseline: Baseline,

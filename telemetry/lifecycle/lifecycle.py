@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -67,7 +68,7 @@ class Lifecycle:
         self._settings = settings
         self._is_on = is_on
         self._telling = Telling(ledger, is_on)
-        self._phases = Phases(settings.startup_hang_s, lambda phase: self._course.begin(), self._telling.phase_ended)
+        self._phases = Phases(settings.startup_hang_s, self._phase_begins, self._phase_ended)
         self._course = Course(self._phases, self._starts)
         self._steps = Steps(settings.cleanup_timeout_s, settings.cleanup_limit_s)
         self._checks = Checks()
@@ -79,6 +80,9 @@ class Lifecycle:
         self._owner = 0
         self._cleaning: Future[CleanupReport | None] | None = None
         self._baseline: Baseline | None = None
+        self._before_blocks: dict[str, Baseline] = {}
+        """What the process held before each block that runs ahead of the start-up."""
+        self._around_blocks: list[tuple[Baseline, Baseline]] = []
         self._is_starting = False
         self._port: ThreadPort | None = None
         self.is_declared = False
@@ -219,7 +223,8 @@ class Lifecycle:
     async def _start(self, loop: asyncio.AbstractEventLoop | None) -> None:
         if self._is_starting:
             raise LifecycleError("the start-up is under way already: wait for it with `reached(name)`")
-        self._course.begin()
+        self._begin()
+        self._look_again(loop)
         self._is_starting = True
         self._course.loop, self._course.waits_since = loop, clock()
         self._pulse.watch(loop)
@@ -399,6 +404,45 @@ class Lifecycle:
         if self._cleaning is None or self._cleaning.done():
             self._signals.uninstall()
 
+    # --- the beginning of a start-up --------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self._course.state == "starting" and self._owner != os.getpid():
+            # A block ran in the parent, as with gunicorn's --preload.
+            self._course.begin_anew()
+        else:
+            self._course.begin()
+
+    def _phase_begins(self, phase: Phase) -> None:
+        self._begin()
+        if phase.function is None and not self._is_starting:
+            self._before_blocks[phase.name] = Baseline(asyncio._get_running_loop())
+
+    def _phase_ended(self, phase: Phase) -> None:
+        before = self._before_blocks.pop(phase.name, None)
+        if before is not None:
+            self._around_blocks.append((before, Baseline(asyncio._get_running_loop())))
+        self._telling.phase_ended(phase)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """After blocks that ran ahead: what has come since then is the server's and the loop's, but for what the blocks made."""
+        around, self._around_blocks = self._around_blocks, []
+        if not around:
+            return
+        try:
+            now = Baseline(loop)
+            for before, after in around:
+                now.take_out(before, after)
+            self._baseline = now
+            # A server that began to run after the blocks has set handlers of its own.
+            self._hear_signals()
+        except Exception as error:
+            self._telling.failed(error)
+
+    def _hear_signals(self) -> None:
+        if self._settings.lifecycle_signals == "chain":
+            self._signals.install()
+
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _starts(self) -> None:
@@ -417,8 +461,9 @@ class Lifecycle:
                 self._ledger.outbox.start()
             self._open_port()
             self._baseline = Baseline(asyncio._get_running_loop())
-            if self._settings.lifecycle_signals == "chain":
-                self._signals.install()
+            self._before_blocks.clear()
+            self._around_blocks.clear()
+            self._hear_signals()
         except Exception as error:
             self._telling.failed(error)
 
@@ -429,7 +474,9 @@ class Lifecycle:
     def _tick(self, now: float) -> None:
         """Called about once a second by the housekeeper."""
         if self._course.state == "starting":
-            self._telling.elapsed(self._course)
+            # Between a block and the start nobody waits: in the parent of forked workers that is for ever.
+            if self._is_starting or any(phase.state == "running" for phase in self._phases):
+                self._telling.elapsed(self._course)
             self._hangs.look(self._phases, now, self._course.waits_since)
         if self.is_declared:
             self._pulse.ask()
@@ -452,10 +499,16 @@ class Lifecycle:
         last.name, last.daemon = "isolation-last-resort", True
         last.start()
 
-        def give_up(_: object = None) -> None:
-            loop.call_soon_threadsafe(self._signals.give_up, number)
+        def give_up() -> None:
+            if cleaning is not None:
+                cleaning.result()
+                # What the clean-up told would be lost with the process.
+                self._ledger.outbox.sync(LAST_SYNC_S)
+            # Where the loop is closed by now, whoever ran it goes on to the end by himself.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._signals.give_up, number)
 
-        give_up() if cleaning is None else cleaning.add_done_callback(give_up)
+        threading.Thread(target=give_up, name="isolation-give-up", daemon=True).start()
 
     def _at_exit(self) -> None:
         if self._close("exit") is not None:

@@ -31,6 +31,8 @@ class Signals:
         self._heard = heard
         self._end = end
         self._before: dict[int, Handler] = {}
+        self._first: dict[int, Handler] = {}
+        """What was there the first time: whoever took our place since then, and puts us back, means that."""
         self._owner = 0
         self._own = self._handle
         """One object, to know it again by: a method is a new one each time it is asked for."""
@@ -48,6 +50,7 @@ class Signals:
                 continue
             signal.signal(number, self._own)
             self._before[number] = before
+            self._first.setdefault(number, before)
         return True
 
     def uninstall(self) -> None:
@@ -74,7 +77,7 @@ class Signals:
         os.kill(os.getpid(), number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        before = self._before.get(number, signal.SIG_DFL)
+        before = self._before.get(number, self._first.get(number, signal.SIG_DFL))
         if os.getpid() != self._owner:
             # A forked child: it is not the one that was started here.
             if callable(before):
