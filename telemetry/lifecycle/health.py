@@ -43,7 +43,10 @@ class Health:
         if asyncio._get_running_loop() is None:
             trio: Any = sys.modules.get("trio")  # Any: no library that is required
             # Nothing here can wait on its loop, and the checks may take their time.
-            return self.answer_from_thread(name) if trio is None else await trio.to_thread.run_sync(self.answer_from_thread, name)
+            if trio is None:
+                return self.answer_from_thread(name)
+            answer: Answer = await trio.to_thread.run_sync(self.answer_from_thread, name)
+            return answer
         if name == "livez":
             began = time.monotonic()
             # Everything that is due now runs before.
@@ -51,7 +54,7 @@ class Health:
             return self._live(time.monotonic() - began, 0.0)
         if name == "startupz":
             return self._started()
-        return self._ready(await self._checks.ask(self._course.loop) if self._asks_checks() else {})
+        return self._ready(await self._checks.ask(self._home()) if self._asks_checks() else {})
 
     def answer_from_thread(self, name: str) -> Answer:
         """Answer from a thread, also while the event loop stands still: then the process is not ready, and at length not live."""
@@ -60,7 +63,11 @@ class Health:
             return self._live(self._pulse.lag_s, self._pulse.stalled_s)
         if name == "startupz":
             return self._started()
-        return self._ready(self._checks.ask_from_thread(self._course.loop) if self._asks_checks() else {})
+        return self._ready(self._checks.ask_from_thread(self._home()) if self._asks_checks() else {})
+
+    def _home(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that the application's connections belong to, also where nobody ran a start-up on it."""
+        return self._course.loop or asyncio._get_running_loop() or self._pulse.loop
 
     def _asks_checks(self) -> bool:
         """Before it is ready and when it ends, the application's resources are not to be touched."""

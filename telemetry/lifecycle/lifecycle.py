@@ -294,18 +294,22 @@ class Lifecycle:
             self._cleaning = cleaning
             cleaning.set_running_or_notify_cancel()
             self._course.stop()
-        work = threading.Thread(target=self._run_cleanup, args=(cleaning, reason, excused), name="isolation-cleanup", daemon=True)
+        # Where no start-up ran it is the caller's.
+        loop = self._course.loop or asyncio._get_running_loop()
+        arguments = (cleaning, reason, excused, loop)
+        work = threading.Thread(target=self._run_cleanup, args=arguments, name="isolation-cleanup", daemon=True)
         try:
             work.start()
         except RuntimeError:
             # The interpreter ends and starts no thread any more.
-            self._run_cleanup(cleaning, reason, excused)
+            self._run_cleanup(*arguments)
         return cleaning
 
-    def _run_cleanup(self, cleaning: Future[CleanupReport | None], reason: str, excused: object) -> None:
+    def _run_cleanup(
+        self, cleaning: Future[CleanupReport | None], reason: str, excused: object, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
         began, report = clock(), None
         try:
-            loop = self._course.loop
             steps = Cleanup(self._steps, loop, lambda name: not self._phases.never_began(name)).run()
             left = self._look(loop, excused)
             self.report = report = CleanupReport(reason, clock() - began, steps, left)

@@ -111,6 +111,25 @@ async def test_an_application_with_checks_alone_has_started(make_monitor: Make) 
     assert (ready.status, started.status, started.body["status"]) == (200, 200, "started")
 
 
+async def test_async_checks_and_steps_run_on_the_applications_loop_without_a_start_up(make_monitor: Make) -> None:
+    """A pool of connections belongs to one event loop, and fails on any other."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @life.check("database")
+    async def ping() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    @life.cleanup("database")
+    async def disconnect() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    await life.health.answer("readyz")
+    await life.aclose()
+
+    assert loops == [asyncio.get_running_loop()] * 2
+
+
 async def test_probes_go_on_while_the_monitor_is_off(make_monitor: Make, client: Any) -> None:
     """The kill switch takes the watching off, and must not get every worker restarted."""
     monitor = make_monitor(mode="off", lifecycle_signals="off")
