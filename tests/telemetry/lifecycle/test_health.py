@@ -6,6 +6,8 @@ import asyncio
 import gc
 import http.client
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -284,6 +286,32 @@ def test_checks_do_not_hold_up_the_loop_of_trio(make_monitor: Make) -> None:
         went_on.set()
 
     assert trio.run(probed) == 200
+
+
+async def test_a_probe_that_gave_up_prints_nothing(make_monitor: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """Platforms close the connection at their timeout: that must not fill the host's stderr with stacks."""
+    monitor = make_monitor(lifecycle_signals="off", health_port=_free_port())
+    life = monitor.lifecycle
+    asked, gone = threading.Event(), threading.Event()
+
+    @life.check("slow", timeout_s=PATIENCE_S)
+    def slow() -> None:
+        asked.set()
+        gone.wait(PATIENCE_S)
+
+    async with life:
+        assert life.port is not None
+        with socket.create_connection(("127.0.0.1", life.port)) as probe:
+            probe.sendall(b"GET /readyz HTTP/1.1\r\n\r\n")
+            await asyncio.to_thread(asked.wait, PATIENCE_S)
+            # Closed so, it is reset at once.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+        async with asyncio.timeout(PATIENCE_S):
+            while any("process_request_thread" in one.name for one in threading.enumerate()):  # noqa: ASYNC110  # threads tell nobody
+                await asyncio.sleep(0.02)
+
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_a_thread_answers_while_the_event_loop_stands_still(make_monitor: Make) -> None:
