@@ -75,7 +75,12 @@ class Work:
         async def call() -> Any:
             return await self._noting(function())
 
-        self._inner = inner = asyncio.run_coroutine_threadsafe(call(), home)
+        coroutine = call()
+        try:
+            self._inner = inner = asyncio.run_coroutine_threadsafe(coroutine, home)
+        except RuntimeError:
+            coroutine.close()
+            raise
 
         def over(done: Future[Any]) -> None:
             with contextlib.suppress(BaseException):
@@ -96,8 +101,13 @@ def begin(function: Function, home: asyncio.AbstractEventLoop | None, name: str)
     """
     work = Work()
     if inspect.iscoroutinefunction(function) and home is not None and home.is_running():
-        work._begin_on_loop(function, home)
-        return work
+        try:
+            work._begin_on_loop(function, home)
+        except RuntimeError:
+            # Closed since somebody looked.
+            home = None
+        else:
+            return work
     thread = threading.Thread(target=copy_context().run, args=(work._run, function, home), name=name, daemon=True)
     try:
         thread.start()

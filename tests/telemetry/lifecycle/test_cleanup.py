@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.lifecycle import work
 from isolation_monitor.telemetry.lifecycle.lifecycle import Lifecycle
 
 PATIENCE_S = 30.0
@@ -98,6 +99,25 @@ async def test_a_step_that_holds_the_event_loop_is_forced_as_well(life: Lifecycl
             pass
 
     assert outcomes(life) == {"busy": "timed_out"}
+
+
+def test_a_loop_that_ends_meanwhile_keeps_no_step_from_running() -> None:
+    class Ending(asyncio.SelectorEventLoop):
+        """It runs while somebody looks, and is closed when it is given something."""
+
+        def is_running(self) -> bool:
+            return self.is_closed()
+
+    ran = threading.Event()
+
+    async def step() -> None:
+        ran.set()
+
+    loop = Ending()
+    loop.close()
+    work.begin(step, loop, "step").future.result(PATIENCE_S)
+
+    assert ran.is_set()
 
 
 async def test_all_together_have_a_limit_too(make_monitor: Callable[..., IsolationMonitor]) -> None:
