@@ -24,17 +24,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from isolation_monitor.telemetry.errors import LifecycleError
 from isolation_monitor.telemetry.lifecycle import startup
+from isolation_monitor.telemetry.lifecycle.ahead import Ahead
 from isolation_monitor.telemetry.lifecycle.checks import Checks
 from isolation_monitor.telemetry.lifecycle.cleanup import FORCE_LIMIT_S, Cleanup, Steps
 from isolation_monitor.telemetry.lifecycle.course import Course, State
 from isolation_monitor.telemetry.lifecycle.endpoint import NAMES, HealthEndpoint
 from isolation_monitor.telemetry.lifecycle.hangs import Hangs
 from isolation_monitor.telemetry.lifecycle.health import Health
-from isolation_monitor.telemetry.lifecycle.inventory import Baseline, Left, Own, left_since
+from isolation_monitor.telemetry.lifecycle.inventory import Baseline, Left, left_since, own_of
 from isolation_monitor.telemetry.lifecycle.phases import Phase, Phases
 from isolation_monitor.telemetry.lifecycle.port import serve_health
 from isolation_monitor.telemetry.lifecycle.pulse import Pulse
@@ -74,15 +74,13 @@ class Lifecycle:
         self._checks = Checks()
         self._pulse = Pulse()
         self._hangs = Hangs(self._telling.hangs)
-        self._signals = Signals(self._heard, self._end)
+        self._signals = Signals(self._heard, self._end, is_on=settings.lifecycle_signals == "chain")
         self._temporary: set[str] = set()
         self._lock = threading.RLock()
         self._owner = 0
         self._cleaning: Future[CleanupReport | None] | None = None
         self._baseline: Baseline | None = None
-        self._before_blocks: dict[str, Baseline] = {}
-        """What the process held before each block that runs ahead of the start-up."""
-        self._around_blocks: list[tuple[Baseline, Baseline]] = []
+        self._ahead = Ahead()
         self._is_starting = False
         self._port: ThreadPort | None = None
         self.is_declared = False
@@ -328,18 +326,11 @@ class Lifecycle:
             return None
         until = clock() + SETTLE_S
         while True:
-            left = left_since(baseline, loop, self._own(), excused=(excused,), temporary=self._temporary)
+            own = own_of(self._settings, self._ledger, self.port)
+            left = left_since(baseline, loop, own, excused=(excused,), temporary=self._temporary)
             if not left.total or clock() >= until:
                 return left
             time.sleep(0.05)
-
-    def _own(self) -> Own:
-        settings, outbox = self._settings, self._ledger.outbox
-        url = urlsplit(settings.collector_url or "")
-        collector = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
-        bound = self._port.port if self._port is not None else 0
-        folders = (self._ledger.registry.directory, outbox.folder.path if outbox.folder is not None else None)
-        return Own(tuple(str(one) for one in folders if one is not None), frozenset({settings.metrics_port, bound or 0, collector} - {0}))
 
     # --- around the application -------------------------------------------------------------------------------------
 
@@ -408,7 +399,7 @@ class Lifecycle:
         if self._cleaning is None or self._cleaning.done():
             self._signals.uninstall()
 
-    # --- the beginning of a start-up --------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         if self._course.state == "starting" and self._owner != os.getpid():
@@ -419,35 +410,22 @@ class Lifecycle:
 
     def _phase_begins(self, phase: Phase) -> None:
         self._begin()
-        if phase.function is None and not self._is_starting:
-            self._before_blocks[phase.name] = Baseline(asyncio._get_running_loop())
+        if not self._is_starting:
+            self._ahead.begins(phase)
 
     def _phase_ended(self, phase: Phase) -> None:
-        before = self._before_blocks.pop(phase.name, None)
-        if before is not None:
-            self._around_blocks.append((before, Baseline(asyncio._get_running_loop())))
+        self._ahead.ended(phase)
         self._telling.phase_ended(phase)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """After blocks that ran ahead: what has come since then is the server's and the loop's, but for what the blocks made."""
-        around, self._around_blocks = self._around_blocks, []
-        if not around:
-            return
+        """After blocks that ran ahead, perhaps before the server did."""
         try:
-            now = Baseline(loop)
-            for before, after in around:
-                now.take_out(before, after)
-            self._baseline = now
-            # A server that began to run after the blocks has set handlers of its own.
-            self._hear_signals()
+            if (baseline := self._ahead.baseline(loop)) is not None:
+                self._baseline = baseline
+                # A server that began to run after them has set handlers of its own.
+                self._signals.install()
         except Exception as error:
             self._telling.failed(error)
-
-    def _hear_signals(self) -> None:
-        if self._settings.lifecycle_signals == "chain":
-            self._signals.install()
-
-    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _starts(self) -> None:
         """The first thing of a start-up: look at what the process holds, and hear of its end."""
@@ -465,9 +443,8 @@ class Lifecycle:
                 self._ledger.outbox.start()
             self._open_port()
             self._baseline = Baseline(asyncio._get_running_loop())
-            self._before_blocks.clear()
-            self._around_blocks.clear()
-            self._hear_signals()
+            self._ahead.clear()
+            self._signals.install()
         except Exception as error:
             self._telling.failed(error)
 

@@ -27,7 +27,8 @@ Handler = Any
 class Signals:
     """The chained handlers of one application. `heard` is told of each signal; `end` when nothing else would handle it."""
 
-    def __init__(self, heard: Callable[[int], None], end: Callable[[int], None]) -> None:
+    def __init__(self, heard: Callable[[int], None], end: Callable[[int], None], *, is_on: bool = True) -> None:
+        self._is_on = is_on
         self._heard = heard
         self._end = end
         self._before: dict[int, Handler] = {}
@@ -39,7 +40,7 @@ class Signals:
 
     def install(self) -> bool:
         """Stand before the handlers that are there now; whether that was possible: only on the main thread it is."""
-        if threading.current_thread() is not threading.main_thread():
+        if not self._is_on or threading.current_thread() is not threading.main_thread():
             return False
         self._owner = os.getpid()
         for name in NAMES:
