@@ -37,3 +37,5 @@ def harmless() -> None:
     for logger in map(logging.getLogger, LOGGERS):
         if not any(isinstance(found, _Harmless) for found in logger.filters):
             logger.addFilter(_Harmless())
+    # It tells of each request with its whole address: those of probes may hold what not every reader should see.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)

@@ -27,6 +27,7 @@ SPOOL_SYNC: Final = ("", "hygiene", "reachable", "crossed")
 LIFECYCLE_SIGNALS: Final = ("chain", "off")
 DEFAULT_EXCLUDE: Final = ("/healthz", "/readyz", "/livez", "/health", "/favicon.ico", "/static/*")
 PREFIX: Final = "ISOLATION_"
+HIGHEST_PORT: Final = 65_535
 SERVICE_LIMIT: Final = 100
 """Characters of a service's name in a batch of records (docs/records.md)."""
 
@@ -252,6 +253,7 @@ def load_settings(
             values[name] = _coerce(name, value, f"{name}={_shown(name, value)}")
     settings = Settings(**values)
     _check_collector(settings)
+    _check_lifecycle(settings)
     return settings
 
 
@@ -268,6 +270,27 @@ def _check_collector(settings: Settings) -> None:
     if url.scheme == "https":
         _check_certificates("collector_ca_file", settings.collector_ca_file, None, "certificates in PEM")
         _check_certificates("collector_client_cert_file", None, settings.collector_client_cert_file, "a certificate and its key in PEM")
+
+
+def _check_lifecycle(settings: Settings) -> None:
+    """Raises SettingsError where a path or a port would never be answered, or a time would be over before it begins."""
+    taken: dict[str, str] = {}
+    for name in ("livez_path", "readyz_path", "startupz_path"):
+        path = getattr(settings, name)
+        if path and not path.startswith("/"):
+            raise SettingsError(f"{name}={path!r} is no path: begin it with a slash, or leave it empty for none")
+        if path in taken:
+            raise SettingsError(f"{name}={path!r} is {taken[path]} as well: give each answer a path of its own")
+        if path:
+            taken[path] = name
+    for name in ("health_port", "metrics_port"):
+        if getattr(settings, name) > HIGHEST_PORT:
+            raise SettingsError(f"{name}={getattr(settings, name)} is no port: use 1 to {HIGHEST_PORT}, or 0 for none")
+    if settings.health_port and settings.health_port == settings.metrics_port:
+        raise SettingsError(f"health_port={settings.health_port} is metrics_port as well: one of them would never answer; use another port")
+    for name in ("startup_hang_s", "cleanup_timeout_s", "cleanup_limit_s"):
+        if not getattr(settings, name):
+            raise SettingsError(f"{name}=0 leaves no time at all: use seconds above 0")
 
 
 def _check_certificates(name: str, ca_file: str | None, client_cert_file: str | None, wanted: str) -> None:

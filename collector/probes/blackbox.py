@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -33,15 +34,17 @@ class Blackbox:
         at, began = self._clock(), time.perf_counter()
         headers = {"X-Prometheus-Scrape-Timeout-Seconds": f"{probe.timeout_s + _OFFSET_S:g}"}
         try:
-            answer = await fetched(
-                self._client, f"{self._url}/probe", _ANSWER_BYTES, headers, probe.timeout_s + _MARGIN_S,
-                module=probe.module, target=probe.target,
-            )  # fmt: skip
+            wait_s = probe.timeout_s + _MARGIN_S
+            # The client's own limit is for each part of an answer.
+            async with asyncio.timeout(wait_s):
+                answer = await fetched(
+                    self._client, f"{self._url}/probe", _ANSWER_BYTES, headers, wait_s, module=probe.module, target=probe.target
+                )
             text = answer.body.decode("utf-8", errors="replace")
             if answer.status != 200:
                 return _unknown(at, began, f"the exporter answers {answer.status}: {text.strip()[:200]}")
             return _result(at, probe, _samples(text))
-        except (httpx2.RequestError, httpx2.InvalidURL, AnswerTooLarge, ValueError, KeyError) as error:
+        except (httpx2.RequestError, httpx2.InvalidURL, AnswerTooLarge, TimeoutError, ValueError, KeyError) as error:
             return _unknown(at, began, f"the exporter does not answer as one ({type(error).__name__})")
 
     async def close(self) -> None:

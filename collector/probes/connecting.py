@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +23,11 @@ _VERSIONS: Final = {
     "TLS13": ssl.TLSVersion.TLSv1_3,
 }
 _CONTEXTS_KEPT: Final = 100
+_NAMES_AT_ONCE: Final = 32
 _UTC_TIME, _GENERAL_TIME = 0x17, 0x18
 
+_resolvers: Final = ThreadPoolExecutor(_NAMES_AT_ONCE, thread_name_prefix="probe-names")
+"""Threads of their own: names that do not resolve hold them for a while, and not those that the collector works with."""
 _contexts: dict[tuple[Tls, tuple[float, ...]], ssl.SSLContext] = {}
 
 
@@ -69,7 +74,11 @@ async def addresses(probe: Probe, host: str, port: int) -> list[str]:
         ProbeFailed: the name does not resolve, or to no address of that family.
     """
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        find = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        # An address needs no resolver, so it does not wait for one either.
+        found = (
+            find(flags=socket.AI_NUMERICHOST) if _is_address(host) else await asyncio.get_running_loop().run_in_executor(_resolvers, find)
+        )
     except (socket.gaierror, UnicodeError) as error:
         text = error.strerror if isinstance(error, socket.gaierror) else str(error)
         raise ProbeFailed("dns", f"{host}: {text}") from None
@@ -79,6 +88,14 @@ async def addresses(probe: Probe, host: str, port: int) -> list[str]:
     if not chosen:
         raise ProbeFailed("dns", f"{host} has no IPv{6 if probe.prefers_ipv6 else 4} address")
     return chosen
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def is_public(address: str) -> bool:

@@ -206,7 +206,10 @@ class State:
 def after(state: State | None, probe: Probe, result: Result) -> tuple[State, bool]:
     """Return the state after a result, and whether it is another one than before."""
     is_change = state is None or state.last.kind != result.kind
-    expires = result.certificate_expires_at or (state.certificate_expires_at if state is not None else None)
+    expires = result.certificate_expires_at
+    if expires is None and state is not None and not result.is_success:
+        # What answers as it should without a certificate has none any more.
+        expires = state.certificate_expires_at
     return State(
         probe.name,
         probe.service,

@@ -28,6 +28,7 @@ from isolation_monitor.collector.probes.connecting import (
     ready_context,
 )
 from isolation_monitor.collector.probes.domain import HeaderRule, HttpModule, Probe, Secret
+from isolation_monitor.collector.probes.searching import is_found
 
 BODY_BYTES: Final = 1024 * 1024
 """Bodies are searched up to here, unless a module says otherwise by `body_size_limit`, beyond which a check fails."""
@@ -71,7 +72,9 @@ async def check_http(probe: Probe, module: HttpModule, seen: Seen, phases: Phase
             raise ProbeFailed("redirect", f"more than {REDIRECTS} redirects")
         request = _redirected(request, answer.status, location)
         seen.redirects += 1
-    _judge(module, answer)
+    phases.begin("search")
+    await _judge(module, answer)
+    phases.end()
 
 
 async def warm_up() -> None:
@@ -160,7 +163,7 @@ async def _read(answer: httpx2.Response, module: HttpModule) -> str:
     return b"".join(parts)[:limit].decode("utf-8", errors="replace")
 
 
-def _judge(module: HttpModule, answer: _Answer) -> None:
+async def _judge(module: HttpModule, answer: _Answer) -> None:
     is_valid = answer.status in module.valid_statuses if module.valid_statuses else 200 <= answer.status <= 299
     if not is_valid:
         raise ProbeFailed("status", f"the status is {answer.status}")
@@ -171,28 +174,29 @@ def _judge(module: HttpModule, answer: _Answer) -> None:
     if module.fails_if_not_tls and not answer.is_tls:
         raise ProbeFailed("tls", "it is reached without TLS, which fail_if_not_ssl forbids")
     for pattern in module.body_must_not_match:
-        if pattern.search(answer.body):
+        if await is_found(pattern, answer.body):
             raise ProbeFailed("body", f"the body matches {pattern.pattern!r}")
     for pattern in module.body_must_match:
-        if not pattern.search(answer.body):
+        if not await is_found(pattern, answer.body):
             raise ProbeFailed("body", f"the body does not match {pattern.pattern!r}")
     for rule, must_match in (*((one, False) for one in module.header_must_not_match), *((one, True) for one in module.header_must_match)):
-        _judge_header(rule, must_match, answer)
+        await _judge_header(rule, must_match, answer)
 
 
-def _judge_header(rule: HeaderRule, must_match: bool, answer: _Answer) -> None:
+async def _judge_header(rule: HeaderRule, must_match: bool, answer: _Answer) -> None:
     values = answer.headers.get_list(rule.name)
     if not values:
         if not rule.allows_missing:
             raise ProbeFailed("header", f"there is no header {rule.name}")
         return
-    if any(rule.pattern.search(value) for value in values) is not must_match:
+    found = [value for value in values if await is_found(rule.pattern, value)]
+    if bool(found) is not must_match:
         raise ProbeFailed("header", f"header {rule.name} {'does not match' if must_match else 'matches'} {rule.pattern.pattern!r}")
 
 
 def _redirected(request: _Request, status: int, location: str) -> _Request:
-    url = urljoin(request.url, location)
     try:
+        url = urljoin(request.url, location)
         before, after = urlsplit(request.url), urlsplit(url)
         is_usable = after.scheme in ("http", "https") and after.hostname is not None and (after.port is None or after.port > 0)
     except ValueError:

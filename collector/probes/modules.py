@@ -7,6 +7,7 @@ Source: CONFIGURATION.md of prometheus/blackbox_exporter, 0.28.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ _TCP: Final = {"preferred_ip_protocol", "ip_protocol_fallback", "query_response"
 _TLS: Final = {"insecure_skip_verify", "ca_file", "cert_file", "key_file", "server_name", "min_version", "max_version"}
 _TLS_VERSIONS: Final = ("TLS10", "TLS11", "TLS12", "TLS13")
 _EXCHANGE: Final = {"expect", "send", "starttls"}
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _METHODS: Final = re.compile(r"[A-Z]{1,20}")
 _UNITS: Final = {"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "k": 2**10, "m": 2**20, "g": 2**30}
 _DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
@@ -111,8 +113,10 @@ def _http(section: Json, tls: Json, where: str, folder: Path) -> HttpModule:
         raise ProbesFileError(f"{where}: http.method is {method!r}, write it in capitals, such as GET")
     headers = mapping(section.get("headers"), f"{where}: http.headers")
     for name, value in headers.items():
-        if not isinstance(value, (str, int, float)) or not f"{name}{value}".isprintable():
-            raise ProbesFileError(f"{where}: http.headers.{name} must be one line of text")
+        if not isinstance(value, (str, int, float)) or not str(value).isprintable() or not str(value).isascii():
+            raise ProbesFileError(f"{where}: http.headers.{name} must be one line of ASCII text")
+        if not _HEADER.fullmatch(name):
+            raise ProbesFileError(f"{where}: http.headers {name!r} is no name of a header, such as X-Token")
     statuses = section.get("valid_status_codes") or []
     if not isinstance(statuses, list) or not all(isinstance(one, int) and 100 <= one <= 599 for one in statuses):
         raise ProbesFileError(f"{where}: http.valid_status_codes is {statuses!r}, write a list of numbers such as [200, 204]")
@@ -147,7 +151,12 @@ def _tcp(section: Json, tls: Json, where: str, folder: Path) -> TcpModule:
         exchanges.append(
             Exchange(_pattern(expect, f"{place}: expect") if expect else None, _is(step, "starttls", place), _text(step, "send", place))
         )
-    return TcpModule(tuple(exchanges), _is(section, "tls", where), _tls(tls, where, folder), _text(section, "source_ip_address", where))
+    source = _text(section, "source_ip_address", where) or None
+    try:
+        ipaddress.ip_address(source or "::")
+    except ValueError:
+        raise ProbesFileError(f"{where}: tcp.source_ip_address is {source!r}, write an IP address of this machine") from None
+    return TcpModule(tuple(exchanges), _is(section, "tls", where), _tls(tls, where, folder), source)
 
 
 def _auth(section: Json, where: str, folder: Path) -> tuple[str, str, Secret]:
@@ -210,7 +219,7 @@ def _pattern(text: str, where: str) -> re.Pattern[str]:
 
 
 def _size(value: object, where: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return value or None
     found = re.fullmatch(r"(\d+)\s*([a-zA-Z]*)", str(value))
     unit = _UNITS.get(found[2].lower().replace("ib", "b")) if found else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import replace
+from typing import Final
 
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.probes.blackbox import Blackbox
@@ -15,6 +15,9 @@ from isolation_monitor.collector.probes.http_probe import check_http, warm_up
 from isolation_monitor.collector.probes.tcp_probe import check_tcp
 
 logger = logging.getLogger("isolation_monitor.collector")
+
+_OURS: Final = ("prepare", "search", "close")
+"""Phases that say nothing of the endpoint: files and authorities are read before, expressions are searched for after its answer."""
 
 
 class Prober:
@@ -43,7 +46,7 @@ class Prober:
             if not self._is_warm:
                 await warm_up()
                 self._is_warm = True
-        at, began = self._clock(), time.perf_counter()
+        at = self._clock()
         seen, phases = Seen(), Phases()
         result = Result(at, 0.0)
         try:
@@ -58,14 +61,14 @@ class Prober:
         except TimeoutError:
             phases.end()
             result = replace(result, reason="timeout", detail=f"nothing within {probe.timeout_s:g} s, during {phases.now}")
+        took = {name: took_s for name, took_s in phases.took.items() if name not in _OURS}
         return replace(
             result,
-            # Files and authorities are read before the endpoint is asked anything.
-            duration_s=time.perf_counter() - began - phases.took.pop("prepare", 0.0),
+            duration_s=sum(took.values()),
             status_code=seen.status_code,
             certificate_expires_at=seen.certificate_expires_at,
             redirects=seen.redirects,
-            phases_s={name: round(took, 6) for name, took in phases.took.items()},
+            phases_s={name: round(took_s, 6) for name, took_s in took.items()},
         )
 
     async def close(self) -> None:

@@ -115,6 +115,8 @@ def _probe(
     if via == "blackbox" and not blackbox_url:
         raise ProbesFileError(f"{where}: via is blackbox, and no exporter is named: write blackbox_url, or set COLLECTOR_BLACKBOX_URL")
     module_name = asked.get("module") or ("http_2xx" if "://" in target else "tcp_connect")
+    if not isinstance(module_name, str):
+        raise ProbesFileError(f"{where}: module is {module_name!r}, write the name of one")
     module = modules.get(module_name)
     if via == "collector":
         module = _ours(module, module_name, modules, where)

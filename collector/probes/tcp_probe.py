@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from typing import Final
 from urllib.parse import urlsplit
 
 from isolation_monitor.collector.probes.connecting import Phases, ProbeFailed, Seen, addresses, expiry_of, failure_of, ready_context
 from isolation_monitor.collector.probes.domain import Probe, TcpModule
+from isolation_monitor.collector.probes.searching import is_found
 
 _LINE_BYTES: Final = 64 * 1024
 _LINES: Final = 10_000
+_GOODBYE_S: Final = 0.5
+"""How long the other side may take to end TLS; asyncio itself waits for 30 s."""
 _GROUP: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -48,10 +50,22 @@ async def check_tcp(probe: Probe, module: TcpModule, seen: Seen, phases: Phases)
     except (OSError, asyncio.IncompleteReadError) as error:
         raise failure_of(error) from None
     finally:
+        phases.begin("close")
+        await _close(writer)
         phases.end()
-        writer.close()
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close the connection; who does not say goodbye is not waited for. What is known of the endpoint is known by now."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_GOODBYE_S):
             await writer.wait_closed()
+    except OSError:
+        # Also a TimeoutError.
+        pass
+    finally:
+        writer.transport.abort()
 
 
 async def _connected(found: list[str], port: int, source_ip: str | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -80,8 +94,8 @@ async def _line(reader: asyncio.StreamReader, wanted: re.Pattern[str]) -> re.Mat
             raise ProbeFailed("body", f"a line has more than {_LINE_BYTES} bytes") from None
         if not line:
             break
-        match = wanted.search(line.decode("utf-8", errors="replace").rstrip("\r\n"))
-        if match is not None:
+        text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+        if await is_found(wanted, text) and (match := wanted.search(text)) is not None:
             return match
     raise ProbeFailed("body", f"no line matched {wanted.pattern!r} before the connection ended")
 

@@ -42,6 +42,7 @@ class _Copies:
 class _Counted:
     repeats: int = 0
     failed: int = 0
+    skipped: int = 0
     together: bool = False
 
 
@@ -176,6 +177,8 @@ class Repeats:
         counted = self._counted.setdefault(name, _Counted())
         counted.together = counted.together or report.nodeid == name
         counted.repeats += report.when == "setup"
+        # What fails as expected is called skipped, too.
+        counted.skipped += report.skipped and not hasattr(report, "wasxfail")
         if report.failed and (name, str(repeat)) not in self._failing:
             self._failing.add((name, str(repeat)))
             counted.failed += 1
@@ -206,9 +209,12 @@ class Repeats:
             yield f"{one.failed} of {one.repeats} failed  {words:<6}  {name}{' (together)' if one.together else ''}"
         if len(failing) > _FAILING_SHOWN:
             yield f"and {len(failing) - _FAILING_SHOWN} more tests failed at times"
-        held = len(self._counted) - len(failing)
+        skipped = sum(not one.failed and one.skipped >= one.repeats for one in self._counted.values())
+        held = len(self._counted) - len(failing) - skipped
         if held:
             yield f"{held} of {len(self._counted)} tests held {self._times} times"
+        if skipped:
+            yield f"{skipped} of {len(self._counted)} tests were skipped each time"
         if self._once:
             yield f"{self._once} ran once: tests of unittest and others that take no parameters cannot be repeated"
         for why, number in Counter(self._apart.values()).most_common():

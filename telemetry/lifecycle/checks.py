@@ -51,13 +51,15 @@ class Check:
 
     def ask(self, home: asyncio.AbstractEventLoop | None) -> futures.Future[Any] | None:
         """Return what to wait for; None where the latest answer is fresh enough, or nobody knows how long one is to come."""
-        now = clock()
-        if self._work is None:
+        self._take()
+        # The thread of `health_port` asks, too: what is read twice may be another the second time.
+        work, now = self._work, clock()
+        if work is None:
             if self._latest is not None and now - self._latest.at < self._cache_s:
                 return None
             self._began = now
-            self._work = begin(self._function, home, f"check {self.name}")
-        return None if self._is_late(now) else self._work.future
+            self._work = work = begin(self._function, home, f"check {self.name}")
+        return None if self._is_late(now) else work.future
 
     def wait_s(self) -> float:
         """Return how much longer the check that is out may take."""
@@ -65,17 +67,26 @@ class Check:
 
     def result(self) -> Result:
         """Return the answer as it stands now."""
-        now = clock()
-        work = self._work
+        self._take()
+        work, now = self._work, clock()
         if work is None:
             return self._latest or Result(False, "was not asked", 0.0, now)
-        if work.future.done():
-            self._work = None
-            self._keep(self._judge(work.future, now - self._began, now))
-        elif self._is_late(now):
+        if self._is_late(now):
             work.cancel()
             self._keep(Result(False, f"timed out: no answer for {now - self._began:.1f} s", now - self._began, now))
         return self._latest or Result(False, "no answer yet", now - self._began, now)
+
+    def _take(self) -> None:
+        """Keep the answer of a call that is over: one that took too long is a failure, whenever somebody comes for it."""
+        work = self._work
+        if work is None or not work.future.done():
+            return
+        self._work = None
+        took_s = work.ended - self._began
+        if took_s >= self.timeout_s:
+            self._keep(Result(False, f"timed out: it took {took_s:.1f} s", took_s, work.ended))
+        else:
+            self._keep(self._judge(work.future, took_s, work.ended))
 
     def _is_late(self, now: float) -> bool:
         return now - self._began >= self.timeout_s
@@ -126,23 +137,27 @@ class Checks:
 
     async def ask(self, home: asyncio.AbstractEventLoop | None) -> dict[str, Result]:
         """Ask all checks at once, on the event loop, and return their answers by name."""
-        out = [asyncio.wrap_future(one) for check in self if (one := check.ask(home)) is not None]
+        out = self._ask(home)
         if out:
-            await asyncio.wait(out, timeout=self._wait_s())
+            waiting = [asyncio.wrap_future(one) for one in out.values()]
+            for one in waiting:
+                one.add_done_callback(_seen)
+            await asyncio.wait(waiting, timeout=max(check.wait_s() for check in out))
         return self._results()
 
     def ask_from_thread(self, home: asyncio.AbstractEventLoop | None) -> dict[str, Result]:
         """As `ask`, from a thread that may wait."""
-        out = [one for check in self if (one := check.ask(home)) is not None]
+        out = self._ask(home)
         if out:
-            futures.wait(out, timeout=self._wait_s())
+            futures.wait(out.values(), timeout=max(check.wait_s() for check in out))
         return self._results()
 
     def is_required(self, name: str) -> bool:
         return self._checks[name].is_required
 
-    def _wait_s(self) -> float:
-        return max((check.wait_s() for check in self), default=0.0)
+    def _ask(self, home: asyncio.AbstractEventLoop | None) -> dict[Check, futures.Future[Any]]:
+        """Return, by check, what is to be waited for."""
+        return {check: one for check in self if (one := check.ask(home)) is not None}
 
     def _results(self) -> dict[str, Result]:
         return {check.name: check.result() for check in self}
@@ -152,6 +167,12 @@ class Checks:
 
     def __len__(self) -> int:
         return len(self._checks)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Asyncio logs errors that nobody asked for, with their texts: the check has judged it by itself."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _is_json(detail: dict[str, Any]) -> bool:

@@ -39,7 +39,16 @@ class Course:
     @property
     def is_ready(self) -> bool:
         """Return whether it has started and does not end. One without phases needs no start."""
-        return (self.state == "ready" or (self.state == "idle" and not len(self.phases))) and not self.is_draining
+        return (self.state == "ready" or self._needs_no_start) and not self.is_draining
+
+    @property
+    def is_started(self) -> bool:
+        """Return whether its start-up is over, also when it ends by now. One without phases needs none."""
+        return self.was_ready or self._needs_no_start
+
+    @property
+    def _needs_no_start(self) -> bool:
+        return self.state == "idle" and not len(self.phases)
 
     @property
     def startup_s(self) -> float:
@@ -71,6 +80,10 @@ class Course:
             return
         if self.state != "idle":
             raise LifecycleError(f"the application is {self.state}: its start-up is over, and begins anew only after a clean-up")
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Begin, also where one is under way already: in a forked child that is its parent's."""
         self._starts()
         self.state, self._began, self._ended = "starting", clock(), 0.0
         self.was_ready = self.is_draining = False

@@ -67,8 +67,8 @@ class HealthEndpoint:
         path = scope["path"]
         # A copy: routers write into it.
         await app(dict(scope), receive, send_unless_missing)
-        if 200 <= status < 500:
-            # A broken answer says nothing of whose the path is.
+        if 200 <= status < 400 or status == 404:
+            # A refusal and a broken answer say nothing of whose the path is.
             self.host_owns[path] = status != 404
         if status == 404:
             await self._answer(self.paths[path], scope, send)

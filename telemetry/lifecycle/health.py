@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,12 @@ class Health:
     async def answer(self, name: str) -> Answer:
         """Answer on the event loop: that it does is the sign of life."""
         if asyncio._get_running_loop() is None:
-            # Trio's: nothing here can wait on it.
-            return self.answer_from_thread(name)
+            trio: Any = sys.modules.get("trio")  # Any: no library that is required
+            # Nothing here can wait on its loop, and the checks may take their time.
+            if trio is None:
+                return self.answer_from_thread(name)
+            answer: Answer = await trio.to_thread.run_sync(self.answer_from_thread, name)
+            return answer
         if name == "livez":
             began = time.monotonic()
             # Everything that is due now runs before.
@@ -49,7 +54,7 @@ class Health:
             return self._live(time.monotonic() - began, 0.0)
         if name == "startupz":
             return self._started()
-        return self._ready(await self._checks.ask(self._course.loop) if self._asks_checks() else {})
+        return self._ready(await self._checks.ask(self._home()) if self._asks_checks() else {})
 
     def answer_from_thread(self, name: str) -> Answer:
         """Answer from a thread, also while the event loop stands still: then the process is not ready, and at length not live."""
@@ -58,7 +63,11 @@ class Health:
             return self._live(self._pulse.lag_s, self._pulse.stalled_s)
         if name == "startupz":
             return self._started()
-        return self._ready(self._checks.ask_from_thread(self._course.loop) if self._asks_checks() else {})
+        return self._ready(self._checks.ask_from_thread(self._home()) if self._asks_checks() else {})
+
+    def _home(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that the application's connections belong to, also where nobody ran a start-up on it."""
+        return self._course.loop or asyncio._get_running_loop() or self._pulse.loop
 
     def _asks_checks(self) -> bool:
         """Before it is ready and when it ends, the application's resources are not to be touched."""
@@ -80,7 +89,7 @@ class Health:
         )
 
     def _started(self) -> Answer:
-        is_over = self._course.was_ready
+        is_over = self._course.is_started
         return Answer(
             200 if is_over else 503, {"status": "started" if is_over else self._course.state, **self._who(), "startup": self._startup()}
         )

@@ -21,10 +21,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from isolation_monitor.telemetry import awaiting, running, stacks
 from isolation_monitor.telemetry.lifecycle import proc
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.ledger import Ledger
+    from isolation_monitor.telemetry.settings import Settings
 
 SHOWN_LIMIT: Final = 20
 """Descriptions of one resource that a report carries."""
@@ -55,6 +60,16 @@ class Own:
     ports: frozenset[int] = frozenset()
 
 
+def own_of(settings: Settings, ledger: Ledger, health_port: int | None) -> Own:
+    """Return what belongs to the monitor with these settings; `health_port` is the bound one, None for none."""
+    url = urlsplit(settings.collector_url or "")
+    collector = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
+    folder = ledger.outbox.folder
+    folders = (ledger.registry.directory, folder.path if folder is not None else None)
+    ports = frozenset({settings.metrics_port, health_port or 0, collector} - {0})
+    return Own(tuple(str(one) for one in folders if one is not None), ports)
+
+
 class Baseline:
     """What the process held at one moment."""
 
@@ -63,6 +78,13 @@ class Baseline:
         self.threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet(threading.enumerate())
         self.handles = set(proc.handles())
         self.children = {(one.pid, one.started) for one in proc.children()}
+
+    def take_out(self, before: Baseline, after: Baseline) -> None:
+        """Leave out what came between two other moments."""
+        self.tasks -= after.tasks - before.tasks
+        self.threads -= after.threads - before.threads
+        self.handles -= after.handles - before.handles
+        self.children -= after.children - before.children
 
 
 def left_since(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -23,17 +24,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from isolation_monitor.telemetry.errors import LifecycleError
 from isolation_monitor.telemetry.lifecycle import startup
+from isolation_monitor.telemetry.lifecycle.ahead import Ahead
 from isolation_monitor.telemetry.lifecycle.checks import Checks
 from isolation_monitor.telemetry.lifecycle.cleanup import FORCE_LIMIT_S, Cleanup, Steps
 from isolation_monitor.telemetry.lifecycle.course import Course, State
 from isolation_monitor.telemetry.lifecycle.endpoint import NAMES, HealthEndpoint
 from isolation_monitor.telemetry.lifecycle.hangs import Hangs
 from isolation_monitor.telemetry.lifecycle.health import Health
-from isolation_monitor.telemetry.lifecycle.inventory import Baseline, Left, Own, left_since
+from isolation_monitor.telemetry.lifecycle.inventory import Baseline, Left, left_since, own_of
 from isolation_monitor.telemetry.lifecycle.phases import Phase, Phases
 from isolation_monitor.telemetry.lifecycle.port import serve_health
 from isolation_monitor.telemetry.lifecycle.pulse import Pulse
@@ -67,18 +68,19 @@ class Lifecycle:
         self._settings = settings
         self._is_on = is_on
         self._telling = Telling(ledger, is_on)
-        self._phases = Phases(settings.startup_hang_s, lambda phase: self._course.begin(), self._telling.phase_ended)
+        self._phases = Phases(settings.startup_hang_s, self._phase_begins, self._phase_ended)
         self._course = Course(self._phases, self._starts)
         self._steps = Steps(settings.cleanup_timeout_s, settings.cleanup_limit_s)
         self._checks = Checks()
         self._pulse = Pulse()
         self._hangs = Hangs(self._telling.hangs)
-        self._signals = Signals(self._heard, self._end)
+        self._signals = Signals(self._heard, self._end, is_on=settings.lifecycle_signals == "chain")
         self._temporary: set[str] = set()
         self._lock = threading.RLock()
         self._owner = 0
         self._cleaning: Future[CleanupReport | None] | None = None
         self._baseline: Baseline | None = None
+        self._ahead = Ahead()
         self._is_starting = False
         self._port: ThreadPort | None = None
         self.is_declared = False
@@ -219,7 +221,8 @@ class Lifecycle:
     async def _start(self, loop: asyncio.AbstractEventLoop | None) -> None:
         if self._is_starting:
             raise LifecycleError("the start-up is under way already: wait for it with `reached(name)`")
-        self._course.begin()
+        self._begin()
+        self._look_again(loop)
         self._is_starting = True
         self._course.loop, self._course.waits_since = loop, clock()
         self._pulse.watch(loop)
@@ -289,18 +292,22 @@ class Lifecycle:
             self._cleaning = cleaning
             cleaning.set_running_or_notify_cancel()
             self._course.stop()
-        work = threading.Thread(target=self._run_cleanup, args=(cleaning, reason, excused), name="isolation-cleanup", daemon=True)
+        # Where no start-up ran it is the caller's.
+        loop = self._course.loop or asyncio._get_running_loop()
+        arguments = (cleaning, reason, excused, loop)
+        work = threading.Thread(target=self._run_cleanup, args=arguments, name="isolation-cleanup", daemon=True)
         try:
             work.start()
         except RuntimeError:
             # The interpreter ends and starts no thread any more.
-            self._run_cleanup(cleaning, reason, excused)
+            self._run_cleanup(*arguments)
         return cleaning
 
-    def _run_cleanup(self, cleaning: Future[CleanupReport | None], reason: str, excused: object) -> None:
+    def _run_cleanup(
+        self, cleaning: Future[CleanupReport | None], reason: str, excused: object, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
         began, report = clock(), None
         try:
-            loop = self._course.loop
             steps = Cleanup(self._steps, loop, lambda name: not self._phases.never_began(name)).run()
             left = self._look(loop, excused)
             self.report = report = CleanupReport(reason, clock() - began, steps, left)
@@ -319,18 +326,11 @@ class Lifecycle:
             return None
         until = clock() + SETTLE_S
         while True:
-            left = left_since(baseline, loop, self._own(), excused=(excused,), temporary=self._temporary)
+            own = own_of(self._settings, self._ledger, self.port)
+            left = left_since(baseline, loop, own, excused=(excused,), temporary=self._temporary)
             if not left.total or clock() >= until:
                 return left
             time.sleep(0.05)
-
-    def _own(self) -> Own:
-        settings, outbox = self._settings, self._ledger.outbox
-        url = urlsplit(settings.collector_url or "")
-        collector = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
-        bound = self._port.port if self._port is not None else 0
-        folders = (self._ledger.registry.directory, outbox.folder.path if outbox.folder is not None else None)
-        return Own(tuple(str(one) for one in folders if one is not None), frozenset({settings.metrics_port, bound or 0, collector} - {0}))
 
     # --- around the application -------------------------------------------------------------------------------------
 
@@ -401,6 +401,32 @@ class Lifecycle:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        if self._course.state == "starting" and self._owner != os.getpid():
+            # A block ran in the parent, as with gunicorn's --preload.
+            self._course.begin_anew()
+        else:
+            self._course.begin()
+
+    def _phase_begins(self, phase: Phase) -> None:
+        self._begin()
+        if not self._is_starting:
+            self._ahead.begins(phase)
+
+    def _phase_ended(self, phase: Phase) -> None:
+        self._ahead.ended(phase)
+        self._telling.phase_ended(phase)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """After blocks that ran ahead, perhaps before the server did."""
+        try:
+            if (baseline := self._ahead.baseline(loop)) is not None:
+                self._baseline = baseline
+                # A server that began to run after them has set handlers of its own.
+                self._signals.install()
+        except Exception as error:
+            self._telling.failed(error)
+
     def _starts(self) -> None:
         """The first thing of a start-up: look at what the process holds, and hear of its end."""
         self.is_declared = True
@@ -417,8 +443,8 @@ class Lifecycle:
                 self._ledger.outbox.start()
             self._open_port()
             self._baseline = Baseline(asyncio._get_running_loop())
-            if self._settings.lifecycle_signals == "chain":
-                self._signals.install()
+            self._ahead.clear()
+            self._signals.install()
         except Exception as error:
             self._telling.failed(error)
 
@@ -429,7 +455,9 @@ class Lifecycle:
     def _tick(self, now: float) -> None:
         """Called about once a second by the housekeeper."""
         if self._course.state == "starting":
-            self._telling.elapsed(self._course)
+            # Between a block and the start nobody waits: in the parent of forked workers that is for ever.
+            if self._is_starting or any(phase.state == "running" for phase in self._phases):
+                self._telling.elapsed(self._course)
             self._hangs.look(self._phases, now, self._course.waits_since)
         if self.is_declared:
             self._pulse.ask()
@@ -452,10 +480,16 @@ class Lifecycle:
         last.name, last.daemon = "isolation-last-resort", True
         last.start()
 
-        def give_up(_: object = None) -> None:
-            loop.call_soon_threadsafe(self._signals.give_up, number)
+        def give_up() -> None:
+            if cleaning is not None:
+                cleaning.result()
+                # What the clean-up told would be lost with the process.
+                self._ledger.outbox.sync(LAST_SYNC_S)
+            # Where the loop is closed by now, whoever ran it goes on to the end by himself.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._signals.give_up, number)
 
-        give_up() if cleaning is None else cleaning.add_done_callback(give_up)
+        threading.Thread(target=give_up, name="isolation-give-up", daemon=True).start()
 
     def _at_exit(self) -> None:
         if self._close("exit") is not None:

@@ -30,6 +30,11 @@ class Pulse:
         self._loop, self._asked = loop, 0.0
         self._lags.clear()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that is asked."""
+        return self._loop
+
     def ask(self) -> None:
         """Ask, unless an answer is still awaited. From any thread."""
         loop = self._loop

@@ -27,17 +27,20 @@ Handler = Any
 class Signals:
     """The chained handlers of one application. `heard` is told of each signal; `end` when nothing else would handle it."""
 
-    def __init__(self, heard: Callable[[int], None], end: Callable[[int], None]) -> None:
+    def __init__(self, heard: Callable[[int], None], end: Callable[[int], None], *, is_on: bool = True) -> None:
+        self._is_on = is_on
         self._heard = heard
         self._end = end
         self._before: dict[int, Handler] = {}
+        self._first: dict[int, Handler] = {}
+        """What was there the first time: whoever took our place since then, and puts us back, means that."""
         self._owner = 0
         self._own = self._handle
         """One object, to know it again by: a method is a new one each time it is asked for."""
 
     def install(self) -> bool:
         """Stand before the handlers that are there now; whether that was possible: only on the main thread it is."""
-        if threading.current_thread() is not threading.main_thread():
+        if not self._is_on or threading.current_thread() is not threading.main_thread():
             return False
         self._owner = os.getpid()
         for name in NAMES:
@@ -48,6 +51,7 @@ class Signals:
                 continue
             signal.signal(number, self._own)
             self._before[number] = before
+            self._first.setdefault(number, before)
         return True
 
     def uninstall(self) -> None:
@@ -74,7 +78,7 @@ class Signals:
         os.kill(os.getpid(), number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        before = self._before.get(number, signal.SIG_DFL)
+        before = self._before.get(number, self._first.get(number, signal.SIG_DFL))
         if os.getpid() != self._owner:
             # A forked child: it is not the one that was started here.
             if callable(before):

@@ -79,6 +79,10 @@ class Telling:
             if course.was_ready:
                 registry.gauge(names.STARTUP_READY).set(time.time())
             logger.info("isolation monitor: start-up %s after %.2f s", "done" if course.was_ready else "failed", course.startup_s)
+            for phase in course.phases:
+                if phase.told_at and not phase.is_over:
+                    # Nobody waits for it any more: a block that was never run, or one beside a start-up that failed.
+                    registry.gauge(names.STARTUP_PHASE_HANGING, isolation_phase=phase.name).set(0.0)
             phases = [{"phase": one.name, "state": one.state, "duration_s": round(one.duration_s, 3)} for one in course.phases]
             self._put("startup", state="ready" if course.was_ready else "failed", duration_s=round(course.startup_s, 3), phases=phases)
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -30,6 +31,8 @@ class Work:
         self.future.set_running_or_notify_cancel()
         self.thread_id: int | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.ended = 0.0
+        """When it was over, on the clock of `time.monotonic`; 0 until then."""
         self._inner: Future[Any] | None = None
 
     def cancel(self) -> None:
@@ -40,6 +43,7 @@ class Work:
     def _finish(self, result: Any, error: BaseException | None) -> None:
         if self.future.done():
             return
+        self.ended = time.monotonic()
         if error is None:
             self.future.set_result(result)
         else:
@@ -71,7 +75,12 @@ class Work:
         async def call() -> Any:
             return await self._noting(function())
 
-        self._inner = inner = asyncio.run_coroutine_threadsafe(call(), home)
+        coroutine = call()
+        try:
+            self._inner = inner = asyncio.run_coroutine_threadsafe(coroutine, home)
+        except RuntimeError:
+            coroutine.close()
+            raise
 
         def over(done: Future[Any]) -> None:
             with contextlib.suppress(BaseException):
@@ -92,8 +101,13 @@ def begin(function: Function, home: asyncio.AbstractEventLoop | None, name: str)
     """
     work = Work()
     if inspect.iscoroutinefunction(function) and home is not None and home.is_running():
-        work._begin_on_loop(function, home)
-        return work
+        try:
+            work._begin_on_loop(function, home)
+        except RuntimeError:
+            # Closed since somebody looked.
+            home = None
+        else:
+            return work
     thread = threading.Thread(target=copy_context().run, args=(work._run, function, home), name=name, daemon=True)
     try:
         thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,6 +96,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     # On, a restarted service gets its port back at once; it does not let two processes listen together.
     allow_reuse_address = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what the base class would print into the host's stderr: a probe that gave up waiting is no defect of anybody."""
+        level = logging.DEBUG if isinstance(sys.exc_info()[1], OSError) else logging.WARNING
+        LOGGER.log(level, "a request to the monitor's port broke", exc_info=True)
 
 
 def _handler(pages: Pages, token: str | None) -> Callable[..., BaseHTTPRequestHandler]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import threading
 import urllib.request
@@ -114,6 +115,37 @@ def asked(folder: Path, target: str, module: Json | None = None, *, prober: str 
 def read(folder: Path, document: Json) -> ProbesFile:
     (folder / "probes.yml").write_text(yaml.safe_dump(document))
     return read_probes(folder / "probes.yml")
+
+
+class Bare:
+    """A server that says the same to everybody, and does nothing of what is polite."""
+
+    def __init__(self, says: bytes, context: ssl.SSLContext | None = None) -> None:
+        self._says, self._context, self._held = says, context, list[socket.socket]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = self._listener.accept()
+                one = accepted if self._context is None else self._context.wrap_socket(accepted, server_side=True)
+                self._held.append(one)
+                one.sendall(self._says)
+
+    def __enter__(self) -> Bare:
+        return self
+
+    def __exit__(self, *_why: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for one in (self._listener, *self._held):
+            one.close()
+
+
+def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, ""))
+    return head.encode() + body
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------
@@ -502,3 +534,89 @@ def test_the_end_of_a_certificate_is_read_as_others_read_it(tmp_path: Path) -> N
 
     assert not_after(ssl.PEM_cert_to_DER_cert(pem)) == x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
     assert not_after(ssl.PEM_cert_to_DER_cert(pem)) > datetime.now(UTC)
+
+
+# --- what must not hold up the collector ------------------------------------------------------------------------------
+
+
+async def test_an_expression_that_takes_long_holds_nobody_up(prober: Prober, tmp_path: Path) -> None:
+    """`.*ok.*` over a line of a mebibyte takes an hour, in which the collector would take no record."""
+    with Bare(answer(b"x" * 1_000_000)) as server:
+        module = {"fail_if_body_not_matches_regexp": [".*ok.*"]}
+        probe = asked(tmp_path, f"http://127.0.0.1:{server.port}/", module, timeout="2s")
+        checking = asyncio.create_task(prober.check(probe))
+        turns = 0
+        while not checking.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+
+    assert (checking.result().reason, checking.result().status_code) == ("timeout", 200)
+    assert "during search" in checking.result().detail
+    assert turns > 20
+
+
+async def test_a_long_body_is_searched_as_a_short_one(prober: Prober, tmp_path: Path) -> None:
+    with Bare(answer("é".encode() * 40_000 + b" it is ok")) as server:
+        target = f"http://127.0.0.1:{server.port}/"
+        found = await prober.check(asked(tmp_path, target, {"fail_if_body_not_matches_regexp": ["is +ok$"]}))
+        missing = await prober.check(asked(tmp_path, target, {"fail_if_body_not_matches_regexp": ["is +bad$"]}))
+
+    assert (found.reason, missing.reason) == ("", "body")
+    assert found.phases_s.keys() == {"resolve", "connect", "processing", "transfer"}
+
+
+async def test_a_server_that_does_not_end_tls_is_well_and_holds_nobody_up(prober: Prober, tmp_path: Path) -> None:
+    """Asyncio waits 30 s for its goodbye; a check that is cancelled meanwhile must end, or the collector never does."""
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.certificate("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with Bare(b"220 ready\r\n", context) as server:
+        module = {"tls": True, "tls_config": {"ca_file": str(authority.file)}, "query_response": [{"expect": "^220"}]}
+        probe = asked(tmp_path, f"127.0.0.1:{server.port}", module, prober="tcp")
+        result = await prober.check(probe)
+
+        async def for_ever() -> None:
+            while True:
+                await prober.check(probe)
+
+        checking = asyncio.create_task(for_ever())
+        await asyncio.sleep(0.4)
+        checking.cancel()
+        done, _waiting = await asyncio.wait([checking], timeout=10)
+
+    assert result.is_success, result
+    assert "close" not in result.phases_s
+    assert done
+
+
+async def test_a_redirect_to_no_address_is_the_endpoints_failure(prober: Prober, tmp_path: Path) -> None:
+    with Bare(answer(b"", "302 Found", "Location: http://[::1")) as server:
+        result = await prober.check(asked(tmp_path, f"http://127.0.0.1:{server.port}/"))
+
+    assert (result.reason, result.status_code) == ("redirect", 302)
+
+
+def test_a_certificate_that_an_endpoint_no_longer_has_expires_for_nobody() -> None:
+    """A probe whose target went from https to http would else have CertificateExpiresSoon for ever."""
+    probe = Probe("it", "it", "http://x/", "http_2xx", HttpModule(), "collector", 30, 5, 1)
+    seen, _ = after(None, probe, Result(START, 0.1, certificate_expires_at=START))
+    expired, _ = after(seen, probe, Result(START, 0.1, "certificate"))
+    plain, _ = after(expired, probe, Result(START, 0.1))
+
+    assert (expired.certificate_expires_at, plain.certificate_expires_at) == (START, None)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({"probes": [{"name": "it", "target": "http://x/", "module": ["http_2xx"]}]}, "write the name of one"),
+        ({"modules": {"m": {"prober": "http", "http": {"headers": {"a b": "c"}}}}}, "no name of a header"),
+        ({"modules": {"m": {"prober": "http", "http": {"headers": {"X": "é"}}}}}, "one line of ASCII"),
+        ({"modules": {"m": {"prober": "http", "http": {"body_size_limit": -1}}}}, "write a number of bytes"),
+        ({"modules": {"m": {"prober": "tcp", "tcp": {"source_ip_address": "eth0"}}}}, "write an IP address"),
+    ],
+)
+def test_what_no_check_could_use_is_told_at_the_start(document: Json, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(ProbesFileError, match=complaint):
+        read(tmp_path, {"probes": [{"name": "it", "target": "http://x/"}]} | document)

@@ -174,6 +174,13 @@ def test_without_the_options_nothing_is_loaded_or_written(run: Run) -> None:
     assert "isolation:" not in result.stdout.str()
 
 
+def test_a_test_that_is_always_skipped_has_not_held(run: Run) -> None:
+    tests = "import pytest\n@pytest.mark.skip\ndef test_off(): pass\n@pytest.mark.xfail\ndef test_known(): assert 0\ndef test_on(): pass\n"
+    result, _root = run(tests, "--isolation-repeat", "2")
+
+    result.stdout.fnmatch_lines(["2 of 3 tests held 2 times", "1 of 3 tests were skipped each time"])
+
+
 def test_a_flaky_test_is_one_test_with_both_results(run: Run) -> None:
     """Whoever reads the JUnit file knows tests by their names: all repeats have the test's own."""
     result, root = run(REPEATED, "--isolation-repeat", "6")

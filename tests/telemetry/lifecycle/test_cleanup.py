@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.lifecycle import work
 from isolation_monitor.telemetry.lifecycle.lifecycle import Lifecycle
 
 PATIENCE_S = 30.0
@@ -94,6 +99,25 @@ async def test_a_step_that_holds_the_event_loop_is_forced_as_well(life: Lifecycl
             pass
 
     assert outcomes(life) == {"busy": "timed_out"}
+
+
+def test_a_loop_that_ends_meanwhile_keeps_no_step_from_running() -> None:
+    class Ending(asyncio.SelectorEventLoop):
+        """It runs while somebody looks, and is closed when it is given something."""
+
+        def is_running(self) -> bool:
+            return self.is_closed()
+
+    ran = threading.Event()
+
+    async def step() -> None:
+        ran.set()
+
+    loop = Ending()
+    loop.close()
+    work.begin(step, loop, "step").future.result(PATIENCE_S)
+
+    assert ran.is_set()
 
 
 async def test_all_together_have_a_limit_too(make_monitor: Callable[..., IsolationMonitor]) -> None:
@@ -263,6 +287,32 @@ os.read(told, 1)
 os.kill(pid, signal.SIGTERM)
 assert os.waitpid(pid, 0)[1] == signal.SIGTERM
 """
+BLOCK_AHEAD = """
+with life.phase("settings"): pass
+
+# A server that runs the application it was given: `uvicorn.run(app)`.
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(life.is_ready))
+
+async def main():
+    async with life:
+        os.kill(MAIN, signal.SIGTERM)
+        await asyncio.sleep(0)
+        assert heard == [False], heard
+    assert life.report.is_clean, life.report
+
+asyncio.run(main())
+"""
+PRELOADED = """
+with life.phase("settings"): pass
+if os.fork() == 0:
+    MAIN = os.getpid()
+    with life:
+        assert life._course.startup_s < 30
+    assert life.report.is_clean, life.report
+    os._exit(0)
+os.wait()
+"""
 KILL = "life.start(); os.kill(MAIN, signal.{}); time.sleep(60)"
 ENDINGS = {
     "falls off its end": ("life.start()", 0),
@@ -275,6 +325,8 @@ ENDINGS = {
     "SIGTERM on an event loop": (ON_LOOP, -signal.SIGTERM),
     "SIGTERM with a handler of the host's": ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); " + KILL.format("SIGTERM"), 5),
     "SIGTERM with a handler of the loop's": (LOOPS_HANDLER, 0),
+    "SIGTERM with a handler from between a block and the start": (BLOCK_AHEAD, 0),
+    "a forked child that starts what a block in its parent began": (PRELOADED, 0),
     "a forked child, that leaves what is its parent's": (FORKED, 0),
 }
 
@@ -289,3 +341,32 @@ def test_however_a_process_ends_it_is_tidied_once_and_ends_as_it_would_have(endi
 
     assert done.stdout.splitlines() == ["tidied by True stopping"], done.stderr
     assert done.returncode == status, done.stderr
+
+
+def test_what_a_clean_up_tells_is_on_the_disk_before_a_signal_ends_the_process(tmp_path: Path) -> None:
+    environ = {**os.environ, "ISOLATION_SPOOL_DIR": str(tmp_path / "spool"), "ISOLATION_COLLECTOR_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", SCRIPT + ON_LOOP, str(tmp_path / "metrics")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, env=environ, check=False)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+
+    (spool,) = (tmp_path / "spool").rglob("*.spool")
+    with contextlib.closing(sqlite3.connect(spool)) as connection:
+        told = [
+            record["type"] for (body,) in connection.execute("SELECT body FROM batches") for record in json.loads(zlib.decompress(body))
+        ]
+
+    assert "cleanup" in told
+
+
+@linux_only
+async def test_what_a_block_ahead_of_the_start_opens_is_left_and_what_the_server_opens_is_not(life: Lifecycle) -> None:
+    with life.phase("settings"):
+        opened = os.open(__file__, os.O_RDONLY)
+    with socket.create_server(("127.0.0.1", 0)):
+        async with life:
+            pass
+        os.close(opened)
+
+    assert life.report is not None
+    assert life.report.left is not None
+    assert (life.report.left.counts["files"], life.report.left.counts["sockets"]) == (1, 0)

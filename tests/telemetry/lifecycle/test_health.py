@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+import pytest
+import trio
 
 from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.errors import NotReadyError
@@ -80,6 +86,50 @@ async def test_the_application_is_asked_once_whose_a_path_is(make_monitor: Make,
     assert (await users.get("/startupz")).status == 404
 
     assert asked == ["/health/ready", "/startupz"]
+
+
+async def test_a_strangers_request_does_not_take_the_answers_away(make_monitor: Make, client: Any) -> None:
+    """A refusal, of a wrong Host header or by a limit of rates, is no answer of the application's own at that path."""
+    statuses = [400, 429]
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": statuses.pop(0) if statuses else 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    monitor = make_monitor(lifecycle_signals="off")
+    monitor.lifecycle.check("well")(lambda: True)
+    users = client(monitor.instrument(refusing))
+
+    assert [(await users.get("/readyz")).status for _ in range(4)] == [400, 429, 200, 200]
+
+
+async def test_an_application_with_checks_alone_has_started(make_monitor: Make) -> None:
+    """A platform that waits for `/startupz` would restart it for ever."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    life.check("database")(lambda: True)
+
+    ready, started = await life.health.answer("readyz"), await life.health.answer("startupz")
+
+    assert (ready.status, started.status, started.body["status"]) == (200, 200, "started")
+
+
+async def test_async_checks_and_steps_run_on_the_applications_loop_without_a_start_up(make_monitor: Make) -> None:
+    """A pool of connections belongs to one event loop, and fails on any other."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @life.check("database")
+    async def ping() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    @life.cleanup("database")
+    async def disconnect() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    await life.health.answer("readyz")
+    await life.aclose()
+
+    assert loops == [asyncio.get_running_loop()] * 2
 
 
 async def test_probes_go_on_while_the_monitor_is_off(make_monitor: Make, client: Any) -> None:
@@ -161,6 +211,107 @@ async def test_an_answer_is_good_for_all_who_ask_for_a_while(make_monitor: Make)
         assert (await life.health.answer("readyz")).status == 200
 
     assert len(calls) == 1
+
+
+async def test_a_check_that_is_too_slow_fails_at_every_probe(make_monitor: Make) -> None:
+    """A late answer waits for the next probe; taken as its answer, a worker that is not well would be ready every other time."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    release, over = threading.Event(), threading.Event()
+
+    @life.check("slow", timeout_s=0.05, cache_s=0)
+    def slow() -> None:
+        release.wait(PATIENCE_S)
+        over.set()
+
+    first = await life.health.answer("readyz")
+    release.set()
+    await asyncio.to_thread(over.wait, PATIENCE_S)
+    release.clear()
+    second = await life.health.answer("readyz")
+    release.set()
+
+    assert (first.status, second.status) == (503, 503)
+    assert "timed out" in second.body["reasons"][0]
+
+
+async def test_a_check_that_answers_late_fails_also_while_a_longer_one_is_waited_for(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+
+    @life.check("late", timeout_s=0.05)
+    async def late() -> None:
+        await asyncio.sleep(0.2)
+
+    @life.check("long", timeout_s=PATIENCE_S)
+    async def long() -> None:
+        await asyncio.sleep(0.4)
+
+    answer = await life.health.answer("readyz")
+
+    assert answer.body["checks"]["late"]["status"] == "failed"
+    assert answer.body["checks"]["long"]["status"] == "ok"
+
+
+async def test_what_a_check_raises_is_in_no_log(make_monitor: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Asyncio logs errors that nobody has asked a future for, with their whole text."""
+    life = make_monitor(lifecycle_signals="off").lifecycle
+
+    @life.check("database", cache_s=0)
+    async def database() -> None:
+        raise ConnectionError("postgres://ann:secret@db")
+
+    for _ in range(3):
+        await life.health.answer("readyz")
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert "secret" not in caplog.text
+    assert "never retrieved" not in caplog.text
+
+
+def test_checks_do_not_hold_up_the_loop_of_trio(make_monitor: Make) -> None:
+    life = make_monitor(lifecycle_signals="off").lifecycle
+    went_on = threading.Event()
+
+    @life.check("waits", timeout_s=PATIENCE_S)
+    def waits() -> bool:
+        return went_on.wait(PATIENCE_S / 2)
+
+    async def probed() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            return (await life.health.answer("readyz")).status
+
+    async def go_on() -> None:
+        await trio.sleep(0.05)
+        went_on.set()
+
+    assert trio.run(probed) == 200
+
+
+async def test_a_probe_that_gave_up_prints_nothing(make_monitor: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """Platforms close the connection at their timeout: that must not fill the host's stderr with stacks."""
+    monitor = make_monitor(lifecycle_signals="off", health_port=_free_port())
+    life = monitor.lifecycle
+    asked, gone = threading.Event(), threading.Event()
+
+    @life.check("slow", timeout_s=PATIENCE_S)
+    def slow() -> None:
+        asked.set()
+        gone.wait(PATIENCE_S)
+
+    async with life:
+        assert life.port is not None
+        with socket.create_connection(("127.0.0.1", life.port)) as probe:
+            probe.sendall(b"GET /readyz HTTP/1.1\r\n\r\n")
+            await asyncio.to_thread(asked.wait, PATIENCE_S)
+            # Closed so, it is reset at once.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+        async with asyncio.timeout(PATIENCE_S):
+            while any("process_request_thread" in one.name for one in threading.enumerate()):  # noqa: ASYNC110  # threads tell nobody
+                await asyncio.sleep(0.02)
+
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_a_thread_answers_while_the_event_loop_stands_still(make_monitor: Make) -> None:

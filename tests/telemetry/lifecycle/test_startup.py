@@ -210,6 +210,30 @@ def test_a_block_begins_only_after_what_it_comes_after(life: Lifecycle) -> None:
         pass
 
 
+async def test_nothing_hangs_any_more_in_a_start_that_has_failed(
+    make_monitor: Callable[..., IsolationMonitor], samples: Callable[..., float]
+) -> None:
+    """StartupPhaseHanging would page on for as long as a process lives that goes on without."""
+    monitor = make_monitor(startup_hang_s=0.05, lifecycle_signals="off")
+    life, told = monitor.lifecycle, asyncio.Event()
+    life.phase("never run")
+
+    @life.phase("fails")
+    async def fails() -> None:
+        await told.wait()
+        raise OSError("away")
+
+    starting = asyncio.create_task(life.astart())
+    async with asyncio.timeout(PATIENCE_S):
+        while not samples(monitor, "isolation_startup_phase_hanging", isolation_phase="never run"):  # noqa: ASYNC110  # told by a thread
+            await asyncio.sleep(0.02)
+    told.set()
+    with pytest.raises(OSError, match="away"):
+        await starting
+
+    assert samples(monitor, "isolation_startup_phase_hanging", isolation_phase="never run") == 0
+
+
 async def test_a_block_that_fails_fails_the_start(life: Lifecycle) -> None:
     with pytest.raises(ValueError, match="bad"):
         async with life.phase("settings"):
