@@ -94,7 +94,7 @@ def test_an_answer_that_is_no_gate_answer_is_never_a_pass(status: int, body: Any
 
 
 def test_a_collector_that_is_away_is_an_error_after_the_wait() -> None:
-    done = isomon("gate", "check", "r", "--collector", f"http://127.0.0.1:{free_port()}", "--wait", "1s", "--json", token="t")
+    done = isomon("gate", "check", "r", "--collector", f"http://127.0.0.1:{free_port()}", "--wait", "6s", "--json", token="t")
 
     assert done.returncode == 30
     assert json.loads(done.stdout)["reasons"][0]["code"] == "no_answer"
