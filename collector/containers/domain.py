@@ -129,6 +129,11 @@ class Tracked:
     is_missing: bool = False
     """The last listing did not have it; its end may still be on its way."""
 
+    @property
+    def shown_health(self) -> str:
+        """Return what its health check says; `none` once it has ended, which engines call unhealthy, even after an orderly stop."""
+        return self.health if self.is_open else "none"
+
     def is_orphan(self, now: datetime, rules: Rules) -> bool:
         """Say whether it is nobody's and has stopped too long ago."""
         since = self.finished_at or self.created_at

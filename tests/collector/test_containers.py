@@ -173,6 +173,18 @@ class TestHowItEnded:
         assert told(lives, event("oom", 2.1), event("start", 3), event("oom", 4)) == ["out_of_memory"]
 
 
+class TestHealth:
+    def test_one_that_has_ended_is_not_unhealthy_whatever_the_engine_says(self) -> None:
+        """Docker sets the health of each container that ends to unhealthy: an orderly stop would page somebody."""
+        lives = followed(seen("running", 0, health="healthy"))
+        told(lives, event("kill", 1, signal=15), event("die", 1.1, exit_code=0))
+        lives.listing([seen("exited", 0, 1.1, exit_code=0, health="unhealthy")], at(2), is_certain=True)
+        assert lives.tracked[ID].shown_health == "none"
+
+        told(lives, event("start", 3))
+        assert lives.tracked[ID].shown_health == "starting"
+
+
 class TestStorms:
     @staticmethod
     def storms_of(*seconds: float, now: float = 60) -> list[dict[str, Any]]:
