@@ -22,6 +22,7 @@ _SIGNALS: Final = {1: "HUP", 2: "INT", 3: "QUIT", 6: "ABRT", 9: "KILL", 10: "USR
 _TTL: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
 _TTL_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
+PROJECT_LABEL: Final = "com.docker.compose.project"
 TTL_LABEL: Final = "isolation.ttl"
 """How long a container is wanted after its creation: `90s`, `2h`, `1d`."""
 EXPIRES_LABEL: Final = "isolation.expires"
@@ -177,6 +178,8 @@ class Command:
     action: str
     container_id: str
     container: str
+    project: str | None = None
+    """The Compose project that the container is of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,40 @@ class TestStorms:
         told(forced, event("kill", 1, signal=9), event("die", 1.1, exit_code=137), event("destroy", 1.2))
         assert [one.action for one in forced.commands] == ["kill"]
 
+    @staticmethod
+    def ended_in_a_burst(commands: list[tuple[str, str]], **labels: str) -> list[int]:
+        """How many commands the storms have that came of events a tenth of a second apart: (action, container)."""
+        lives = Lives("docker", Rules())
+        for identity in {container for _, container in commands}:
+            lives.event(event("start", 0, id=identity))
+            lives.describe(seen(id=identity))
+        for number, (action, identity) in enumerate(commands):
+            signal = {"stop": 15, "kill": 9}.get(action)
+            lives.event(replace(event(action if signal is None else "kill", 1 + number / 10, id=identity, signal=signal), labels=labels))
+        storms = Storms("docker", Rules().cooldown)
+        storms.add(lives.commands)
+        return [one.detail["commands"] for one in storms.due(at(60), lambda _: "unknown")]
+
+    def test_a_deployment_by_compose_is_no_storm(self) -> None:
+        """`docker compose up -d` and `down` stop and remove a project's containers at once: each deployment would be a ticket."""
+        down = [*(("stop", one) for one in "abc"), *(("die", one) for one in "abc"), *(("destroy", one) for one in "abc")]
+        project = {"com.docker.compose.project": "shop"}
+
+        assert self.ended_in_a_burst(down, **project) == []
+        assert self.ended_in_a_burst(down) == [3]
+        assert self.ended_in_a_burst([("kill", one) for one in "abc"], **project) == [3]
+
+    def test_a_container_that_is_stopped_and_removed_is_one_command(self) -> None:
+        assert self.ended_in_a_burst([("stop", "a"), ("die", "a"), ("destroy", "a")]) == []
+        assert self.ended_in_a_burst([("stop", "a"), ("stop", "a")]) == [2]
+
+    def test_short_runs_that_remove_themselves_are_no_commands(self) -> None:
+        """`docker run --rm` in CI may be over before anybody could look at its settings."""
+        lives = Lives("docker", Rules())
+        told(lives, event("create", 0), event("start", 0.1), event("die", 0.3, exit_code=0), event("destroy", 0.4))
+
+        assert lives.commands == []
+
     def test_the_nearest_action_of_the_same_container_tells_who(self) -> None:
         about = ("host", "docker rm", "remove", "web", None, None, None, True)
         near, far = (Action(f"a{n}", at(n), f"actor-{n}", *about, "done", "") for n in (1, 20))
