@@ -224,7 +224,9 @@ class Guard:
             found = await self._engine.look(name)
             action = await do(found)
         except EngineError as error:
-            reason = f"there is no container {name!r} on this engine" if error.status == 404 else str(error)
+            reason = str(error)
+            if error.status == 404:
+                reason = f"there is no container {name!r} on this engine" if name else "a container's name is empty: is its variable set?"
             action = self._action(deed, "failed", reason, found, name=shown or name)
         except NoTurn as error:
             action = self._action(deed, "refused", str(error), found, name=shown or name)
