@@ -25,7 +25,7 @@ _COMMAND_KEYS: Final = frozenset([
         "cleanup", "setup", "teardown", "before", "after", "pre", "post", "start", "stop", "up", "down", "preconditions", "defer",
         "raw", "ansible.builtin.shell", "ansible.builtin.command", "ansible.builtin.raw", "ansible.legacy.command",
         "ansible.legacy.shell", "task", "entry", "healthcheck", "pre_start", "post_start", "pre_stop", "postcreatecommand",
-        "poststartcommand",
+        "poststartcommand", "initializecommand", "oncreatecommand", "postattachcommand", "pwsh", "powershell",
     ])  # fmt: skip
 # Whatever their keys are called, these are values for others.
 _DATA_KEYS: Final = frozenset({"environment", "env", "variables", "labels", "annotations", "matrix"})

@@ -134,4 +134,94 @@ shell_exec("docker kill $name"); «kill»
 echo "docker rm -f web";
 exec("docker stop web");
 """,
+    "grown.go": r"""
+package x
+
+func hard(ctx context.Context, name string) error {
+	args := []string{"rm"}
+	args = append(args, "-f", name)
+	return exec.CommandContext(ctx, "docker", args...).Run() //«forced-remove»
+}
+
+func follow(name string) error {
+	args := []string{"logs"}
+	args = append(args, "-f", name)
+	return exec.Command("docker", args...).Run()
+}
+
+func soft(name string) error {
+	args := []string{"rm", name}
+	if err := exec.Command("docker", args...).Run(); err != nil {
+		return fmt.Errorf("try docker rm -f %s: %w", name, err)
+	}
+	return nil
+}
+
+func library(ctx context.Context, id string) {
+	opts := container.RemoveOptions{
+		RemoveVolumes: true,
+		Force:         true,
+	}
+	cli.ContainerRemove(ctx, id, opts) //«forced-remove»
+}
+
+func librarySoft(ctx context.Context, id string) {
+	opts := container.RemoveOptions{Force: false}
+	cli.ContainerRemove(ctx, id, opts)
+}
+""",
+    "options.js": r"""
+const Docker = require("dockerode");
+const docker = new Docker();
+async function destroy(id) {
+  const container = docker.getContainer(id);
+  const options = { force: true, v: true };
+  await container.remove(options); //«forced-remove»
+}
+async function gently(id) {
+  const container = docker.getContainer(id);
+  const options = { v: true };
+  await container.remove(options);
+}
+""",
+    "Engine.java": r"""
+import com.github.dockerjava.api.DockerClient;
+class Engine {
+  void hard(DockerClient client, String id) {
+    client.removeContainerCmd(id).withForce(true).withRemoveVolumes(true).exec(); //«forced-remove»
+    client.killContainerCmd(id).exec(); //«kill»
+    client.stopContainerCmd(id).withTimeout(0).exec(); //«stop-without-grace»
+    new ProcessBuilder(List.of("docker", "rm", "-f", id)).start(); //«forced-remove»
+  }
+  void soft(DockerClient client, String id) {
+    client.removeContainerCmd(id).withForce(false).exec();
+    client.killContainerCmd(id).withSignal("SIGTERM").exec();
+    client.stopContainerCmd(id).withTimeout(20).exec();
+    client.listContainersCmd().withShowAll(true).exec();
+  }
+}
+""",
+    "Engine.cs": r"""
+using Docker.DotNet;
+class Engine {
+  async Task Hard(IDockerClient client, string id) {
+    await client.Containers.RemoveContainerAsync(id, new ContainerRemoveParameters { Force = true }); //«forced-remove»
+    await client.Containers.KillContainerAsync(id, new ContainerKillParameters()); //«kill»
+    await client.Containers.StopContainerAsync(id, new ContainerStopParameters { WaitBeforeKillSeconds = 0 }); //«stop-without-grace»
+  }
+  async Task Soft(IDockerClient client, string id) {
+    await client.Containers.RemoveContainerAsync(id, new ContainerRemoveParameters { Force = false });
+    await client.Containers.KillContainerAsync(id, new ContainerKillParameters { Signal = "SIGTERM" });
+    await client.Containers.StopContainerAsync(id, new ContainerStopParameters { WaitBeforeKillSeconds = 30 });
+  }
+}
+""",
+    "tasks.gradle.kts": r"""
+tasks.register<Exec>("dbDown") {
+    commandLine("docker", "rm", "-f", "db") //«forced-remove»
+}
+tasks.register<Exec>("dbStop") {
+    commandLine("docker", "stop", "db")
+}
+""",
 }

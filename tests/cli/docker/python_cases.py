@@ -288,4 +288,37 @@ subprocess.call(["docker", "rm", "-f", "web"])  «forced-remove»
 os.system("docker kill web")  «kill»
 subprocess.call(["docker", "stop", "web"])
 ''',
+    "grown.py": r'''
+import subprocess
+
+ENGINE = ["docker", "--context", "prod"] #«forced-remove»
+
+
+def remove(name, force=True):
+    cmd = ENGINE + ["rm"]
+    if force:
+        cmd.append("--force")
+    cmd.append(name)
+    subprocess.run(cmd, check=False)
+
+
+def follow(name):
+    words = ["docker", "logs"]
+    words.append("-f")
+    words.append(name)
+    subprocess.run(words)
+
+
+def gently(name):
+    words = ["docker", "rm"]
+    words.extend(["--volumes", name])
+    subprocess.run(words)
+
+
+def hard(names):
+    line = ["podman", "stop"] #«stop-without-grace»
+    line.extend(["-t", "0"])
+    line.extend(names)
+    subprocess.check_call(line)
+''',
 }

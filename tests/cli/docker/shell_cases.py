@@ -15,6 +15,7 @@ docker kill web «kill»
 docker container kill web «kill»
 docker kill -s 9 web «kill»
 docker kill --signal KILL web «kill»
+docker kill --signal 09 web «kill»
 docker stop -t 0 web «stop-without-grace»
 docker stop --time=0 web «stop-without-grace»
 docker restart --timeout 0 web «stop-without-grace»
