@@ -1,15 +1,16 @@
 """Finds what is dangerous in code that is only split into tokens: commands given to calls that run them, and calls of Docker's libraries.
 
-For JavaScript and TypeScript (child_process, execa, zx, dockerode), Go, Groovy and Jenkinsfiles, Ruby, PHP, Java, Kotlin, C#, Rust, and for
-Python that Python 3 cannot parse.
+For JavaScript and TypeScript (child_process, execa, zx, dockerode), Go, Groovy and Jenkinsfiles, Ruby, PHP, Java, Kotlin, C#, Rust, Perl,
+Lua, Elixir, Dart, C and C++, and for Python that Python 3 cannot parse.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 from typing import Final
 
 from isolation_monitor.cli.docker.audit.code_tokens import Language, Token, tokens
@@ -24,7 +25,8 @@ _RUNS: Final = frozenset([
         "CommandContext", "ProcessBuilder", "Process", "Start", "StartProcess", "getRuntime", "passthru", "shell_exec", "proc_open",
         "call", "check_call", "check_output", "Popen", "run", "runCommand", "run_command", "execAsync", "execPromise",
         "execCommand", "execute", "command", "cmd", "arg", "args", "spawnPromise", "asyncExec", "promisifiedExec", "capture2",
-        "capture2e", "capture3", "getoutput", "commandLine",
+        "capture2e", "capture3", "getoutput", "commandLine", "ProcessStartInfo",
+        "fromShellCommandline",
     ])  # fmt: skip
 _REMOVES: Final = {"ContainerRemove": "forced-remove", "ImageRemove": "forced-remove-image", "VolumeRemove": "forced-remove-volume"}
 _PRUNES: Final = frozenset(
@@ -49,6 +51,7 @@ class _Argument:
 class _Code:
     def __init__(self, text: str, language: Language) -> None:
         self.all = list(tokens(text, language))
+        self._has_tags = language.has_regex
         self.uses_library = any(name in text for name in _LIBRARIES)
         self.values: dict[str, list[tuple[Token, ...]]] = {}
         self.containers: set[str] = set()
@@ -59,17 +62,32 @@ class _Code:
             following = self.all[at + 1] if at + 1 < len(self.all) else None
             if token.kind == "run":
                 yield from self._text(token)
+            elif token.kind == "text" and [one.text for one in self.all[at + 1 : at + 4]] == [".", "execute", "("]:
+                yield from self._text(token)  # Groovy: "docker kill web".execute()
+            elif token.text == "FileName" and token.kind == "name":
+                yield from self._start_info(at)
             if following is None or token.kind != "name":
                 continue
             if following.text == "(":
                 yield from self._call(at)
             elif following.kind == "text" and (
-                token.text in ("$", "sh", "bash", "bat", "powershell", "system", "exec") or self._is_tag(at)
+                token.text in ("sh", "bash", "bat", "powershell", "system", "exec") or (self._has_tags and self._is_tag(at))
             ):
                 # zx and execa: $`docker rm -f ${id}`; Jenkins and Ruby: sh '...', system "..."
                 yield from self._text(following)
             elif following.text == ":" and token.text == "script" and at + 2 < len(self.all) and self.all[at + 2].kind == "text":
                 yield from self._text(self.all[at + 2])
+
+    def _start_info(self, at: int) -> Iterator[Hit]:
+        """Judge .NET's `new ProcessStartInfo { FileName = "docker", Arguments = "kill " + id }`."""
+        if at + 2 >= len(self.all) or self.all[at + 1].text != "=" or self.all[at + 2].kind != "text":
+            return
+        following = list(takewhile(lambda token: token.text not in ("}", ";"), self.all[at + 3 : at + 3 + _MAX_ARGUMENTS]))
+        starts = [n + 2 for n, token in enumerate(following[:-2]) if token.text == "Arguments" and following[n + 1].text == "="]
+        for start in starts[:1]:
+            value = next(_split(following[start:]), ())
+            for text in self._texts(_Argument(value))[:1]:
+                yield from self._text(Token("text", f"{self.all[at + 2].text} {text.text}", text.line, text.line))
 
     def _is_tag(self, at: int) -> bool:
         return self.all[at].text in ("execa", "execaSync") or self.all[at].text.startswith("$")
@@ -81,12 +99,27 @@ class _Code:
         arguments, end = self._arguments(at + 2)
         yield from self._library(at, name, arguments, end)
         engine = value_of_unknown(name)
+        if name in ("arg", "args") and (started := self._started(at)) is not None:
+            words = [started, *(word for argument in arguments for word in self._words(argument))]
+            yield from self._judge_words(words, at, end)
+            return
+        if name in ("delete", "post") and arguments:
+            for text in self._texts(arguments[0]):
+                if re.search(r"/containers/|/prune\b", text.text):
+                    # The engine's own API, by axios, got and the like; judged as curl's call of it.
+                    yield from self._text(Token("text", f"curl -X {name.upper()} {shlex.quote(text.text)}", text.line, text.line))
         if name not in _RUNS and engine == HOLE:
             return
         if arguments and arguments[0].is_list:
-            # Groovy's and Java's lists; an array as the only argument.
-            words = self._words(arguments[0])
+            # Groovy's and Java's lists; an array as the only argument, also of a function that is called as the engine.
+            words = [*([] if engine == HOLE else [(engine, self.all[at].line)]), *self._words(arguments[0])]
             yield from self._judge_words(words, at, end)
+            return
+        if name in ("Start", "ProcessStartInfo") and len(arguments) > 1:
+            # .NET takes all arguments as one text.
+            texts = [token for argument in arguments[:2] for token in self._texts(argument)[:1]]
+            if len(texts) == 2:
+                yield from self._text(Token("text", f"{texts[0].text} {texts[1].text}", texts[1].line, texts[1].line))
             return
         before = [] if engine == HOLE else [(engine, self.all[at].line)]
         words = [word for argument in arguments for word in self._words(argument)]
@@ -117,6 +150,15 @@ class _Code:
         for hit in ShellText().hits_of_words(texts, [line for _, line in words], self.all[min(end, len(self.all) - 1)].line):
             yield Hit(hit.line, hit.end_line, hit.rule, hit.what, self.all[at].line)
 
+    def _started(self, at: int) -> tuple[str, int] | None:
+        """Return the program of a command that a name holds, in front of `.args(...)`: `let mut cmd = Command::new("docker")`."""
+        if at < 2 or self.all[at - 1].text != "." or self.all[at - 2].kind != "name":
+            return None
+        value = next(reversed(self._known(self.all[at - 2])), ())
+        if [token.text for token in value[-6:-2]] != ["Command", "::", "new", "("] or value[-2].kind != "text":
+            return None
+        return value[-2].text, self.all[at].line
+
     def _chained(self, end: int) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
         for name, arguments in self._calls_after(end):
@@ -145,6 +187,14 @@ class _Code:
             # A name may be set to itself, by way of others.
             known = self._known(parts[0])[-_MAX_VALUES:] if depth < _MAX_DEPTH else []
             return [token for value in known for token in self._texts(_Argument(value), depth + 1)]
+        if (
+            len(parts) > 4
+            and parts[0].text == "["
+            and [part.text for part in parts[-5:-2]] == [".", "join", "("]
+            and parts[-2].kind == "text"
+        ):
+            joined = parts[-2].text.join(part.text for part in parts[:-5] if part.kind == "text")
+            return [Token("text", joined, parts[0].line, parts[0].line)]
         if not parts or not any(part.kind == "text" for part in parts) or any(part.text in ("(", "[", "{") for part in parts[:1]):
             return []
         if len(parts) == 1:
@@ -154,7 +204,8 @@ class _Code:
 
     def _words(self, argument: _Argument, depth: int = 0) -> list[tuple[str, int]]:
         """Return an argument as words: a string is one, a list is many, anything else is one hole."""
-        parts = _unspread(argument.tokens)
+        parts = _unspread(tuple(dropwhile(lambda part: part.text == "&", argument.tokens)))
+        argument = _Argument(parts)
         if len(parts) == 1 and parts[0].kind == "text":
             return [(parts[0].text, parts[0].line)]
         if len(parts) == 1 and parts[0].kind == "name":
@@ -206,6 +257,8 @@ class _Code:
             yield Hit(line, last, found, f"{shown}({flat if len(flat) < 8 else '...'})")
         elif name in ("remove_container", "containerDelete") and forced:
             yield Hit(line, last, "forced-remove", f"{shown}(force: true)")
+        elif name == "kill_container" and (not self._last_text(arguments) or is_sigkill(self._last_text(arguments))):
+            yield Hit(line, last, "kill", f"{shown}()")
         elif name in ("remove", "delete") and forced and (self.uses_library or is_container):
             rule = "forced-remove-volume" if is_volume and not is_container else "forced-remove"
             image = any(re.search(r"image", part, re.I) for part in receiver)

@@ -128,6 +128,8 @@ class LibraryCalls:
                 ast.For(target=target, iter=value) | ast.AsyncFor(target=target, iter=value) | ast.comprehension(target=target, iter=value)
             ):
                 self._remember(target, value)
+            case ast.Call(func=ast.Attribute(value=kept, attr="append" | "add"), args=[value]):
+                self._remember(ast.Subscript(kept, ast.Constant(0), ast.Store()), value)
             case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
                 self._remember(target, value)
             case ast.NamedExpr(target=target, value=value):
@@ -142,9 +144,17 @@ class LibraryCalls:
                 pass
 
     def _remember(self, target: ast.expr, value: ast.expr) -> None:
-        name, source = dotted(target), dotted(value)
-        if not isinstance(target, ast.Name | ast.Attribute):
+        if isinstance(target, ast.Tuple) and target.elts and dotted(value).removesuffix(".items()") != dotted(value):
+            target = target.elts[-1]  # for name, box in self.boxes.items()
+        if not isinstance(target, ast.Name | ast.Attribute | ast.Subscript):
             return
+        if isinstance(value, ast.Call) and dotted(value.func) in ("list", "tuple", "sorted", "reversed") and value.args:
+            value = value.args[0]
+        name, source = dotted(target), dotted(value)
+        # What is taken out of a list or a table of containers is one of them.
+        taken = re.sub(r"\.(?:items|values|pop|get|copy)\(\)$", "", source) + "[]"
+        if self._kinds.get(taken) == "container" and source not in self._kinds:
+            source = taken
         if re.search(r"Popen\(\)$|Process\(\)$|create_subprocess_\w+\(\)$|Thread\(\)$", source):
             self._kinds[name] = "process"
         elif _MADE.search(source):

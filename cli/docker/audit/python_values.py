@@ -63,11 +63,14 @@ class Values:
         self._assigned: dict[str, list[ast.expr]] = {}
         self._functions: list[tuple[int, int]] = []
         grown: list[tuple[str, ast.expr]] = []
+        loops: list[tuple[str, ast.expr]] = []
         for node in ast.walk(tree):
             match node:
                 case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
                     if isinstance(target, ast.Name | ast.Attribute):
                         self._assigned.setdefault(_last(target), []).append(value)
+                case ast.For(target=ast.Name(id), iter=each) | ast.AsyncFor(target=ast.Name(id), iter=each):
+                    loops.append((id, each))
                 case ast.FunctionDef() | ast.AsyncFunctionDef():
                     self._functions.append((node.lineno, node.end_lineno or node.lineno))
                 case ast.AugAssign(target=ast.Name(id), op=ast.Add(), value=value):
@@ -80,6 +83,10 @@ class Values:
                     pass
         for name, value in sorted(grown, key=lambda one: one[1].lineno):
             self._grow(name, value)
+        for name, each in loops:
+            for one in self._assigned.get(_last(each), []) if isinstance(each, ast.Name | ast.Attribute) else [each]:
+                if isinstance(one, ast.List | ast.Tuple):
+                    self._assigned.setdefault(name, []).extend(one.elts)
 
     def _grow(self, name: str, value: ast.expr) -> None:
         """Remember that something was put behind what a name holds: behind its last value above, in the same function."""
@@ -102,6 +109,15 @@ class Values:
             case ast.IfExp(body=body, orelse=orelse):
                 yield from self.all_of(body)
                 yield from self.all_of(orelse)
+            case ast.Subscript(value=ast.Name() | ast.Attribute() as table):
+                for one in self._assigned.get(_last(table), []):
+                    if isinstance(one, ast.Dict):
+                        for value in one.values:
+                            yield self.of(value)
+            case ast.Call(func=ast.Attribute(ast.Name() | ast.Attribute() | ast.Subscript() as template, "format")):
+                for known in self.all_of(template):
+                    if isinstance(known, Text):
+                        yield Text(_braces(known.text), known.node)
             case _:
                 yield self.of(node)
 

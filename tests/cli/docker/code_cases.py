@@ -224,4 +224,66 @@ tasks.register<Exec>("dbStop") {
     commandLine("docker", "stop", "db")
 }
 """,
+    "wrapped.ts": r"""
+const docker = (args: string[]) => spawnSync("docker", args);
+docker(["rm", "-f", name]); //«forced-remove»
+docker(["logs", "-f", name]);
+execSync(["docker", "compose", "down", "-v"].join(" ")); //«compose-down-volumes»
+await axios.delete(`http://localhost/containers/${id}?force=true`); //«forced-remove»
+await axios.delete(`http://localhost/containers/${id}?v=1`);
+""",
+    "Start.cs": r"""
+using System.Diagnostics;
+class Start {
+  void Hard(string id) {
+    Process.Start("docker", $"rm -f {id}").WaitForExit(); //«forced-remove»
+    var info = new ProcessStartInfo { FileName = "docker", Arguments = "kill " + id }; //«kill»
+    Process.Start(new ProcessStartInfo("docker", "volume rm -f x")); //«forced-remove-volume»
+  }
+  void Soft(string id) {
+    var process = Process.Start("docker", $"stop {id}");
+    process.Kill();
+    Console.WriteLine($"docker rm -f {id}");
+  }
+}
+""",
+    "builder.rs": r"""
+use tokio::process::Command;
+async fn hard(docker: &bollard::Docker, id: &str) {
+    docker.remove_container(id, Some(RemoveContainerOptions { force: true, ..Default::default() })).await; //«forced-remove»
+    docker.kill_container(id, None::<KillContainerOptions<String>>).await; //«kill»
+    let mut cmd = Command::new("docker");
+    cmd.args(&["kill", id]); //«kill»
+    let mut child = Command::new("sleep").spawn();
+    child.kill().await;
+}
+""",
+    "clean.pl": r"""
+# docker rm -f
+system("docker", "rm", "-f", $name) == 0 or die "docker rm -f $name failed"; #«forced-remove»
+system("docker stop $name");
+`docker kill $name`; #«kill»
+""",
+    "clean.lua": r"""
+-- docker rm -f
+os.execute("docker rm -f " .. name) --«forced-remove»
+print("docker rm -f")
+""",
+    "clean.ex": r"""
+System.cmd("docker", ["rm", "-f", id]) #«forced-remove»
+IO.puts("docker rm -f")
+System.cmd("docker", ["stop", id])
+""",
+    "clean.dart": r"""
+await Process.run('docker', ['rm', '-f', id]); //«forced-remove»
+print('docker rm -f');
+""",
+    "clean.cpp": r"""
+std::system("docker kill web"); //«kill»
+std::cout << "docker kill web";
+""",
+    "run.groovy": r"""
+"docker kill web".execute() //«kill»
+println "docker kill web"
+""",
 }

@@ -321,4 +321,57 @@ def hard(names):
     line.extend(names)
     subprocess.check_call(line)
 ''',
+    "kept.py": r'''
+import subprocess
+
+import docker
+import requests_unixsocket
+
+TEMPLATES = {
+    "remove": "docker rm -f {name}", #«forced-remove»
+    "stop": "docker stop {name}",
+}
+HELP = {"remove": "docker rm -f {name}"}
+TIDY = ["docker ps", "docker volume prune -f"] #«prune-without-asking»
+session = requests_unixsocket.Session()
+SOCKET = "http+unix://%2Fvar%2Frun%2Fdocker.sock"
+
+
+class Pool:
+    def __init__(self):
+        self.client = docker.from_env()
+        self.boxes = {}
+        self.extra = []
+        self.children = []
+
+    def add(self, name):
+        self.boxes[name] = self.client.containers.run("alpine", name=name, detach=True)
+        self.extra.append(self.client.containers.run("alpine", detach=True))
+        self.children.append(subprocess.Popen(["sleep", "1"]))
+
+    def close(self):
+        for name, box in self.boxes.items():
+            box.kill() #«kill»
+        for one in list(self.extra):
+            one.stop(timeout=0) #«stop-without-grace»
+        for child in self.children:
+            child.kill()
+        self.boxes.pop("a").remove(force=True) #«forced-remove»
+
+
+def do(what, name):
+    print(HELP[what].format(name=name))
+    subprocess.run(TEMPLATES[what].format(name=name), shell=True)
+    for command in TIDY:
+        subprocess.run(command, shell=True)
+
+
+def by_api(cid):
+    session.delete(f"{SOCKET}/v1.41/containers/{cid}?force=true&v=1") #«forced-remove»
+    session.delete(f"{SOCKET}/containers/{cid}", params={"force": True}) #«forced-remove»
+    session.post(f"{SOCKET}/containers/{cid}/kill") #«kill»
+    session.post(f"{SOCKET}/containers/{cid}/kill?signal=SIGTERM")
+    session.delete(f"{SOCKET}/containers/{cid}?v=1")
+    session.post(f"{SOCKET}/containers/{cid}/stop?t=20")
+''',
 }

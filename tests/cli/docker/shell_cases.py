@@ -308,4 +308,22 @@ ExecStart=/usr/bin/docker run --rm --name web \
 ExecStop=/usr/bin/docker stop -t 10 web
 ExecStopPost=/bin/sh -c 'docker rm -f web || true' «forced-remove»
 """,
+    "wrappers.sh": r"""
+dc() { docker compose -f ci.yml -p "ci-$JOB" "$@"; }
+dc logs -f
+dc down -v «compose-down-volumes»
+function engine {
+  sudo docker "$@"
+}
+engine ps -f name=web
+engine rm -f web «forced-remove»
+say() { echo "+ $*"; "$@"; }
+cat > /etc/cron.d/clean <<'CRON'
+# docker rm -f is not here
+0 3 * * * root docker system prune -af «prune-without-asking»
+CRON
+cat <<END
+0 3 * * * root docker system prune -af
+END
+""",
 }
