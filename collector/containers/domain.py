@@ -16,6 +16,7 @@ from isolation_monitor.collector.docker_addresses import OWNER_LABELS
 
 KINDS: Final = ("death", "stop", "kill", "stop_sigkill", "removal", "command_storm", "out_of_memory", "health", "engine")
 
+SIGINT: Final = 2
 SIGTERM: Final = 15
 SIGKILL: Final = 9
 _SIGNALS: Final = {1: "HUP", 2: "INT", 3: "QUIT", 6: "ABRT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 28: "WINCH", 37: "RTMIN+3"}
@@ -117,7 +118,7 @@ class Tracked:
     stop_asked_at: datetime | None = None
     killed_at: datetime | None = None
     was_forced: bool = False
-    """Its last SIGKILL came without a stop signal before it."""
+    """Its last SIGKILL came without a stop signal before it, or at once behind one."""
     oom_at: datetime | None = None
     restarts_by_policy: bool = False
     auto_remove: bool = False
@@ -267,14 +268,14 @@ def expiry_of(labels: Mapping[str, str], created_at: datetime | None) -> datetim
 def reason_of(exit_code: int | None, *, oom: bool, killed: bool, stop_signal: int = SIGTERM) -> str:
     """Return how a container ended: one of `container_metrics.EXIT_REASONS`; `unknown` where nobody knows its exit code.
 
-    >>> [reason_of(code, oom=False, killed=False) for code in (0, 143, 137, 3, None)]
-    ['clean', 'clean', 'killed', 'error', 'unknown']
+    >>> [reason_of(code, oom=False, killed=False) for code in (0, 143, 130, 137, 3, None)]
+    ['clean', 'clean', 'clean', 'killed', 'error', 'unknown']
     >>> reason_of(137, oom=True, killed=False)
     'oom_killed'
     """
     if exit_code is None:
         return "killed" if killed else "unknown"
-    if exit_code in (0, 128 + SIGTERM, 128 + stop_signal):
+    if exit_code in (0, 128 + SIGINT, 128 + SIGTERM, 128 + stop_signal):
         return "clean"
     if oom:
         return "oom_killed"

@@ -31,6 +31,9 @@ from isolation_monitor.collector.containers.domain import (
 _TOGETHER: Final = timedelta(seconds=10)
 """A removal so soon after a SIGKILL was one command with it: `docker rm --force`."""
 _AT_ONCE: Final = timedelta(seconds=1)
+_OOM_BEFORE: Final = timedelta(minutes=1)
+_NO_GRACE_S: Final = 1.0
+"""A stop with less time than this (`docker stop -t 0`) is a kill, as for `isomon docker` and its audit."""
 
 
 class Lives:
@@ -74,10 +77,10 @@ class Lives:
                 self._started(one, event.at)
             case "kill":
                 return self._signalled(one, event)
-            case "oom" if one.oom_at is None and one.is_open:
+            case "oom" if one.is_open:
                 # The kernel may try again and again; one life runs out of memory once.
-                one.oom_at = event.at
-                return [self._happened(one, "out_of_memory", event.at, one.deaths)]
+                is_first, one.oom_at = one.oom_at is None, event.at
+                return [self._happened(one, "out_of_memory", event.at, one.deaths)] if is_first else []
             case "die":
                 return self._died(one, event)
             case "destroy":
@@ -115,7 +118,7 @@ class Lives:
             kind = "stop" if is_stop else "kill"
             return [self._happened(one, kind, at, *key, signal=signal_name(number), forced=False)]
         after = None if one.stop_asked_at is None else (at - one.stop_asked_at).total_seconds()
-        one.killed_at, one.was_forced = at, after is None
+        one.killed_at, one.was_forced = at, after is None or after < _NO_GRACE_S
         if after is None:
             self._commanded("kill", one, event)
         kind = "kill" if after is None else "stop_sigkill"
@@ -125,7 +128,9 @@ class Lives:
         if not one.is_open or (one.started_at is not None and event.at < one.started_at):
             # The listing was first: it has counted this one.
             return []
-        reason = reason_of(event.exit_code, oom=one.oom_at is not None, killed=one.killed_at is not None, stop_signal=one.stop_signal)
+        # A worker that was ended for want of memory, and that the container survived, is not why it ends a day later.
+        oom = one.oom_at is not None and event.at - one.oom_at <= _OOM_BEFORE
+        reason = reason_of(event.exit_code, oom=oom, killed=one.killed_at is not None, stop_signal=one.stop_signal)
         return [self._death(one, event.at, event.exit_code, reason, "event")]
 
     def _destroyed(self, one: Tracked, event: EngineEvent) -> list[Happening]:

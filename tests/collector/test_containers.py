@@ -165,6 +165,24 @@ class TestHowItEnded:
 
         assert told(lives, event("kill", 4, signal=9)) == ["kill"]
 
+    def test_a_stop_without_time_to_end_is_a_kill(self) -> None:
+        """`docker stop -t 0 web && docker rm web` leaves no more of a chance than `docker rm -f web`."""
+        lives = followed(seen("running", 0))
+        told(lives, event("kill", 1, signal=15), event("kill", 1.01, signal=9), event("die", 1.1, exit_code=137))
+
+        assert [one.forced for one in lives.event(event("destroy", 1.2))] == [True]
+
+    def test_a_worker_that_ran_out_of_memory_yesterday_is_not_why_it_ends_today(self) -> None:
+        """Nobody is paged for want of memory when a container is removed by force, or crashes, long after it survived that."""
+        crashed, killed, again = (followed(seen("running", 0)) for _ in range(3))
+        told(crashed, event("oom", 1))
+        told(killed, event("oom", 1), event("kill", 9000, signal=9))
+        told(again, event("oom", 1), event("oom", 9000))
+
+        assert [one.reason for one in crashed.event(event("die", 9000, exit_code=1))] == ["error"]
+        assert [one.reason for one in killed.event(event("die", 9000.1, exit_code=137))] == ["killed"]
+        assert [one.reason for one in again.event(event("die", 9000.1, exit_code=137))] == ["oom_killed"]
+
     def test_one_life_runs_out_of_memory_once(self) -> None:
         lives = followed(seen("running", 0))
 
