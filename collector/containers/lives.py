@@ -134,7 +134,8 @@ class Lives:
         return [self._death(one, event.at, event.exit_code, reason, "event")]
 
     def _destroyed(self, one: Tracked, event: EngineEvent) -> list[Happening]:
-        at, found = event.at, []
+        at = event.at
+        found: list[Happening] = []
         if one.is_open:
             found.append(self._death(one, at, None, reason_of(None, oom=False, killed=one.killed_at is not None), "event"))
         forced = one.was_forced and one.killed_at is not None and at - one.killed_at <= _TOGETHER

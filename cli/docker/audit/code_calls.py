@@ -26,7 +26,8 @@ _RUNS: Final = frozenset([
         "call", "check_call", "check_output", "Popen", "run", "runCommand", "run_command", "execAsync", "execPromise",
         "execCommand", "execute", "command", "cmd", "arg", "args", "spawnPromise", "asyncExec", "promisifiedExec", "capture2",
         "capture2e", "capture3", "getoutput", "commandLine", "ProcessStartInfo",
-        "fromShellCommandline",
+        "fromShellCommandline", "runCmd", "RunCmd", "RunCommand", "execCmd", "ExecCmd", "mustRun", "MustRun", "mustExec",
+        "execFileAsync", "execFilePromise", "spawnAsync", "runShell", "execShell",
     ])  # fmt: skip
 _REMOVES: Final = {"ContainerRemove": "forced-remove", "ImageRemove": "forced-remove-image", "VolumeRemove": "forced-remove-volume"}
 _PRUNES: Final = frozenset(
@@ -230,7 +231,7 @@ class _Code:
 
     def _flat(self, arguments: Sequence[_Argument]) -> str:
         """Return arguments as one text without blanks; a name alone as what it holds, such as the options of a call."""
-        found = []
+        found: list[str] = []
         for argument in arguments:
             parts = tuple(dropwhile(lambda part: part.text in ("&", "*"), argument.tokens))
             known = self._known(parts[0]) if len(parts) == 1 and parts[0].kind == "name" else []

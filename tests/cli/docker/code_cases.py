@@ -143,6 +143,11 @@ func hard(ctx context.Context, name string) error {
 	return exec.CommandContext(ctx, "docker", args...).Run() //«forced-remove»
 }
 
+func down(t *testing.T) {
+	runCmd(t, "docker", "compose", "-f", "x.yml", "down", "-v") //«compose-down-volumes»
+	t.Run("docker rm -f", func(t *testing.T) {})
+}
+
 func follow(name string) error {
 	args := []string{"logs"}
 	args = append(args, "-f", name)

@@ -374,4 +374,23 @@ def by_api(cid):
     session.delete(f"{SOCKET}/containers/{cid}?v=1")
     session.post(f"{SOCKET}/containers/{cid}/stop?t=20")
 ''',
+    "defaults.py": r'''
+import docker
+
+client = docker.from_env()
+
+
+def hard(name, *, force=True, grace_s=0):
+    client.containers.get(name).stop(timeout=grace_s) #«stop-without-grace»
+    client.containers.get(name).remove(force=force) #«forced-remove»
+
+
+def soft(name, force=False, grace_s=10):
+    client.containers.get(name).stop(timeout=grace_s)
+    client.containers.get(name).remove(force=force)
+
+
+def asked(name, force):
+    client.containers.get(name).remove(force=force)
+''',
 }
