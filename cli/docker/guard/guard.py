@@ -230,6 +230,10 @@ class Guard:
             action = self._action(deed, "failed", reason, found, name=shown or name)
         except NoTurn as error:
             action = self._action(deed, "refused", str(error), found, name=shown or name)
+        except asyncio.CancelledError:
+            # Ctrl-C, or a job that is called off: what was sent until then must not be missing in the record.
+            self._record(self._action(deed, "failed", "broken off; signals that were sent stay sent", found, name=shown or name))
+            raise
         return self._record(action)
 
     def _no_grace(self, deed: Deed, name: str, grace_s: float, allow_kill: bool) -> Action | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -21,7 +22,7 @@ from isolation_monitor.cli.main import main
 from isolation_monitor.docker_guard import ActionFailed, ActionRefused, DockerGuard
 from tests.real_parts.collector import collector
 from tests.real_parts.docker_engine import DockerEngine, docker_engine
-from tests.real_parts.processes import free_port
+from tests.real_parts.processes import eventually, free_port
 
 Json = dict[str, Any]
 
@@ -273,6 +274,30 @@ def test_a_guard_that_told_the_collector_leaves_what_another_could_not_tell(tmp_
     assert [one["id"] for one in journal.unsent()] == ["another's"]
     journal.keep_unsent([], sent=["another's"])
     assert not journal.unsent_path.exists()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_that_is_called_off_leaves_a_record(engine: DockerEngine, isomon: Shell, sent: signal.Signals, code: int) -> None:
+    """The container has heard SIGTERM: who looks later why it ended must find who asked."""
+    name = f"off-{sent.name.lower()}"
+    engine.run(name, "sh", "-c", "trap 'touch /tmp/heard' TERM; while :; do sleep 0.05; done")
+    asking = isomon.start("stop", name, "--time", "60s")
+    eventually(lambda: _heard(engine, name), "the container hears SIGTERM")
+
+    asking.send_signal(sent)
+    _, err = asking.communicate(timeout=60)
+
+    assert (asking.returncode, "broken off" in err) == (code, True)
+    (action,) = isomon.recorded()
+    assert (action["container"], action["result"], "broken off" in action["reason"]) == (name, "failed", True)
+
+
+def _heard(engine: DockerEngine, name: str) -> bool:
+    try:
+        engine.ask("GET", f"/containers/{name}/archive?path=/tmp/heard")
+    except AssertionError:
+        return False
+    return True
 
 
 def test_force_is_not_used_where_it_cannot_be_recorded(engine: DockerEngine, isomon: Shell, tmp_path: Path) -> None:
