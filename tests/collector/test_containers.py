@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -14,11 +15,13 @@ import pytest
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.container_metrics import NAME_CAP, ContainerMetrics, Shown
 from isolation_monitor.collector.containers.domain import Action, EngineEvent, Rules, Seen, expiry_of
+from isolation_monitor.collector.containers.engine import Engine, EngineAway, EngineInfo
+from isolation_monitor.collector.containers.follower import Follower
 from isolation_monitor.collector.containers.lives import Lives
 from isolation_monitor.collector.containers.storms import Storms, who
 from isolation_monitor.collector.docker_addresses import DockerAddressError, parse_engines
 from isolation_monitor.collector.settings import SettingsError, load_settings
-from tests.collector.conftest import READ, SEND, Api, bearer
+from tests.collector.conftest import READ, SEND, Api, bearer, until
 
 T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = "c" * 64
@@ -422,3 +425,51 @@ class TestActions:
             assert (await api.get(f"/v1/container-events?{question}")).status_code == 422
         assert (await api.get("/v1/container-events?container=100%25_")).json()["items"] == []
         assert (await api.get("/v1/containers")).json()["items"] == []
+
+
+class DyingEngine:
+    """An engine that tells of a death in its last breath, and is away from then on."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+
+    async def info(self) -> EngineInfo:
+        if self.is_away:
+            raise EngineAway("gone")
+        return EngineInfo("engine-1", "24", T0)
+
+    async def containers(self) -> list[Seen]:
+        return [seen("running", -60)]
+
+    async def stream(self, _since: datetime) -> AsyncIterator[EngineEvent]:
+        self.is_away = True
+        yield event("kill", 1, signal=9)
+        yield event("die", 1.1, exit_code=137)
+        raise EngineAway("the stream of events ended")
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_what_an_engine_tells_last_is_stored_while_it_is_away(api: Api) -> None:
+    """Its last events are the deaths it causes: nobody may have to wait for its return, nor lose them with this collector."""
+
+    async def leads() -> bool:
+        return True
+
+    dying = DyingEngine()
+    runtime = api.app.state.runtime
+    follower = Follower("docker", lambda: cast(Engine, dying), runtime.database, leads, ContainerMetrics(), lambda: T0, Rules())
+    running = asyncio.create_task(follower.run())
+    try:
+
+        async def is_told() -> bool:
+            return {one["kind"] for one in (await api.get("/v1/container-events")).json()["items"]} >= {"kill", "death", "engine"}
+
+        await until(is_told)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    (engine,) = (await api.get("/v1/containers")).json()["engines"]
+    assert engine["state"] == "down"
