@@ -16,12 +16,14 @@ from isolation_monitor.collector.docker_addresses import OWNER_LABELS
 
 KINDS: Final = ("death", "stop", "kill", "stop_sigkill", "removal", "command_storm", "out_of_memory", "health", "engine")
 
+SIGINT: Final = 2
 SIGTERM: Final = 15
 SIGKILL: Final = 9
 _SIGNALS: Final = {1: "HUP", 2: "INT", 3: "QUIT", 6: "ABRT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 28: "WINCH", 37: "RTMIN+3"}
 _TTL: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
 _TTL_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
+PROJECT_LABEL: Final = "com.docker.compose.project"
 TTL_LABEL: Final = "isolation.ttl"
 """How long a container is wanted after its creation: `90s`, `2h`, `1d`."""
 EXPIRES_LABEL: Final = "isolation.expires"
@@ -116,7 +118,7 @@ class Tracked:
     stop_asked_at: datetime | None = None
     killed_at: datetime | None = None
     was_forced: bool = False
-    """Its last SIGKILL came without a stop signal before it."""
+    """Its last SIGKILL came without a stop signal before it, or at once behind one."""
     oom_at: datetime | None = None
     restarts_by_policy: bool = False
     auto_remove: bool = False
@@ -128,6 +130,11 @@ class Tracked:
     removed_at: datetime | None = None
     is_missing: bool = False
     """The last listing did not have it; its end may still be on its way."""
+
+    @property
+    def shown_health(self) -> str:
+        """Return what its health check says; `none` once it has ended, which engines call unhealthy, even after an orderly stop."""
+        return self.health if self.is_open else "none"
 
     def is_orphan(self, now: datetime, rules: Rules) -> bool:
         """Say whether it is nobody's and has stopped too long ago."""
@@ -172,6 +179,8 @@ class Command:
     action: str
     container_id: str
     container: str
+    project: str | None = None
+    """The Compose project that the container is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,14 +268,14 @@ def expiry_of(labels: Mapping[str, str], created_at: datetime | None) -> datetim
 def reason_of(exit_code: int | None, *, oom: bool, killed: bool, stop_signal: int = SIGTERM) -> str:
     """Return how a container ended: one of `container_metrics.EXIT_REASONS`; `unknown` where nobody knows its exit code.
 
-    >>> [reason_of(code, oom=False, killed=False) for code in (0, 143, 137, 3, None)]
-    ['clean', 'clean', 'killed', 'error', 'unknown']
+    >>> [reason_of(code, oom=False, killed=False) for code in (0, 143, 130, 137, 3, None)]
+    ['clean', 'clean', 'clean', 'killed', 'error', 'unknown']
     >>> reason_of(137, oom=True, killed=False)
     'oom_killed'
     """
     if exit_code is None:
         return "killed" if killed else "unknown"
-    if exit_code in (0, 128 + SIGTERM, 128 + stop_signal):
+    if exit_code in (0, 128 + SIGINT, 128 + SIGTERM, 128 + stop_signal):
         return "clean"
     if oom:
         return "oom_killed"

@@ -98,6 +98,7 @@ class Follower:
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:
                 self._complain(error)
+                await whole(self._store_the_last())
                 await whole(self._away(error))
                 await asyncio.sleep(_RETRY_S)
 
@@ -335,7 +336,7 @@ class Follower:
             self._name,
             (
                 Shown(
-                    self._prefix + one.name, one.status, one.health,
+                    self._prefix + one.name, one.status, one.shown_health,
                     one.image_created_at.timestamp() if one.image_created_at is not None else None,
                     one.memory_bytes if one.is_open else None, one.memory_limit, one.cpu_seconds if one.is_open else None,
                 )
@@ -353,6 +354,19 @@ class Follower:
             expected = isinstance(error, StoreUnavailable) or type(error).__name__ == "EngineAway"
             text = "containers of the Docker engine %r are not followed: %s"
             logger.warning(text, self._name, error, exc_info=None if expected else error)
+
+    async def _store_the_last(self) -> None:
+        """Store what came together with the end of the stream: an engine's last events are the deaths that it causes.
+
+        Until the engine is back nobody would be told of them, and a collector that ends meanwhile would lose them.
+        """
+        if self._lives is None:
+            return
+        try:
+            await self._save(self._lives)
+        except Exception as error:
+            # It stays in memory; the follower must go on whatever the store says.
+            self._complain(error)
 
     async def _away(self, error: Exception) -> None:
         """The engine is away: show it, and write it down once."""

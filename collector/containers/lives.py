@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from isolation_monitor.collector.containers.domain import (
+    PROJECT_LABEL,
     SIGKILL,
     SIGTERM,
     Command,
@@ -29,6 +30,10 @@ from isolation_monitor.collector.containers.domain import (
 
 _TOGETHER: Final = timedelta(seconds=10)
 """A removal so soon after a SIGKILL was one command with it: `docker rm --force`."""
+_AT_ONCE: Final = timedelta(seconds=1)
+_OOM_BEFORE: Final = timedelta(minutes=1)
+_NO_GRACE_S: Final = 1.0
+"""A stop with less time than this (`docker stop -t 0`) is a kill, as for `isomon docker` and its audit."""
 
 
 class Lives:
@@ -72,14 +77,14 @@ class Lives:
                 self._started(one, event.at)
             case "kill":
                 return self._signalled(one, event)
-            case "oom" if one.oom_at is None and one.is_open:
+            case "oom" if one.is_open:
                 # The kernel may try again and again; one life runs out of memory once.
-                one.oom_at = event.at
-                return [self._happened(one, "out_of_memory", event.at, one.deaths)]
+                is_first, one.oom_at = one.oom_at is None, event.at
+                return [self._happened(one, "out_of_memory", event.at, one.deaths)] if is_first else []
             case "die":
                 return self._died(one, event)
             case "destroy":
-                return self._destroyed(one, event.at)
+                return self._destroyed(one, event)
             case "pause":
                 one.status = "paused"
             case "unpause":
@@ -109,13 +114,13 @@ class Lives:
             is_stop = number in (SIGTERM, one.stop_signal)
             if is_stop:
                 one.stop_asked_at = at
-                self.commands.append(Command(at, "stop", one.id, one.name))
+                self._commanded("stop", one, event)
             kind = "stop" if is_stop else "kill"
             return [self._happened(one, kind, at, *key, signal=signal_name(number), forced=False)]
         after = None if one.stop_asked_at is None else (at - one.stop_asked_at).total_seconds()
-        one.killed_at, one.was_forced = at, after is None
+        one.killed_at, one.was_forced = at, after is None or after < _NO_GRACE_S
         if after is None:
-            self.commands.append(Command(at, "kill", one.id, one.name))
+            self._commanded("kill", one, event)
         kind = "kill" if after is None else "stop_sigkill"
         return [self._happened(one, kind, at, *key, signal="SIGKILL", forced=True, after_stop_s=after)]
 
@@ -123,18 +128,26 @@ class Lives:
         if not one.is_open or (one.started_at is not None and event.at < one.started_at):
             # The listing was first: it has counted this one.
             return []
-        reason = reason_of(event.exit_code, oom=one.oom_at is not None, killed=one.killed_at is not None, stop_signal=one.stop_signal)
+        # A worker that was ended for want of memory, and that the container survived, is not why it ends a day later.
+        oom = one.oom_at is not None and event.at - one.oom_at <= _OOM_BEFORE
+        reason = reason_of(event.exit_code, oom=oom, killed=one.killed_at is not None, stop_signal=one.stop_signal)
         return [self._death(one, event.at, event.exit_code, reason, "event")]
 
-    def _destroyed(self, one: Tracked, at: datetime) -> list[Happening]:
-        found = []
+    def _destroyed(self, one: Tracked, event: EngineEvent) -> list[Happening]:
+        at = event.at
+        found: list[Happening] = []
         if one.is_open:
             found.append(self._death(one, at, None, reason_of(None, oom=False, killed=one.killed_at is not None), "event"))
         forced = one.was_forced and one.killed_at is not None and at - one.killed_at <= _TOGETHER
-        if not forced and not one.auto_remove:
-            self.commands.append(Command(at, "remove", one.id, one.name))
+        # One that was gone before anybody looked at it, and at once when it ended, removed itself (`docker run --rm`).
+        by_itself = one.auto_remove or (not one.image_id and one.finished_at is not None and at - one.finished_at < _AT_ONCE)
+        if not forced and not by_itself:
+            self._commanded("remove", one, event)
         found.append(self._removal(one, at, "forced" if forced else "graceful", "event"))
         return found
+
+    def _commanded(self, action: str, one: Tracked, event: EngineEvent) -> None:
+        self.commands.append(Command(event.at, action, one.id, one.name, event.labels.get(PROJECT_LABEL) or None))
 
     # --- listings -----------------------------------------------------------------------------------------------------
 

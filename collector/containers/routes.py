@@ -130,7 +130,7 @@ def _container(engine: str, one: Tracked, service: ContainerService, now: dateti
         "image_created_at": _time(one.image_created_at),
         "owner": one.owner,
         "state": "removed" if one.removed_at is not None else one.status,
-        "health": one.health,
+        "health": one.shown_health,
         "created_at": _time(one.created_at),
         "started_at": _time(one.started_at),
         "finished_at": _time(one.finished_at),

@@ -1,6 +1,7 @@
 """Command storms: one actor's destructive commands that come faster than the house allows.
 
-A storm is told once, when it is over: then it is known how many commands it had.
+A storm is told once, when it is over: then it is known how many commands it had. A graceful command of Compose ends all containers of a
+project at once, and whoever stops a container to remove it is done with it in one: neither is a storm.
 """
 
 from __future__ import annotations
@@ -45,20 +46,32 @@ class Storms:
             for burst in _bursts(commands, self._cooldown):
                 if now - burst[-1].at < _SETTLED_AFTER:
                     self._waiting.extend(burst)
-                elif len(burst) > 1:
+                elif _commands_in(burst) > 1:
                     found.append(self._storm(actor, burst))
         return found
 
     def _storm(self, actor: str, burst: list[Command]) -> Happening:
         first, last = burst[0], burst[-1]
         detail = {
-            "commands": len(burst),
+            "commands": _commands_in(burst),
             "seconds": round((last.at - first.at).total_seconds(), 3),
             "containers": list(dict.fromkeys(command.container for command in burst))[:_NAMED],
             "actions": sorted({command.action for command in burst}),
         }
         identity = happening_id(self._engine, "command_storm", actor, first.at.isoformat(), first.container_id)
         return Happening(identity, self._engine, first.at, "command_storm", actor=actor, detail=detail)
+
+
+def _commands_in(burst: Iterable[Command]) -> int:
+    """Count commands as somebody gave them: each kill, each project that Compose ends, each other container that is ended."""
+    number = 0
+    ended: set[str] = set()
+    for command in burst:
+        subject = command.container_id if command.action == "kill" or command.project is None else f"project {command.project}"
+        is_another = command.action == "kill" or subject not in ended or (command.action == "stop" and command.project is None)
+        number += is_another
+        ended |= {subject, command.container_id}
+    return number
 
 
 def _bursts(commands: list[Command], cooldown: timedelta) -> list[list[Command]]:

@@ -207,7 +207,7 @@ class PageReader:
         page = found[:_PAGE_SIZE]
         there = [one for one in await from_.containers(None) if chosen["container"] in ("", one[1].name)]
         # What runs badly or not at all first.
-        there.sort(key=lambda one: (one[1].is_open and one[1].health != "unhealthy", one[1].name))
+        there.sort(key=lambda one: (one[1].is_open and one[1].shown_health != "unhealthy", one[1].name))
         return {
             "chosen": chosen,
             "filters": {name: value for name, value in chosen.items() if value and name != "cursor"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -14,11 +15,13 @@ import pytest
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.container_metrics import NAME_CAP, ContainerMetrics, Shown
 from isolation_monitor.collector.containers.domain import Action, EngineEvent, Rules, Seen, expiry_of
+from isolation_monitor.collector.containers.engine import Engine, EngineAway, EngineInfo
+from isolation_monitor.collector.containers.follower import Follower
 from isolation_monitor.collector.containers.lives import Lives
 from isolation_monitor.collector.containers.storms import Storms, who
 from isolation_monitor.collector.docker_addresses import DockerAddressError, parse_engines
 from isolation_monitor.collector.settings import SettingsError, load_settings
-from tests.collector.conftest import READ, SEND, Api, bearer
+from tests.collector.conftest import READ, SEND, Api, bearer, until
 
 T0 = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = "c" * 64
@@ -165,12 +168,42 @@ class TestHowItEnded:
 
         assert told(lives, event("kill", 4, signal=9)) == ["kill"]
 
+    def test_a_stop_without_time_to_end_is_a_kill(self) -> None:
+        """`docker stop -t 0 web && docker rm web` leaves no more of a chance than `docker rm -f web`."""
+        lives = followed(seen("running", 0))
+        told(lives, event("kill", 1, signal=15), event("kill", 1.01, signal=9), event("die", 1.1, exit_code=137))
+
+        assert [one.forced for one in lives.event(event("destroy", 1.2))] == [True]
+
+    def test_a_worker_that_ran_out_of_memory_yesterday_is_not_why_it_ends_today(self) -> None:
+        """Nobody is paged for want of memory when a container is removed by force, or crashes, long after it survived that."""
+        crashed, killed, again = (followed(seen("running", 0)) for _ in range(3))
+        told(crashed, event("oom", 1))
+        told(killed, event("oom", 1), event("kill", 9000, signal=9))
+        told(again, event("oom", 1), event("oom", 9000))
+
+        assert [one.reason for one in crashed.event(event("die", 9000, exit_code=1))] == ["error"]
+        assert [one.reason for one in killed.event(event("die", 9000.1, exit_code=137))] == ["killed"]
+        assert [one.reason for one in again.event(event("die", 9000.1, exit_code=137))] == ["oom_killed"]
+
     def test_one_life_runs_out_of_memory_once(self) -> None:
         lives = followed(seen("running", 0))
 
         assert told(lives, *(event("oom", n) for n in (1, 1.1, 1.2))) == ["out_of_memory"]
         assert [one.reason for one in lives.event(event("die", 2, exit_code=137))] == ["oom_killed"]
         assert told(lives, event("oom", 2.1), event("start", 3), event("oom", 4)) == ["out_of_memory"]
+
+
+class TestHealth:
+    def test_one_that_has_ended_is_not_unhealthy_whatever_the_engine_says(self) -> None:
+        """Docker sets the health of each container that ends to unhealthy: an orderly stop would page somebody."""
+        lives = followed(seen("running", 0, health="healthy"))
+        told(lives, event("kill", 1, signal=15), event("die", 1.1, exit_code=0))
+        lives.listing([seen("exited", 0, 1.1, exit_code=0, health="unhealthy")], at(2), is_certain=True)
+        assert lives.tracked[ID].shown_health == "none"
+
+        told(lives, event("start", 3))
+        assert lives.tracked[ID].shown_health == "starting"
 
 
 class TestStorms:
@@ -211,6 +244,40 @@ class TestStorms:
         forced = followed(seen())
         told(forced, event("kill", 1, signal=9), event("die", 1.1, exit_code=137), event("destroy", 1.2))
         assert [one.action for one in forced.commands] == ["kill"]
+
+    @staticmethod
+    def ended_in_a_burst(commands: list[tuple[str, str]], **labels: str) -> list[int]:
+        """How many commands the storms have that came of events a tenth of a second apart: (action, container)."""
+        lives = Lives("docker", Rules())
+        for identity in {container for _, container in commands}:
+            lives.event(event("start", 0, id=identity))
+            lives.describe(seen(id=identity))
+        for number, (action, identity) in enumerate(commands):
+            signal = {"stop": 15, "kill": 9}.get(action)
+            lives.event(replace(event(action if signal is None else "kill", 1 + number / 10, id=identity, signal=signal), labels=labels))
+        storms = Storms("docker", Rules().cooldown)
+        storms.add(lives.commands)
+        return [one.detail["commands"] for one in storms.due(at(60), lambda _: "unknown")]
+
+    def test_a_deployment_by_compose_is_no_storm(self) -> None:
+        """`docker compose up -d` and `down` stop and remove a project's containers at once: each deployment would be a ticket."""
+        down = [*(("stop", one) for one in "abc"), *(("die", one) for one in "abc"), *(("destroy", one) for one in "abc")]
+        project = {"com.docker.compose.project": "shop"}
+
+        assert self.ended_in_a_burst(down, **project) == []
+        assert self.ended_in_a_burst(down) == [3]
+        assert self.ended_in_a_burst([("kill", one) for one in "abc"], **project) == [3]
+
+    def test_a_container_that_is_stopped_and_removed_is_one_command(self) -> None:
+        assert self.ended_in_a_burst([("stop", "a"), ("die", "a"), ("destroy", "a")]) == []
+        assert self.ended_in_a_burst([("stop", "a"), ("stop", "a")]) == [2]
+
+    def test_short_runs_that_remove_themselves_are_no_commands(self) -> None:
+        """`docker run --rm` in CI may be over before anybody could look at its settings."""
+        lives = Lives("docker", Rules())
+        told(lives, event("create", 0), event("start", 0.1), event("die", 0.3, exit_code=0), event("destroy", 0.4))
+
+        assert lives.commands == []
 
     def test_the_nearest_action_of_the_same_container_tells_who(self) -> None:
         about = ("host", "docker rm", "remove", "web", None, None, None, True)
@@ -358,3 +425,51 @@ class TestActions:
             assert (await api.get(f"/v1/container-events?{question}")).status_code == 422
         assert (await api.get("/v1/container-events?container=100%25_")).json()["items"] == []
         assert (await api.get("/v1/containers")).json()["items"] == []
+
+
+class DyingEngine:
+    """An engine that tells of a death in its last breath, and is away from then on."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+
+    async def info(self) -> EngineInfo:
+        if self.is_away:
+            raise EngineAway("gone")
+        return EngineInfo("engine-1", "24", T0)
+
+    async def containers(self) -> list[Seen]:
+        return [seen("running", -60)]
+
+    async def stream(self, _since: datetime) -> AsyncIterator[EngineEvent]:
+        self.is_away = True
+        yield event("kill", 1, signal=9)
+        yield event("die", 1.1, exit_code=137)
+        raise EngineAway("the stream of events ended")
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_what_an_engine_tells_last_is_stored_while_it_is_away(api: Api) -> None:
+    """Its last events are the deaths it causes: nobody may have to wait for its return, nor lose them with this collector."""
+
+    async def leads() -> bool:
+        return True
+
+    dying = DyingEngine()
+    runtime = api.app.state.runtime
+    follower = Follower("docker", lambda: cast(Engine, dying), runtime.database, leads, ContainerMetrics(), lambda: T0, Rules())
+    running = asyncio.create_task(follower.run())
+    try:
+
+        async def is_told() -> bool:
+            return {one["kind"] for one in (await api.get("/v1/container-events")).json()["items"]} >= {"kill", "death", "engine"}
+
+        await until(is_told)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    (engine,) = (await api.get("/v1/containers")).json()["engines"]
+    assert engine["state"] == "down"

@@ -245,6 +245,10 @@ async def test_a_container_that_turns_unhealthy_says_so(watch: Watch) -> None:
     told = [one["detail"] for one in await watch.found(2, kind="health", container=name)]
     assert [one["to"] for one in told][-2:] == ["healthy", "unhealthy"]
     assert await watch.metric("isolation_container_health_state", container_name=name, isolation_state="unhealthy") == 1
+
+    await watch.do("POST", f"/containers/{name}/stop?t=1")
+    await watch.shows(name, state="exited", health="none")
+    assert await watch.metric("isolation_container_health_state", container_name=name, isolation_state="unhealthy") == 0
     await watch.do("DELETE", f"/containers/{name}?force=1")
 
 

@@ -9,20 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from isolation_monitor.cli.docker.audit import build_files, code_calls, code_tokens, javascript_source, python_source, yaml_source
+from isolation_monitor.cli.docker.audit import (
+    build_files,
+    code_calls,
+    code_tokens,
+    javascript_source,
+    python_source,
+    settings_files,
+    yaml_source,
+)
 from isolation_monitor.cli.docker.audit.allowing import findings_of
 from isolation_monitor.cli.docker.audit.files import MAX_BYTES, Kind, files_of, kind_of, text_of
 from isolation_monitor.cli.docker.audit.rules import Finding, Hit
 from isolation_monitor.cli.docker.audit.shell import ShellText
 
 # Most files have none of these words, and are not split into tokens. Code speaks of containers that are none, scripts hardly do.
+_WORDS: Final = ("docker", "podman", "nerdctl", "container", "compose", "oci", "grace", "signal", "/prune")
 _WORTH_READING = re.compile(r"docker|podman|nerdctl|container|compose|stop_?grace|stop_?signal|/prune", re.I)
 _WORTH_READING_CODE = re.compile(
     r"docker|podman|nerdctl|containers/|(?:container|compose)\w*(?:\(\))?\??\.(?:kill|stop|restart|remove|delete|down)\b"
     r"|(?:container|oci)_?(?:engine|runtime|cli|tool|cmd)|Container(?:Kill|Remove|sPrune)",
     re.I,
 )
-_CODE: Final = frozenset({"python", "javascript", "go", "groovy", "jvm", "rust", "ruby", "php"})
+_CODE: Final = frozenset({"python", "javascript", "go", "groovy", "jvm", "rust", "ruby", "php", "perl", "lua", "elixir", "dart", "c"})
 _TEMPLATE_LINE = re.compile(r"(?m)^[ \t]*\{[{%][-#]?.*?[-]?[%}]\}[ \t]*$")
 _TEMPLATE_VALUE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}")
 
@@ -81,7 +90,9 @@ def findings_in(text: str, kind: Kind, path: str) -> list[Finding]:
     Raises:
         yaml_source.UnreadableYaml, SyntaxError, RecursionError: it cannot be read as that.
     """
-    if not (_WORTH_READING_CODE if kind in _CODE else _WORTH_READING).search(text):
+    lowered = text.lower()
+    # Plain words first: the patterns take ten times as long, which is minutes in a large repository.
+    if not any(word in lowered for word in _WORDS) or not (_WORTH_READING_CODE if kind in _CODE else _WORTH_READING).search(text):
         return []
     hits = {(hit.line, hit.rule): hit for hit in _READERS[kind](text)}
     return list(findings_of(list(hits.values()), text, path))
@@ -152,4 +163,14 @@ _READERS: Final[dict[Kind, Callable[[str], Iterator[Hit]]]] = {
     "rust": partial(code_calls.hits, language=code_tokens.RUST),
     "ruby": partial(code_calls.hits, language=code_tokens.RUBY),
     "php": partial(code_calls.hits, language=code_tokens.PHP),
+    "perl": partial(code_calls.hits, language=code_tokens.PERL),
+    "lua": partial(code_calls.hits, language=code_tokens.LUA),
+    "elixir": partial(code_calls.hits, language=code_tokens.ELIXIR),
+    "dart": partial(code_calls.hits, language=code_tokens.DART),
+    "c": partial(code_calls.hits, language=code_tokens.C),
+    "ini": settings_files.ini_hits,
+    "toml": settings_files.toml_hits,
+    "hcl": settings_files.hcl_hits,
+    "procfile": settings_files.procfile_hits,
+    "crontab": settings_files.crontab_hits,
 }

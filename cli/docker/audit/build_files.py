@@ -155,8 +155,16 @@ def batch_hits(text: str) -> Iterator[Hit]:
         yield from ShellText().hits(body, start + 1)
 
 
+_QUOTES = re.compile(r"""[@(),'"]""")
+_START_PROCESS = re.compile(
+    r"""(?ix)\bStart-Process [ \t]+ (?:-FilePath[ \t]+)? (['"]?[\w./-]+['"]?) [ \t]+ (?:-ArgumentList|-Args) [ \t]+
+    ( @\([^)\n]*\) | "[^"\n]*" | '[^'\n]*' )"""
+)
+
+
 def powershell_hits(text: str) -> Iterator[Hit]:
     """Yield what is found in a PowerShell script; its words split as a shell's, but for the marks of folders and of lines that go on."""
     text = re.sub(r"<#.*?#>", lambda found: "\n" * found[0].count("\n"), text, flags=re.S).replace("\r\n", "\n")
     text = re.sub(r"`(?=\n)", "\0", text.replace("\\", "/")).replace("`", "").replace("\0", "\\")
+    text = _START_PROCESS.sub(lambda found: f"{found[1]} {re.sub(_QUOTES, ' ', found[2])}", text)
     yield from ShellText().hits(text)

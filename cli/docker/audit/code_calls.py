@@ -1,15 +1,16 @@
 """Finds what is dangerous in code that is only split into tokens: commands given to calls that run them, and calls of Docker's libraries.
 
-For JavaScript and TypeScript (child_process, execa, zx, dockerode), Go, Groovy and Jenkinsfiles, Ruby, PHP, Java, Kotlin, C#, Rust, and for
-Python that Python 3 cannot parse.
+For JavaScript and TypeScript (child_process, execa, zx, dockerode), Go, Groovy and Jenkinsfiles, Ruby, PHP, Java, Kotlin, C#, Rust, Perl,
+Lua, Elixir, Dart, C and C++, and for Python that Python 3 cannot parse.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 from typing import Final
 
 from isolation_monitor.cli.docker.audit.code_tokens import Language, Token, tokens
@@ -24,13 +25,16 @@ _RUNS: Final = frozenset([
         "CommandContext", "ProcessBuilder", "Process", "Start", "StartProcess", "getRuntime", "passthru", "shell_exec", "proc_open",
         "call", "check_call", "check_output", "Popen", "run", "runCommand", "run_command", "execAsync", "execPromise",
         "execCommand", "execute", "command", "cmd", "arg", "args", "spawnPromise", "asyncExec", "promisifiedExec", "capture2",
-        "capture2e", "capture3", "getoutput",
+        "capture2e", "capture3", "getoutput", "commandLine", "ProcessStartInfo",
+        "fromShellCommandline", "runCmd", "RunCmd", "RunCommand", "execCmd", "ExecCmd", "mustRun", "MustRun", "mustExec",
+        "execFileAsync", "execFilePromise", "spawnAsync", "runShell", "execShell",
     ])  # fmt: skip
 _REMOVES: Final = {"ContainerRemove": "forced-remove", "ImageRemove": "forced-remove-image", "VolumeRemove": "forced-remove-volume"}
 _PRUNES: Final = frozenset(
     ["pruneContainers", "pruneVolumes", "pruneImages", "pruneNetworks", "ContainersPrune", "VolumesPrune", "ImagesPrune", "NetworksPrune"]
 )
 _LIBRARIES: Final = ("dockerode", "docker/docker", "docker-modem", "testcontainers", "moby/moby", "dockerjava", "Docker.DotNet", "bollard")
+_LISTS: Final = frozenset({"[", "{", "new", "vec!", "array", "Arrays", "List", "listOf", "mutableListOf", "arrayOf"})
 _MAX_ARGUMENTS: Final = 400
 _MAX_DEPTH: Final = 4
 _MAX_VALUES: Final = 4
@@ -42,12 +46,13 @@ class _Argument:
 
     @property
     def is_list(self) -> bool:
-        return bool(self.tokens) and self.tokens[0].text in ("[", "{", "new", "vec!", "array", "Arrays", "List")
+        return bool(self.tokens) and self.tokens[0].text in _LISTS
 
 
 class _Code:
     def __init__(self, text: str, language: Language) -> None:
         self.all = list(tokens(text, language))
+        self._has_tags = language.has_regex
         self.uses_library = any(name in text for name in _LIBRARIES)
         self.values: dict[str, list[tuple[Token, ...]]] = {}
         self.containers: set[str] = set()
@@ -58,17 +63,32 @@ class _Code:
             following = self.all[at + 1] if at + 1 < len(self.all) else None
             if token.kind == "run":
                 yield from self._text(token)
+            elif token.kind == "text" and [one.text for one in self.all[at + 1 : at + 4]] == [".", "execute", "("]:
+                yield from self._text(token)  # Groovy: "docker kill web".execute()
+            elif token.text == "FileName" and token.kind == "name":
+                yield from self._start_info(at)
             if following is None or token.kind != "name":
                 continue
             if following.text == "(":
                 yield from self._call(at)
             elif following.kind == "text" and (
-                token.text in ("$", "sh", "bash", "bat", "powershell", "system", "exec") or self._is_tag(at)
+                token.text in ("sh", "bash", "bat", "powershell", "system", "exec") or (self._has_tags and self._is_tag(at))
             ):
                 # zx and execa: $`docker rm -f ${id}`; Jenkins and Ruby: sh '...', system "..."
                 yield from self._text(following)
             elif following.text == ":" and token.text == "script" and at + 2 < len(self.all) and self.all[at + 2].kind == "text":
                 yield from self._text(self.all[at + 2])
+
+    def _start_info(self, at: int) -> Iterator[Hit]:
+        """Judge .NET's `new ProcessStartInfo { FileName = "docker", Arguments = "kill " + id }`."""
+        if at + 2 >= len(self.all) or self.all[at + 1].text != "=" or self.all[at + 2].kind != "text":
+            return
+        following = list(takewhile(lambda token: token.text not in ("}", ";"), self.all[at + 3 : at + 3 + _MAX_ARGUMENTS]))
+        starts = [n + 2 for n, token in enumerate(following[:-2]) if token.text == "Arguments" and following[n + 1].text == "="]
+        for start in starts[:1]:
+            value = next(_split(following[start:]), ())
+            for text in self._texts(_Argument(value))[:1]:
+                yield from self._text(Token("text", f"{self.all[at + 2].text} {text.text}", text.line, text.line))
 
     def _is_tag(self, at: int) -> bool:
         return self.all[at].text in ("execa", "execaSync") or self.all[at].text.startswith("$")
@@ -80,12 +100,27 @@ class _Code:
         arguments, end = self._arguments(at + 2)
         yield from self._library(at, name, arguments, end)
         engine = value_of_unknown(name)
+        if name in ("arg", "args") and (started := self._started(at)) is not None:
+            words = [started, *(word for argument in arguments for word in self._words(argument))]
+            yield from self._judge_words(words, at, end)
+            return
+        if name in ("delete", "post") and arguments:
+            for text in self._texts(arguments[0]):
+                if re.search(r"/containers/|/prune\b", text.text):
+                    # The engine's own API, by axios, got and the like; judged as curl's call of it.
+                    yield from self._text(Token("text", f"curl -X {name.upper()} {shlex.quote(text.text)}", text.line, text.line))
         if name not in _RUNS and engine == HOLE:
             return
         if arguments and arguments[0].is_list:
-            # Groovy's and Java's lists; an array as the only argument.
-            words = self._words(arguments[0])
+            # Groovy's and Java's lists; an array as the only argument, also of a function that is called as the engine.
+            words = [*([] if engine == HOLE else [(engine, self.all[at].line)]), *self._words(arguments[0])]
             yield from self._judge_words(words, at, end)
+            return
+        if name in ("Start", "ProcessStartInfo") and len(arguments) > 1:
+            # .NET takes all arguments as one text.
+            texts = [token for argument in arguments[:2] for token in self._texts(argument)[:1]]
+            if len(texts) == 2:
+                yield from self._text(Token("text", f"{texts[0].text} {texts[1].text}", texts[1].line, texts[1].line))
             return
         before = [] if engine == HOLE else [(engine, self.all[at].line)]
         words = [word for argument in arguments for word in self._words(argument)]
@@ -116,15 +151,29 @@ class _Code:
         for hit in ShellText().hits_of_words(texts, [line for _, line in words], self.all[min(end, len(self.all) - 1)].line):
             yield Hit(hit.line, hit.end_line, hit.rule, hit.what, self.all[at].line)
 
+    def _started(self, at: int) -> tuple[str, int] | None:
+        """Return the program of a command that a name holds, in front of `.args(...)`: `let mut cmd = Command::new("docker")`."""
+        if at < 2 or self.all[at - 1].text != "." or self.all[at - 2].kind != "name":
+            return None
+        value = next(reversed(self._known(self.all[at - 2])), ())
+        if [token.text for token in value[-6:-2]] != ["Command", "::", "new", "("] or value[-2].kind != "text":
+            return None
+        return value[-2].text, self.all[at].line
+
     def _chained(self, end: int) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
+        for name, arguments in self._calls_after(end):
+            if name in ("arg", "args", "command"):
+                found += [word for argument in arguments for word in self._words(argument)]
+        return found
+
+    def _calls_after(self, end: int) -> Iterator[tuple[str, list[_Argument]]]:
+        """Yield the calls that are chained to one that closes at `end`."""
         at = end + 1
         while at + 2 < len(self.all) and self.all[at].text == "." and self.all[at + 2].text == "(":
             arguments, closing = self._arguments(at + 3)
-            if self.all[at + 1].text in ("arg", "args", "command"):
-                found += [word for argument in arguments for word in self._words(argument)]
+            yield self.all[at + 1].text, arguments
             at = closing + 1
-        return found
 
     def _text(self, token: Token) -> Iterator[Hit]:
         spans = token.end_line > token.line
@@ -137,8 +186,16 @@ class _Code:
         parts = argument.tokens
         if len(parts) == 1 and parts[0].kind == "name":
             # A name may be set to itself, by way of others.
-            known = self.values.get(parts[0].text, [])[-_MAX_VALUES:] if depth < _MAX_DEPTH else []
+            known = self._known(parts[0])[-_MAX_VALUES:] if depth < _MAX_DEPTH else []
             return [token for value in known for token in self._texts(_Argument(value), depth + 1)]
+        if (
+            len(parts) > 4
+            and parts[0].text == "["
+            and [part.text for part in parts[-5:-2]] == [".", "join", "("]
+            and parts[-2].kind == "text"
+        ):
+            joined = parts[-2].text.join(part.text for part in parts[:-5] if part.kind == "text")
+            return [Token("text", joined, parts[0].line, parts[0].line)]
         if not parts or not any(part.kind == "text" for part in parts) or any(part.text in ("(", "[", "{") for part in parts[:1]):
             return []
         if len(parts) == 1:
@@ -148,12 +205,16 @@ class _Code:
 
     def _words(self, argument: _Argument, depth: int = 0) -> list[tuple[str, int]]:
         """Return an argument as words: a string is one, a list is many, anything else is one hole."""
-        parts = argument.tokens
+        parts = _unspread(tuple(dropwhile(lambda part: part.text == "&", argument.tokens)))
+        argument = _Argument(parts)
         if len(parts) == 1 and parts[0].kind == "text":
             return [(parts[0].text, parts[0].line)]
         if len(parts) == 1 and parts[0].kind == "name":
-            known = self.values.get(parts[0].text, []) if depth < _MAX_DEPTH else []
+            known = self._known(parts[0]) if depth < _MAX_DEPTH else []
             return self._words(_Argument(known[-1]), depth + 1) if known else [(value_of_unknown(parts[0].text), parts[0].line)]
+        if len(parts) > 2 and parts[0].text == "append" and parts[1].text == "(":
+            # Go: args = append(args, "-f", name)
+            return [word for one in _split(parts[2:-1]) for word in self._words(_Argument(one), depth + 1)]
         if argument.is_list:
             if parts[0].text == "{" and any(part.text == ":" for part in parts):
                 return []  # an object of options
@@ -161,12 +222,28 @@ class _Code:
         texts = self._texts(argument, depth)
         return [(texts[0].text, texts[0].line)] if texts else [(HOLE, parts[0].line)] if parts else []
 
+    def _known(self, name: Token) -> list[tuple[Token, ...]]:
+        """Return what a name may hold where it stands: what it was set to above, the nearest last, or else anywhere."""
+        known = self.values.get(name.text, [])
+        # A function further down has a variable of the same name.
+        above = [value for value in known if value and value[-1].end_line < name.line]
+        return above or [value for value in known if name not in value]
+
+    def _flat(self, arguments: Sequence[_Argument]) -> str:
+        """Return arguments as one text without blanks; a name alone as what it holds, such as the options of a call."""
+        found: list[str] = []
+        for argument in arguments:
+            parts = tuple(dropwhile(lambda part: part.text in ("&", "*"), argument.tokens))
+            known = self._known(parts[0]) if len(parts) == 1 and parts[0].kind == "name" else []
+            found += ["".join(token.text for token in (known[-1] if known else argument.tokens))]
+        return "".join(found)
+
     def _library(self, at: int, name: str, arguments: Sequence[_Argument], end: int) -> Iterator[Hit]:
         if at < 1 or self.all[at - 1].text not in (".", "?.", "->", "::"):
             return
         receiver = self._receiver(at)
-        flat = "".join(token.text for argument in arguments for token in argument.tokens)
-        forced = re.search(r"\b[fF]orce[\"']?:(?:true|1)\b", flat) is not None
+        flat = self._flat(arguments)
+        forced = re.search(r"\b[fF]orce[\"']?(?::|=>?)(?:true|1)\b", flat) is not None
         line, last = self.all[at].line, self.all[min(end, len(self.all) - 1)].line
         shown = f"{receiver[-1] if receiver else '...'}.{name}"
         is_container = any(re.search(r"container", part, re.I) or part in self.containers for part in receiver)
@@ -176,6 +253,12 @@ class _Code:
         elif name in _PRUNES:
             yield Hit(line, last, "prune-without-asking", f"{shown}()")
         elif name == "ContainerKill" and (is_sigkill(self._last_text(arguments)) or not self._last_text(arguments)):
+            yield Hit(line, last, "kill", f"{shown}()")
+        elif (found := self._builder(name, receiver, flat, end) or _dotnet(name, flat, forced=forced)) is not None:
+            yield Hit(line, last, found, f"{shown}({flat if len(flat) < 8 else '...'})")
+        elif name in ("remove_container", "containerDelete") and forced:
+            yield Hit(line, last, "forced-remove", f"{shown}(force: true)")
+        elif name == "kill_container" and (not self._last_text(arguments) or is_sigkill(self._last_text(arguments))):
             yield Hit(line, last, "kill", f"{shown}()")
         elif name in ("remove", "delete") and forced and (self.uses_library or is_container):
             rule = "forced-remove-volume" if is_volume and not is_container else "forced-remove"
@@ -192,6 +275,20 @@ class _Code:
             and is_no_time(time[1])
         ):
             yield Hit(line, last, "stop-without-grace", f"{shown}({{ {time[0].replace(':', ': ')} }})")
+
+    def _builder(self, name: str, receiver: Sequence[str], flat: str, end: int) -> str | None:
+        """Return the rule that a command of docker-java breaks: `removeContainerCmd(id).withForce(true).exec()`."""
+        command = next((part for part in reversed(receiver) if part.endswith("Cmd")), "")
+        if name == "withForce" and flat in ("", "true"):
+            return {"removeContainerCmd": "forced-remove", "removeImageCmd": "forced-remove-image"}.get(command)
+        if name == "withTimeout" and is_no_time(flat) and command in ("stopContainerCmd", "restartContainerCmd"):
+            return "stop-without-grace"
+        if name == "pruneCmd":
+            return "prune-without-asking"
+        if name != "killContainerCmd":
+            return None
+        signal = next((self._last_text(given) for called, given in self._calls_after(end) if called == "withSignal"), "")
+        return "kill" if not signal or is_sigkill(signal) else None
 
     @staticmethod
     def _last_text(arguments: Sequence[_Argument]) -> str:
@@ -266,6 +363,43 @@ class _Code:
             self.values.setdefault(name, []).append(tuple(value))
             if any(token.text in ("getContainer", "createContainer") for token in value):
                 self.containers.add(name)
+
+
+def _dotnet(name: str, flat: str, *, forced: bool) -> str | None:
+    """Return the rule that a call of Docker.DotNet breaks."""
+    if name in ("RemoveContainerAsync", "DeleteImageAsync", "RemoveVolumeAsync") and (forced or flat.endswith(",true")):
+        kinds = {"DeleteImageAsync": "forced-remove-image", "RemoveVolumeAsync": "forced-remove-volume"}
+        return kinds.get(name, "forced-remove")
+    if name == "KillContainerAsync":
+        signal = re.search(r"\bSignal=([\w+]+)", flat)
+        return "kill" if signal is None or is_sigkill(signal[1]) else None
+    if name in ("StopContainerAsync", "RestartContainerAsync") and re.search(r"\bWaitBeforeKillSeconds=0\b", flat):
+        return "stop-without-grace"
+    return "prune-without-asking" if re.fullmatch(r"Prune(?:Containers|Volumes|Images|Networks)Async", name) else None
+
+
+def _unspread(parts: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Return an argument without the dots of `...args` (JavaScript) and `args...` (Go)."""
+    dots = [part.text == "." for part in parts]
+    if dots[:3] == [True] * 3:
+        return parts[3:]
+    return parts[:-3] if dots[-3:] == [True] * 3 else parts
+
+
+def _split(parts: Sequence[Token]) -> Iterator[tuple[Token, ...]]:
+    """Yield what stands between the commas of the outermost level."""
+    current: list[Token] = []
+    depth = 0
+    for part in parts:
+        if part.kind == "mark":
+            depth += (part.text in ("(", "[", "{")) - (part.text in (")", "]", "}"))
+        if part.kind == "mark" and part.text == "," and depth == 0:
+            yield tuple(current)
+            current = []
+        else:
+            current.append(part)
+    if current:
+        yield tuple(current)
 
 
 _STATEMENTS: Final = frozenset({"const", "let", "var", "return", "if", "for", "await ", "function", "def"})

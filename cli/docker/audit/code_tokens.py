@@ -42,15 +42,22 @@ class Language:
     interpolation: dict[str, str]
     has_regex: bool = False
     backticks_run: bool = False
+    string_marks: str = ""
+    """Marks that stand in front of a string and belong to it, as C#'s `$"..."`."""
 
 
 JAVASCRIPT: Final = Language(("//",), True, ("`", '"', "'"), {"`": "${"}, has_regex=True)
 GO: Final = Language(("//",), True, ("`", '"', "'"), {})
 GROOVY: Final = Language(("//", "#!"), True, ('"""', "'''", '"', "'"), {'"""': "${", '"': "${"})
-JVM: Final = Language(("//",), True, ('"""', '"', "'"), {'"""': "${", '"': "${"})
+JVM: Final = Language(("//",), True, ('"""', '"', "'"), {'"""': "${", '"': "${"}, string_marks="$@")
 RUST: Final = Language(("//",), True, ('"',), {})
 RUBY: Final = Language(("#",), False, ("`", '"', "'"), {'"': "#{", "`": "#{"}, backticks_run=True)
 PHP: Final = Language(("//", "#"), True, ("`", '"', "'"), {'"': "{$"}, backticks_run=True)
+PERL: Final = Language(("#",), False, ("`", '"', "'"), {}, backticks_run=True)
+LUA: Final = Language(("--",), False, ('"', "'"), {})
+ELIXIR: Final = Language(("#",), False, ('"""', '"'), {'"""': "#{", '"': "#{"})
+DART: Final = Language(("//",), True, ("'''", '"""', "'", '"'), {"'": "${", '"': "${"})
+C: Final = Language(("//",), True, ('"', "'"), {})
 PYTHON: Final = Language(("#",), False, ('"""', "'''", '"', "'"), {})
 
 
@@ -62,6 +69,9 @@ def tokens(text: str, language: Language) -> Iterator[Token]:
         char = text[at]
         if char.isspace():
             line += char == "\n"
+            at += 1
+            continue
+        if char in language.string_marks and text[at + 1 : at + 2] in (*language.string_marks, '"'):
             at += 1
             continue
         if any(text.startswith(mark, at) for mark in language.line_comments):

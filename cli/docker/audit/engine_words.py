@@ -66,7 +66,8 @@ def is_no_time(text: str | None) -> bool:
 
 def is_sigkill(text: str | None) -> bool:
     """Whether a signal such as `KILL`, `SIGKILL` or `9` is the one that nobody can catch."""
-    return text is not None and text.strip().upper().removeprefix("SIG") in ("KILL", "9")
+    # Engines read a number as numbers are read: 09 and +9 are 9.
+    return text is not None and re.fullmatch(r"(?:SIG)?(?:KILL|\+?0*9)", text.strip().upper()) is not None
 
 
 def judge_engine(words: Sequence[str], *, says_yes: bool = False) -> tuple[list[Verdict], int | None]:

@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 Kind = Literal[
     "shell", "python", "yaml", "dockerfile", "makefile", "justfile", "unit", "batch", "powershell",
-    "javascript", "go", "groovy", "jvm", "rust", "ruby", "php",
+    "javascript", "go", "groovy", "jvm", "rust", "ruby", "php", "perl", "lua", "elixir", "dart", "c",
+    "ini", "toml", "hcl", "procfile", "crontab",
 ]  # fmt: skip
 
 MAX_BYTES: Final = 1 << 20
@@ -38,6 +39,15 @@ _BY_ENDING: Final[dict[str, Kind]] = {
     **dict.fromkeys((".rb", ".rake", ".gemspec"), "ruby"),
     ".php": "php",
     ".just": "justfile",
+    **dict.fromkeys((".pl", ".pm"), "perl"),
+    ".lua": "lua",
+    **dict.fromkeys((".ex", ".exs"), "elixir"),
+    ".dart": "dart",
+    **dict.fromkeys((".c", ".cc", ".cpp", ".cxx", ".h", ".hpp"), "c"),
+    **dict.fromkeys((".ini", ".cfg"), "ini"),
+    ".toml": "toml",
+    **dict.fromkeys((".tf", ".tofu", ".hcl", ".nomad"), "hcl"),
+    **dict.fromkeys((".cron", ".crontab"), "crontab"),
 }
 _BY_NAME: Final[tuple[tuple[str, Kind], ...]] = (
     ("dockerfile*", "dockerfile"),
@@ -52,6 +62,11 @@ _BY_NAME: Final[tuple[tuple[str, Kind], ...]] = (
     ("sconstruct", "python"),
     ("package.json", "yaml"),
     ("composer.json", "yaml"),
+    ("devcontainer.json", "yaml"),
+    (".devcontainer.json", "yaml"),
+    ("procfile*", "procfile"),
+    ("crontab", "crontab"),
+    ("supervisord.conf", "ini"),
     (".bashrc", "shell"),
     (".bash_aliases", "shell"),
     (".bash_profile", "shell"),
@@ -69,6 +84,8 @@ _BY_PROGRAM: Final[tuple[tuple[str, Kind], ...]] = (
     (r"\bruby\b", "ruby"),
     (r"\bphp\b", "php"),
     (r"\bpwsh\b", "powershell"),
+    (r"\bperl\b", "perl"),
+    (r"\blua\b", "lua"),
     (r"\bmake\b", "makefile"),
     (r"\bjust\b", "justfile"),
 )
@@ -94,6 +111,8 @@ def kind_of(path: Path, first_line: str = "") -> Kind | None:
         return found
     if name in (".envrc",):
         return "shell"
+    if path.parent.name == "cron.d":
+        return "crontab"
     if first_line.startswith("#!") and not Path(name).suffix:
         return next((kind for pattern, kind in _BY_PROGRAM if re.search(pattern, first_line)), None)
     return None

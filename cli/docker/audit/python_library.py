@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from isolation_monitor.cli.docker.audit.engine_words import is_no_time, is_sigkill
@@ -47,6 +48,7 @@ class LibraryCalls:
     def __init__(self, tree: ast.Module) -> None:
         self.imports = _imports(tree)
         self._kinds: dict[str, str] = {}
+        self._defaults = _defaults(tree)
         # Twice: a name may be used above the one that it comes from.
         for _ in range(2):
             for node in ast.walk(tree):
@@ -57,7 +59,7 @@ class LibraryCalls:
         if not isinstance(node.func, ast.Attribute):
             return
         method, receiver = node.func.attr, node.func.value
-        keywords = {one.arg: one.value for one in node.keywords if one.arg is not None}
+        keywords = {one.arg: self._resolved(one.value) for one in node.keywords if one.arg is not None}
         found = self._found(method, dotted(receiver), receiver, node, keywords)
         if found is not None:
             rule, shown = found
@@ -100,6 +102,14 @@ class LibraryCalls:
                 return "stop-without-grace", f"{name}.{method}(timeout=0)"
         return None
 
+    def _resolved(self, value: ast.expr) -> ast.expr:
+        """Return what a parameter is unless somebody says otherwise: `def remove(name, force=True)`."""
+        if not isinstance(value, ast.Name):
+            return value
+        around = [one for one in self._defaults if one.first <= value.lineno <= one.last and value.id in one.given]
+        innermost = max(around, key=lambda one: one.first, default=None)
+        return value if innermost is None else innermost.given[value.id] or value
+
     def _kind(self, name: str) -> str | None:
         if name in self._kinds:
             return self._kinds[name]
@@ -128,6 +138,8 @@ class LibraryCalls:
                 ast.For(target=target, iter=value) | ast.AsyncFor(target=target, iter=value) | ast.comprehension(target=target, iter=value)
             ):
                 self._remember(target, value)
+            case ast.Call(func=ast.Attribute(value=kept, attr="append" | "add"), args=[value]):
+                self._remember(ast.Subscript(kept, ast.Constant(0), ast.Store()), value)
             case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
                 self._remember(target, value)
             case ast.NamedExpr(target=target, value=value):
@@ -142,9 +154,17 @@ class LibraryCalls:
                 pass
 
     def _remember(self, target: ast.expr, value: ast.expr) -> None:
-        name, source = dotted(target), dotted(value)
-        if not isinstance(target, ast.Name | ast.Attribute):
+        if isinstance(target, ast.Tuple) and target.elts and dotted(value).removesuffix(".items()") != dotted(value):
+            target = target.elts[-1]  # for name, box in self.boxes.items()
+        if not isinstance(target, ast.Name | ast.Attribute | ast.Subscript):
             return
+        if isinstance(value, ast.Call) and dotted(value.func) in ("list", "tuple", "sorted", "reversed") and value.args:
+            value = value.args[0]
+        name, source = dotted(target), dotted(value)
+        # What is taken out of a list or a table of containers is one of them.
+        taken = re.sub(r"\.(?:items|values|pop|get|copy)\(\)$", "", source) + "[]"
+        if self._kinds.get(taken) == "container" and source not in self._kinds:
+            source = taken
         if re.search(r"Popen\(\)$|Process\(\)$|create_subprocess_\w+\(\)$|Thread\(\)$", source):
             self._kinds[name] = "process"
         elif _MADE.search(source):
@@ -155,6 +175,26 @@ class LibraryCalls:
             self._kinds[name] = "client"
         elif source in self._kinds and self._kinds[source] in ("container", "volume", "image", "network"):
             self._kinds.setdefault(name, self._kinds[source])
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """Lines of a function, and its parameters with their defaults, of which not all have one."""
+
+    first: int
+    last: int
+    given: dict[str, ast.expr | None]
+
+
+def _defaults(tree: ast.Module) -> list[_Function]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            plain = [*node.args.posonlyargs, *node.args.args]
+            defaults = [*[None] * (len(plain) - len(node.args.defaults)), *node.args.defaults, *node.args.kw_defaults]
+            names = [one.arg for one in (*plain, *node.args.kwonlyargs)]
+            found.append(_Function(node.lineno, node.end_lineno or node.lineno, dict(zip(names, defaults, strict=True))))
+    return found
 
 
 def _imports(tree: ast.Module) -> frozenset[str]:

@@ -77,6 +77,8 @@ class _Source:
 
     def _call(self, node: ast.Call) -> Iterator[Hit]:
         name = dotted(node.func).rsplit(".", 1)[-1].removesuffix("()")
+        if name in ("delete", "post", "request"):
+            yield from self._api(node, name)
         before = self.runners.get(name)
         if before is None:
             if _TALKS.match(name):
@@ -92,6 +94,23 @@ class _Source:
             return
         for value in self._arguments(node, name, before):
             yield from self._judge(value, before)
+
+    def _api(self, node: ast.Call, name: str) -> Iterator[Hit]:
+        """Judge a call of the engine's own API by an HTTP client, as curl's call of it."""
+        texts = [value.text for one in node.args[:2] if isinstance(value := self.values.of(one), Text)]
+        address = next((text for text in texts if re.search(r"/containers/|/volumes/|/images/|/prune\b", text)), None)
+        if address is None:
+            return
+        given = next((one.value for one in node.keywords if one.arg == "params"), None)
+        if isinstance(given, ast.Dict):
+            address += "?" + "&".join(
+                f"{key.value}={str(value.value).lower()}"
+                for key, value in zip(given.keys, given.values, strict=True)
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
+            )
+        method = texts[0].upper() if name == "request" else name.upper()
+        words = ("curl", "-X", method, address)
+        yield from self._judge(Words(words, (node.lineno,) * len(words), node))
 
     def _arguments(self, node: ast.Call, name: str, before: list[str]) -> Iterator[Value]:
         plain = [one for one in node.args if not isinstance(one, ast.Starred)]

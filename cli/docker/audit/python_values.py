@@ -61,17 +61,44 @@ class Values:
 
     def __init__(self, tree: ast.Module) -> None:
         self._assigned: dict[str, list[ast.expr]] = {}
+        self._functions: list[tuple[int, int]] = []
+        grown: list[tuple[str, ast.expr]] = []
+        loops: list[tuple[str, ast.expr]] = []
         for node in ast.walk(tree):
             match node:
                 case ast.Assign(targets=[target], value=value) | ast.AnnAssign(target=target, value=ast.expr() as value):
                     if isinstance(target, ast.Name | ast.Attribute):
                         self._assigned.setdefault(_last(target), []).append(value)
+                case ast.For(target=ast.Name(id), iter=each) | ast.AsyncFor(target=ast.Name(id), iter=each):
+                    loops.append((id, each))
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    self._functions.append((node.lineno, node.end_lineno or node.lineno))
                 case ast.AugAssign(target=ast.Name(id), op=ast.Add(), value=value):
-                    before = self._assigned.get(id)
-                    if before:
-                        before.append(ast.copy_location(ast.BinOp(before[-1], ast.Add(), value), value))
+                    grown.append((id, value))
+                case ast.Call(func=ast.Attribute(ast.Name(id), "append"), args=[value]):
+                    grown.append((id, ast.copy_location(ast.List([value], ast.Load()), value)))
+                case ast.Call(func=ast.Attribute(ast.Name(id), "extend"), args=[value]):
+                    grown.append((id, value))
                 case _:
                     pass
+        for name, value in sorted(grown, key=lambda one: one[1].lineno):
+            self._grow(name, value)
+        for name, each in loops:
+            for one in self._assigned.get(_last(each), []) if isinstance(each, ast.Name | ast.Attribute) else [each]:
+                if isinstance(one, ast.List | ast.Tuple):
+                    self._assigned.setdefault(name, []).extend(one.elts)
+
+    def _grow(self, name: str, value: ast.expr) -> None:
+        """Remember that something was put behind what a name holds: behind its last value above, in the same function."""
+        scope = self._scope(value.lineno)
+        above = [one for one in self._assigned.get(name, []) if one.lineno <= value.lineno and self._scope(one.lineno) == scope]
+        if above:
+            last = max(above, key=lambda one: one.lineno)
+            self._assigned[name].append(ast.copy_location(ast.BinOp(last, ast.Add(), value), value))
+
+    def _scope(self, line: int) -> int:
+        """Return where the innermost function around a line begins; 0 for the module."""
+        return max((first for first, last in self._functions if first <= line <= last), default=0)
 
     def all_of(self, node: ast.expr) -> Iterator[Value]:
         """Yield every value that an expression may have; a name that is assigned more than once has several."""
@@ -82,6 +109,15 @@ class Values:
             case ast.IfExp(body=body, orelse=orelse):
                 yield from self.all_of(body)
                 yield from self.all_of(orelse)
+            case ast.Subscript(value=ast.Name() | ast.Attribute() as table):
+                for one in self._assigned.get(_last(table), []):
+                    if isinstance(one, ast.Dict):
+                        for value in one.values:
+                            yield self.of(value)
+            case ast.Call(func=ast.Attribute(ast.Name() | ast.Attribute() | ast.Subscript() as template, "format")):
+                for known in self.all_of(template):
+                    if isinstance(known, Text):
+                        yield Text(_braces(known.text), known.node)
             case _:
                 yield self.of(node)
 

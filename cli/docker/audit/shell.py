@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from isolation_monitor.cli.docker.audit.command_line import SHELLS, judge
-from isolation_monitor.cli.docker.audit.engine_words import program
+from isolation_monitor.cli.docker.audit.engine_words import COMPOSE, ENGINES, program
 from isolation_monitor.cli.docker.audit.rules import Hit
 from isolation_monitor.cli.docker.audit.shell_words import Piece, Simple, Word, split
 from isolation_monitor.cli.docker.audit.unknown import HOLE, value_of_unknown
@@ -16,7 +16,10 @@ _MAX_DEPTH: Final = 8
 _KEYWORDS: Final = frozenset({"if", "then", "else", "elif", "do", "while", "until", "!", "{", "time", "coproc", "&"})
 _DECLARING: Final = frozenset({"export", "local", "readonly", "declare", "typeset"})
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
-_WRITES_A_SCRIPT = re.compile(r"\.(?:sh|bash|command)$")
+_WRAPPER = re.compile(
+    r"""(?m)^[ \t]*(?:function[ \t]+)?([A-Za-z_][\w.-]*)[ \t]*(?:\([ \t]*\))?[ \t]*\{\s*([^\n;|&(){}@*]+?)[ \t]+"?\$(?:[@*]|\{[@*]\})"""
+)
+_WRITES_A_SCRIPT = re.compile(r"\.(?:sh|bash|command)$|/cron\.\w+/|crontab$")
 
 
 class ShellText:
@@ -24,11 +27,18 @@ class ShellText:
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self.variables: dict[str, str] = dict(variables or {})
+        self.wrappers: dict[str, list[str]] = {}
+        """Functions that hand what they are given to an engine, with the words in front: `dc() { docker compose "$@"; }`."""
 
     def hits(self, text: str, line: int = 1, depth: int = 0) -> Iterator[Hit]:
         """Yield what is found in `text`, whose first line has the number `line`."""
         if depth > _MAX_DEPTH:
             return
+        for found in _WRAPPER.finditer(text):
+            front = next(iter(split(found[2], 1)), None)
+            words = [] if front is None else self._expanded(front.words)[0]
+            if any(program(word) in ENGINES | COMPOSE for word in words):
+                self.wrappers[found[1]] = words
         for command in split(text, line):
             for word in command.words:
                 for inner, inner_line in word.inner:
@@ -37,6 +47,8 @@ class ShellText:
             while words and (words[0] in _KEYWORDS or words[0] == "function"):
                 words, lines = words[1:], lines[1:]
             self._assign(command.words, words)
+            if words and (before := self.wrappers.get(words[0])) is not None:
+                words, lines = [*before, *words[1:]], [lines[0]] * len(before) + lines[1:]
             yield from self.hits_of_words(words, lines, command.end_line, says_yes=_says_yes(command.fed_by), depth=depth)
             yield from self._fed(command, words, depth)
 

@@ -25,11 +25,13 @@ _COMMAND_KEYS: Final = frozenset([
         "cleanup", "setup", "teardown", "before", "after", "pre", "post", "start", "stop", "up", "down", "preconditions", "defer",
         "raw", "ansible.builtin.shell", "ansible.builtin.command", "ansible.builtin.raw", "ansible.legacy.command",
         "ansible.legacy.shell", "task", "entry", "healthcheck", "pre_start", "post_start", "pre_stop", "postcreatecommand",
-        "poststartcommand",
+        "poststartcommand", "initializecommand", "oncreatecommand", "postattachcommand", "pwsh", "powershell",
+        "runcmd", "bootcmd",
     ])  # fmt: skip
 # Whatever their keys are called, these are values for others.
 _DATA_KEYS: Final = frozenset({"environment", "env", "variables", "labels", "annotations", "matrix"})
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}|\{\{.*?\}\}", re.S)
+_SCRIPT = re.compile(r"#!\S*(?:/|env )(?:ba|da|z|k|a)?sh\b")
 _MAX_NODES: Final = 200_000
 
 
@@ -45,6 +47,8 @@ def hits(text: str) -> Iterator[Hit]:
     """
     # Tabs that indent JSON would stop the parser; the lines stay what they are.
     text = re.sub(r"(?m)^[ ]*\t+[ \t]*", lambda found: " " * len(found[0]), text) if text.lstrip().startswith(("{", "[")) else text
+    if text.lstrip().startswith(("{", "/")):
+        text = re.sub(r"(?m)^[ \t]*//.*$", "", text)  # JSON with comments
     try:
         documents = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
@@ -102,13 +106,17 @@ class _Document:
                     self._seen.add(id(step["with"]))
                     yield from self._embedded(value, javascript_source.hits)
         for name_node, value in node.value:
-            name = (_text(name_node) or "").lower()
+            # Bitbucket writes after-script.
+            name = (_text(name_node) or "").lower().replace("-", "_")
             if name in _DATA_KEYS:
                 continue
             if name in _COMMAND_KEYS or key == "scripts":
                 if name == "run" and shell.startswith("python"):
                     yield from self._embedded(value, python_source.hits)
                     continue
+                yield from self._commands(value)
+            if name not in _COMMAND_KEYS and _SCRIPT.match(_text(value) or ""):
+                # A script that is written somewhere: cloud-init's write_files, a ConfigMap.
                 yield from self._commands(value)
             yield from self._walk(value, name)
 

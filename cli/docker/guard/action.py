@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from isolation_monitor.collector.clock import rfc3339, utc_now
 from isolation_monitor.telemetry.violations import uuid7
@@ -18,6 +18,9 @@ Json = dict[str, Any]  # Any: JSON
 
 Deed = Literal["stop", "kill", "remove", "restart", "prune"]
 Result = Literal["done", "refused", "failed"]
+
+# What the collector takes: one action that it does not take would hold up all that wait with it.
+_LONGEST: Final = {"actor": 200, "host": 300, "command": 2000, "container": 300, "image": 2000, "signal": 20, "reason": 2000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,13 @@ class Action:
     time: str = field(default_factory=lambda: rfc3339(utc_now()))
 
     def as_json(self) -> Json:
-        """Return it as the journal keeps it and `POST /v1/container-actions` takes it."""
-        return asdict(self)
+        """Return it as the journal keeps it and `POST /v1/container-actions` takes it: texts cut to what fits, and encodable."""
+        return asdict(self) | {name: _fitting(getattr(self, name), longest) for name, longest in _LONGEST.items()}
+
+
+def _fitting(text: str | None, longest: int) -> str | None:
+    # A name that somebody typed may hold anything, also bytes that are no text.
+    return None if text is None else text.encode("utf-8", "replace").decode().replace("\0", "?")[:longest]
 
 
 class ActionRefused(Exception):

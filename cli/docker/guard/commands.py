@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
+import signal as signal_module
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -173,6 +175,11 @@ def _run(do: Callable[[Guard], Awaitable[list[Action]]], setup: Setup, as_json: 
     from isolation_monitor.cli.docker.guard.session import guard_session
 
     async def run() -> list[Action]:
+        task = asyncio.current_task()
+        if task is not None:
+            # CI calls a job off by SIGTERM: recorded and told as after Ctrl-C. Windows' loops know no such handler.
+            with contextlib.suppress(NotImplementedError):
+                asyncio.get_running_loop().add_signal_handler(signal_module.SIGTERM, task.cancel)
         async with guard_session(setup) as guard:
             return await do(guard)
 
@@ -180,6 +187,8 @@ def _run(do: Callable[[Guard], Awaitable[list[Action]]], setup: Setup, as_json: 
         actions = asyncio.run(run())
     except EngineError as error:
         _leave(f"isomon docker: {error}", EXIT_FAILED)
+    except asyncio.CancelledError:
+        _leave("isomon docker: broken off; signals that were sent stay sent", 128 + signal_module.SIGTERM)
     except KeyboardInterrupt:
         _leave("isomon docker: broken off; signals that were sent stay sent", 130)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import aiohttp
 T = TypeVar("T")
 
 _TIMEOUT_S: Final = 30.0
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OVER: Final = ("exited", "dead", "created", "removing")
 
 
@@ -68,12 +70,16 @@ class Engine:
         return str(told.get("ID") or self.url)
 
     async def look(self, name: str) -> Container:
-        """Return a container by its name or id.
+        """Return a container by its name or id; a name may begin with a slash, as the engine itself writes it.
 
         Raises:
             EngineError: with status 404, there is none.
         """
-        return _container(await self._asked(self._docker.containers.container(name).show()))
+        bare = name.removeprefix("/")
+        if not _NAME.fullmatch(bare):
+            # Asked for nonetheless, it would be part of an address that means something else.
+            raise EngineError(f"{name!r} is no name of a container", 404)
+        return _container(await self._asked(self._docker.containers.container(bare).show()))
 
     async def containers(self, label: str) -> list[Container]:
         """Return all containers with a label, `KEY` or `KEY=VALUE`."""

@@ -224,10 +224,16 @@ class Guard:
             found = await self._engine.look(name)
             action = await do(found)
         except EngineError as error:
-            reason = f"there is no container {name!r} on this engine" if error.status == 404 else str(error)
+            reason = str(error)
+            if error.status == 404:
+                reason = f"there is no container {name!r} on this engine" if name else "a container's name is empty: is its variable set?"
             action = self._action(deed, "failed", reason, found, name=shown or name)
         except NoTurn as error:
             action = self._action(deed, "refused", str(error), found, name=shown or name)
+        except asyncio.CancelledError:
+            # Ctrl-C, or a job that is called off: what was sent until then must not be missing in the record.
+            self._record(self._action(deed, "failed", "broken off; signals that were sent stay sent", found, name=shown or name))
+            raise
         return self._record(action)
 
     def _no_grace(self, deed: Deed, name: str, grace_s: float, allow_kill: bool) -> Action | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,16 +69,26 @@ class Journal:
         """Return what was written down, oldest first; a line that a crash cut off is left out."""
         return [*_read(self.path.with_name(self.path.name + ".1")), *_read(self.path)]
 
-    def keep_unsent(self, actions: Sequence[Json]) -> None:
-        """Replace what waits for the collector by `actions`, of which the last thousand are kept."""
+    def keep_unsent(self, actions: Sequence[Json], sent: Collection[str] = ()) -> None:
+        """Let `actions` wait for the collector, which has those with the ids `sent` now; the last thousand are kept.
+
+        What another guard let wait meanwhile goes on waiting.
+        """
         try:
-            if not actions:
-                self.unsent_path.unlink(missing_ok=True)
+            if not actions and not self.unsent_path.exists():
                 return
             self._prepare()
             with filelock.exclusive(self._lock, wait=True):
-                self.unsent_path.unlink(missing_ok=True)
-                self._append(self.unsent_path, [_line(one) for one in actions[-MAX_UNSENT:]])
+                known = {one["id"] for one in actions} | set(sent)
+                waiting = [*(one for one in self.unsent() if one["id"] not in known), *actions][-MAX_UNSENT:]
+                if not waiting:
+                    self.unsent_path.unlink(missing_ok=True)
+                    return
+                # Whole or not at all: a guard that is killed here loses nothing.
+                fresh = self.unsent_path.with_name(self.unsent_path.name + ".new")
+                fresh.unlink(missing_ok=True)
+                self._append(fresh, [_line(one) for one in waiting])
+                fresh.replace(self.unsent_path)
         except OSError as error:
             raise self._problem(error) from None
 

@@ -20,14 +20,16 @@ def report(client: CollectorClient, journal: Journal, actions: Sequence[Action])
     """
     waiting = [*journal.unsent(), *(action.as_json() for action in actions)]
     problem = None
+    sent: list[str] = []
     try:
         while waiting:
             client.request("POST", PATH, {"actions": waiting[:_AT_ONCE]})
+            sent += [str(one["id"]) for one in waiting[:_AT_ONCE]]
             waiting = waiting[_AT_ONCE:]
     except (UsageError, NoAnswer) as error:
         problem = f"the collector was not told ({error}); {len(waiting)} actions wait beside the journal for the next command"
     try:
-        journal.keep_unsent(waiting)
+        journal.keep_unsent(waiting, sent)
     except JournalError as error:
         problem = problem or str(error)
     return problem

@@ -54,4 +54,60 @@ LABEL note="docker rm -f web"
         "engine := 'docker'\n# docker rm -f web\nclean name:\n"
         "    docker rm -f {{name}} «forced-remove»\n    @docker stop web\n    -docker kill web «kill»\n"
     ),
+    "pyproject.toml": r"""
+[project]
+description = "docker rm -f"
+[tool.poe.tasks]
+clean = "docker rm -f test-db" #«forced-remove»
+stop = "docker stop test-db"
+down = { shell = "docker compose down -v" } #«compose-down-volumes»
+several = [
+  "docker ps",
+  "docker volume prune -f", #«prune-without-asking»
+]
+""",
+    "tox.ini": r"""
+[testenv:clean]
+description = docker rm -f
+commands =
+    docker compose down
+    - docker rm -f testdb «forced-remove»
+""",
+    "main.tf": r"""
+resource "null_resource" "app" {
+  # command = "docker rm -f app"
+  provisioner "local-exec" {
+    command = "docker rm -f app" #«forced-remove»
+  }
+  provisioner "remote-exec" {
+    inline = [
+      "docker stop web",
+      "docker kill web", #«kill»
+    ]
+  }
+  provisioner "local-exec" {
+    command = <<-EOT
+      docker pull app
+      docker rm -f old «forced-remove»
+    EOT
+  }
+  description = "docker rm -f"
+}
+""",
+    "Procfile": r"""
+web: docker compose up
+clean: docker rm -f web «forced-remove»
+""",
+    "cron.d/clean": r"""
+SHELL=/bin/sh
+# 0 3 * * * root docker rm -f web
+*/5 * * * * root docker ps
+0 3 * * 1-5 root docker system prune -af «prune-without-asking»
+@daily docker kill web «kill»
+""",
+    "clean.ps1": r"""
+Start-Process docker -ArgumentList "kill $Name" -Wait #«kill»
+Start-Process -FilePath "docker" -ArgumentList @("rm", "-f", $Name) #«forced-remove»
+Start-Process docker -ArgumentList "stop $Name"
+""",
 }

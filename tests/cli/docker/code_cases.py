@@ -134,4 +134,161 @@ shell_exec("docker kill $name"); «kill»
 echo "docker rm -f web";
 exec("docker stop web");
 """,
+    "grown.go": r"""
+package x
+
+func hard(ctx context.Context, name string) error {
+	args := []string{"rm"}
+	args = append(args, "-f", name)
+	return exec.CommandContext(ctx, "docker", args...).Run() //«forced-remove»
+}
+
+func down(t *testing.T) {
+	runCmd(t, "docker", "compose", "-f", "x.yml", "down", "-v") //«compose-down-volumes»
+	t.Run("docker rm -f", func(t *testing.T) {})
+}
+
+func follow(name string) error {
+	args := []string{"logs"}
+	args = append(args, "-f", name)
+	return exec.Command("docker", args...).Run()
+}
+
+func soft(name string) error {
+	args := []string{"rm", name}
+	if err := exec.Command("docker", args...).Run(); err != nil {
+		return fmt.Errorf("try docker rm -f %s: %w", name, err)
+	}
+	return nil
+}
+
+func library(ctx context.Context, id string) {
+	opts := container.RemoveOptions{
+		RemoveVolumes: true,
+		Force:         true,
+	}
+	cli.ContainerRemove(ctx, id, opts) //«forced-remove»
+}
+
+func librarySoft(ctx context.Context, id string) {
+	opts := container.RemoveOptions{Force: false}
+	cli.ContainerRemove(ctx, id, opts)
+}
+""",
+    "options.js": r"""
+const Docker = require("dockerode");
+const docker = new Docker();
+async function destroy(id) {
+  const container = docker.getContainer(id);
+  const options = { force: true, v: true };
+  await container.remove(options); //«forced-remove»
+}
+async function gently(id) {
+  const container = docker.getContainer(id);
+  const options = { v: true };
+  await container.remove(options);
+}
+""",
+    "Engine.java": r"""
+import com.github.dockerjava.api.DockerClient;
+class Engine {
+  void hard(DockerClient client, String id) {
+    client.removeContainerCmd(id).withForce(true).withRemoveVolumes(true).exec(); //«forced-remove»
+    client.killContainerCmd(id).exec(); //«kill»
+    client.stopContainerCmd(id).withTimeout(0).exec(); //«stop-without-grace»
+    new ProcessBuilder(List.of("docker", "rm", "-f", id)).start(); //«forced-remove»
+  }
+  void soft(DockerClient client, String id) {
+    client.removeContainerCmd(id).withForce(false).exec();
+    client.killContainerCmd(id).withSignal("SIGTERM").exec();
+    client.stopContainerCmd(id).withTimeout(20).exec();
+    client.listContainersCmd().withShowAll(true).exec();
+  }
+}
+""",
+    "Engine.cs": r"""
+using Docker.DotNet;
+class Engine {
+  async Task Hard(IDockerClient client, string id) {
+    await client.Containers.RemoveContainerAsync(id, new ContainerRemoveParameters { Force = true }); //«forced-remove»
+    await client.Containers.KillContainerAsync(id, new ContainerKillParameters()); //«kill»
+    await client.Containers.StopContainerAsync(id, new ContainerStopParameters { WaitBeforeKillSeconds = 0 }); //«stop-without-grace»
+  }
+  async Task Soft(IDockerClient client, string id) {
+    await client.Containers.RemoveContainerAsync(id, new ContainerRemoveParameters { Force = false });
+    await client.Containers.KillContainerAsync(id, new ContainerKillParameters { Signal = "SIGTERM" });
+    await client.Containers.StopContainerAsync(id, new ContainerStopParameters { WaitBeforeKillSeconds = 30 });
+  }
+}
+""",
+    "tasks.gradle.kts": r"""
+tasks.register<Exec>("dbDown") {
+    commandLine("docker", "rm", "-f", "db") //«forced-remove»
+}
+tasks.register<Exec>("dbStop") {
+    commandLine("docker", "stop", "db")
+}
+""",
+    "wrapped.ts": r"""
+const docker = (args: string[]) => spawnSync("docker", args);
+docker(["rm", "-f", name]); //«forced-remove»
+docker(["logs", "-f", name]);
+execSync(["docker", "compose", "down", "-v"].join(" ")); //«compose-down-volumes»
+await axios.delete(`http://localhost/containers/${id}?force=true`); //«forced-remove»
+await axios.delete(`http://localhost/containers/${id}?v=1`);
+""",
+    "Start.cs": r"""
+using System.Diagnostics;
+class Start {
+  void Hard(string id) {
+    Process.Start("docker", $"rm -f {id}").WaitForExit(); //«forced-remove»
+    var info = new ProcessStartInfo { FileName = "docker", Arguments = "kill " + id }; //«kill»
+    Process.Start(new ProcessStartInfo("docker", "volume rm -f x")); //«forced-remove-volume»
+  }
+  void Soft(string id) {
+    var process = Process.Start("docker", $"stop {id}");
+    process.Kill();
+    Console.WriteLine($"docker rm -f {id}");
+  }
+}
+""",
+    "builder.rs": r"""
+use tokio::process::Command;
+async fn hard(docker: &bollard::Docker, id: &str) {
+    docker.remove_container(id, Some(RemoveContainerOptions { force: true, ..Default::default() })).await; //«forced-remove»
+    docker.kill_container(id, None::<KillContainerOptions<String>>).await; //«kill»
+    let mut cmd = Command::new("docker");
+    cmd.args(&["kill", id]); //«kill»
+    let mut child = Command::new("sleep").spawn();
+    child.kill().await;
+}
+""",
+    "clean.pl": r"""
+# docker rm -f
+system("docker", "rm", "-f", $name) == 0 or die "docker rm -f $name failed"; #«forced-remove»
+system("docker stop $name");
+`docker kill $name`; #«kill»
+""",
+    "clean.lua": r"""
+-- docker rm -f
+os.execute("docker rm -f " .. name) --«forced-remove»
+print("docker rm -f")
+""",
+    "clean.ex": r"""
+System.cmd("docker", ["rm", "-f", id]) #«forced-remove»
+IO.puts("docker rm -f")
+System.cmd("docker", ["stop", id])
+""",
+    "clean.dart": r"""
+await Process.run('docker', ['rm', '-f', id]); //«forced-remove»
+print('docker rm -f');
+""",
+    "clean.cpp": r"""
+std::system("docker kill web"); //«kill»
+std::cout << "docker kill web";
+""",
+    "run.groovy": r"""
+"docker kill web".execute() //«kill»
+println "docker kill web"
+""",
 }

@@ -288,4 +288,109 @@ subprocess.call(["docker", "rm", "-f", "web"])  «forced-remove»
 os.system("docker kill web")  «kill»
 subprocess.call(["docker", "stop", "web"])
 ''',
+    "grown.py": r'''
+import subprocess
+
+ENGINE = ["docker", "--context", "prod"] #«forced-remove»
+
+
+def remove(name, force=True):
+    cmd = ENGINE + ["rm"]
+    if force:
+        cmd.append("--force")
+    cmd.append(name)
+    subprocess.run(cmd, check=False)
+
+
+def follow(name):
+    words = ["docker", "logs"]
+    words.append("-f")
+    words.append(name)
+    subprocess.run(words)
+
+
+def gently(name):
+    words = ["docker", "rm"]
+    words.extend(["--volumes", name])
+    subprocess.run(words)
+
+
+def hard(names):
+    line = ["podman", "stop"] #«stop-without-grace»
+    line.extend(["-t", "0"])
+    line.extend(names)
+    subprocess.check_call(line)
+''',
+    "kept.py": r'''
+import subprocess
+
+import docker
+import requests_unixsocket
+
+TEMPLATES = {
+    "remove": "docker rm -f {name}", #«forced-remove»
+    "stop": "docker stop {name}",
+}
+HELP = {"remove": "docker rm -f {name}"}
+TIDY = ["docker ps", "docker volume prune -f"] #«prune-without-asking»
+session = requests_unixsocket.Session()
+SOCKET = "http+unix://%2Fvar%2Frun%2Fdocker.sock"
+
+
+class Pool:
+    def __init__(self):
+        self.client = docker.from_env()
+        self.boxes = {}
+        self.extra = []
+        self.children = []
+
+    def add(self, name):
+        self.boxes[name] = self.client.containers.run("alpine", name=name, detach=True)
+        self.extra.append(self.client.containers.run("alpine", detach=True))
+        self.children.append(subprocess.Popen(["sleep", "1"]))
+
+    def close(self):
+        for name, box in self.boxes.items():
+            box.kill() #«kill»
+        for one in list(self.extra):
+            one.stop(timeout=0) #«stop-without-grace»
+        for child in self.children:
+            child.kill()
+        self.boxes.pop("a").remove(force=True) #«forced-remove»
+
+
+def do(what, name):
+    print(HELP[what].format(name=name))
+    subprocess.run(TEMPLATES[what].format(name=name), shell=True)
+    for command in TIDY:
+        subprocess.run(command, shell=True)
+
+
+def by_api(cid):
+    session.delete(f"{SOCKET}/v1.41/containers/{cid}?force=true&v=1") #«forced-remove»
+    session.delete(f"{SOCKET}/containers/{cid}", params={"force": True}) #«forced-remove»
+    session.post(f"{SOCKET}/containers/{cid}/kill") #«kill»
+    session.post(f"{SOCKET}/containers/{cid}/kill?signal=SIGTERM")
+    session.delete(f"{SOCKET}/containers/{cid}?v=1")
+    session.post(f"{SOCKET}/containers/{cid}/stop?t=20")
+''',
+    "defaults.py": r'''
+import docker
+
+client = docker.from_env()
+
+
+def hard(name, *, force=True, grace_s=0):
+    client.containers.get(name).stop(timeout=grace_s) #«stop-without-grace»
+    client.containers.get(name).remove(force=force) #«forced-remove»
+
+
+def soft(name, force=False, grace_s=10):
+    client.containers.get(name).stop(timeout=grace_s)
+    client.containers.get(name).remove(force=force)
+
+
+def asked(name, force):
+    client.containers.get(name).remove(force=force)
+''',
 }

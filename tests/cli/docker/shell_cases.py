@@ -15,6 +15,7 @@ docker kill web «kill»
 docker container kill web «kill»
 docker kill -s 9 web «kill»
 docker kill --signal KILL web «kill»
+docker kill --signal 09 web «kill»
 docker stop -t 0 web «stop-without-grace»
 docker stop --time=0 web «stop-without-grace»
 docker restart --timeout 0 web «stop-without-grace»
@@ -306,5 +307,23 @@ ExecStart=/usr/bin/docker run --rm --name web \
   nginx
 ExecStop=/usr/bin/docker stop -t 10 web
 ExecStopPost=/bin/sh -c 'docker rm -f web || true' «forced-remove»
+""",
+    "wrappers.sh": r"""
+dc() { docker compose -f ci.yml -p "ci-$JOB" "$@"; }
+dc logs -f
+dc down -v «compose-down-volumes»
+function engine {
+  sudo docker "$@"
+}
+engine ps -f name=web
+engine rm -f web «forced-remove»
+say() { echo "+ $*"; "$@"; }
+cat > /etc/cron.d/clean <<'CRON'
+# docker rm -f is not here
+0 3 * * * root docker system prune -af «prune-without-asking»
+CRON
+cat <<END
+0 3 * * * root docker system prune -af
+END
 """,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from isolation_monitor.cli.docker.guard.journal import Journal
 from isolation_monitor.cli.main import main
 from isolation_monitor.docker_guard import ActionFailed, ActionRefused, DockerGuard
 from tests.real_parts.collector import collector
 from tests.real_parts.docker_engine import DockerEngine, docker_engine
-from tests.real_parts.processes import free_port
+from tests.real_parts.processes import eventually, free_port
 
 Json = dict[str, Any]
 
@@ -227,6 +229,75 @@ def test_no_container_and_no_engine_are_failures_that_say_so(isomon: Shell, tmp_
     assert code == 1
     assert "does not answer" in err
     assert isomon("stop", "web", "--time", "soon")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("", "is its variable set?"), (".", "there is no container '.'"), ("a\nb", "there is no container")]
+)
+def test_what_is_no_name_is_told_as_such(isomon: Shell, name: str, told: str) -> None:
+    """A script's empty variable, or a list of names in one word, must not become another address of the engine's API."""
+    code, _, err = isomon("rm", name)
+
+    assert code == 1
+    assert told in err
+    assert "does not answer" not in err
+
+
+def test_a_name_may_begin_with_the_slash_that_the_engine_writes(engine: DockerEngine, isomon: Shell) -> None:
+    engine.run("slashed", *ENDS_AT_ONCE)
+
+    assert isomon("rm", "/slashed", "--stop")[0] == 0
+
+
+def test_nothing_that_was_typed_holds_up_what_waits_for_the_collector(isomon: Shell, tmp_path: Path) -> None:
+    """One action that the collector cannot take would be sent again and refused for ever, and all others with it."""
+    unsent = tmp_path / "journal.jsonl.unsent"
+    odd = ["\n".join(["0123456789ab"] * 30), "\udcff"]
+    with collector(tmp_path / "collector") as running:
+        about = {"ISOMON_TOKEN": running.send_token, "ISOMON_COLLECTOR": running.url}
+
+        told = [isomon("rm", *odd, **about)[2], isomon("kill", "web", "--signal", "S" * 50, **about)[2]]
+
+    assert [text for text in told if "not told" in text] == []
+    assert not unsent.exists()
+    assert len(isomon.recorded()) == 3
+
+
+def test_a_guard_that_told_the_collector_leaves_what_another_could_not_tell(tmp_path: Path) -> None:
+    """Two jobs at once: one's success must not take away what the other has just put aside."""
+    journal = Journal(tmp_path / "journal")
+    journal.keep_unsent([{"id": "before"}])
+    journal.keep_unsent([{"id": "before"}, {"id": "another's"}])
+
+    journal.keep_unsent([], sent=["before", "mine"])
+
+    assert [one["id"] for one in journal.unsent()] == ["another's"]
+    journal.keep_unsent([], sent=["another's"])
+    assert not journal.unsent_path.exists()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_that_is_called_off_leaves_a_record(engine: DockerEngine, isomon: Shell, sent: signal.Signals, code: int) -> None:
+    """The container has heard SIGTERM: who looks later why it ended must find who asked."""
+    name = f"off-{sent.name.lower()}"
+    engine.run(name, "sh", "-c", "trap 'touch /tmp/heard' TERM; while :; do sleep 0.05; done")
+    asking = isomon.start("stop", name, "--time", "60s")
+    eventually(lambda: _heard(engine, name), "the container hears SIGTERM")
+
+    asking.send_signal(sent)
+    _, err = asking.communicate(timeout=60)
+
+    assert (asking.returncode, "broken off" in err) == (code, True)
+    (action,) = isomon.recorded()
+    assert (action["container"], action["result"], "broken off" in action["reason"]) == (name, "failed", True)
+
+
+def _heard(engine: DockerEngine, name: str) -> bool:
+    try:
+        engine.ask("GET", f"/containers/{name}/archive?path=/tmp/heard")
+    except AssertionError:
+        return False
+    return True
 
 
 def test_force_is_not_used_where_it_cannot_be_recorded(engine: DockerEngine, isomon: Shell, tmp_path: Path) -> None:

@@ -190,4 +190,37 @@ image: docker
 note: docker rm -f web
 list: [docker, kill, web]
 """,
+    "bitbucket-pipelines.yml": r"""
+pipelines:
+  default:
+    - step:
+        name: docker rm -f is not used
+        script: [docker-compose up -d]
+        after-script:
+          - docker-compose down -v «compose-down-volumes»
+""",
+    "azure-pwsh.yml": r"""
+steps:
+  - pwsh: docker kill web «kill»
+    displayName: docker kill web
+""",
+    "cloud-init.yaml": r"""
+#cloud-config
+runcmd:
+  - docker rm -f agent || true «forced-remove»
+write_files:
+  - path: /etc/cron.daily/clean
+    content: |
+      #!/bin/sh
+      docker system prune -af «prune-without-asking»
+  - path: /etc/motd
+    content: never docker rm -f
+""",
+    ".devcontainer/devcontainer.json": r"""
+{
+  // docker rm -f
+  "name": "docker rm -f",
+  "initializeCommand": "docker rm -f devdb || true", «forced-remove»
+}
+""",
 }
