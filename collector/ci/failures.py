@@ -157,6 +157,7 @@ _SPECIFIC: Final[tuple[tuple[Category, re.Pattern[str]], ...]] = (
         "import",
         _re(
             *(r"\bModuleNotFoundError\b", r"\bImportError\b", r"cannot find (?:module|package)", r"\bNoClassDefFoundError\b"),
+            *(r"\bno module named\b", r"cannot import name"),
             *(r"\bClassNotFoundException\b", r"cannot load such file", r"unresolved import", r"error while loading shared libraries"),
             *(r"\bcollection failure\b", r"no required module provides package", r"Can't locate \S+ in @INC", r"\bERR_MODULE_NOT_FOUND\b"),
             *(
@@ -233,7 +234,9 @@ _TELLS: Final = re.compile(r"(?!\s*(?:=== |--- |Traceback |\[?Error \[ERR_TEST_F
 """Lines that are not only headings of a runner."""
 _MARKED: Final = re.compile(r"^E\s+(\S.*)$", re.MULTILINE)
 _EXCEPTION: Final = re.compile(
-    r"^\s*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$", re.MULTILINE
+    # Blanks of its own line only: over thousands of empty lines each would be tried to the end, for seconds.
+    r"^[^\S\n]*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$",
+    re.MULTILINE,
 )
 
 
