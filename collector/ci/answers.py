@@ -60,6 +60,7 @@ def _group(group: FailureGroup) -> Json:
     before = group.before
     return {
         **failure_kind(group.kind),
+        "cause": group.cause,
         "is_new": group.is_new,
         "nearest_earlier": None
         if before is None

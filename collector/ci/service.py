@@ -47,6 +47,11 @@ class FailureGroup:
     def is_new(self) -> bool:
         return self.before is None
 
+    @property
+    def cause(self) -> str:
+        """Return the likely cause here: of the same kind, another run's may have been another port or limit."""
+        return self.tests[0].cause if self.tests else self.kind.cause
+
 
 @dataclass(frozen=True, slots=True)
 class RunStory:

@@ -98,16 +98,16 @@ async def test_a_suite_without_a_default_branch_is_judged_by_every_run(ci: Ci) -
 
 
 async def test_a_failure_tells_when_it_was_seen_before(ci: Ci) -> None:
-    """The first question of whoever reads a red run: is this mine?"""
-    first = await ci.send(case("pays", "error", failure=REFUSED))
+    """The first question of whoever reads a red run: is this mine? The cause is told as it was here, not as it was the first time."""
+    first = await ci.send(case("pays", "error", failure=REFUSED | {"message": "[Errno 111] Connect call failed ('127.0.0.1', 40123)"}))
     await ci.send(case("pays"))
-    moved = REFUSED | {"message": "[Errno 111] Connect call failed ('127.0.0.1', 9090)"}
+    moved = REFUSED | {"message": "[Errno 111] Connect call failed ('127.0.0.1', 51999)"}
     last = await ci.send(case("ships", "error", failure=moved), case("adds", "fail"))
 
     known, new = sorted(last["failures"], key=lambda group: group["is_new"])
 
     assert known["category"] == "connection_refused"
-    assert "127.0.0.1:8080" in known["cause"]
+    assert "127.0.0.1:51999" in known["cause"]
     assert known["nearest_earlier"]["commit"] == first["run"]["commit"] == known["first"]["commit"]
     assert known["runs"] == 2
     assert new["category"] == "assertion"

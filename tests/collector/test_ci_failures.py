@@ -80,6 +80,23 @@ def test_other_failures_have_other_fingerprints() -> None:
     assert missing[0] != missing[1]
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[Errno 111] Connect call failed ('127.0.0.1', {})",
+        "dial tcp 127.0.0.1:{}: connect: connection refused",
+        "listen EADDRINUSE: address already in use :::{}",
+        'connection to server at "db" (10.0.0.2), port {} failed: Connection refused',
+    ],
+)
+def test_another_service_is_another_cause_and_a_port_that_changes_is_not(message: str) -> None:
+    """8080 and 9090 are two services; what the system gives out above 32768 is another port in each run."""
+    shop, cart, one, other = (diagnose("t", "", message.format(port)).fingerprint for port in (8080, 9090, 40123, 51999))
+
+    assert shop != cart
+    assert one == other
+
+
 def test_the_cause_names_the_place() -> None:
     assert "127.0.0.1:8080" in diagnose("t", "Error", "connect ECONNREFUSED 127.0.0.1:8080").cause
     assert "('" not in diagnose("t", "ConnectionRefusedError", "[Errno 111] Connect call failed ('10.0.0.5', 9000)").cause
