@@ -74,10 +74,13 @@ class CiRepository:
         }  # fmt: skip
         await self._connection.execute(update(CiSuiteRow).where(CiSuiteRow.name == suite.name).values(values))
 
-    async def tests(self, suite: str) -> dict[str, KnownTest]:
-        """Return every known test of a suite by its key."""
-        found = await self._connection.execute(select(CiTestRow.__table__).where(CiTestRow.suite == suite))
-        return {row.key: _test(row) for row in found}
+    async def tests(self, suite: str, keys: Iterable[str]) -> dict[str, KnownTest]:
+        """Return what is known of these tests, by key. A suite whose names change with each run knows many more."""
+        row, found, every = CiTestRow, {}, sorted(keys)
+        for start in range(0, len(every), _KEYS):
+            part = select(row.__table__).where(row.suite == suite, row.key.in_(every[start : start + _KEYS]))
+            found.update({one.key: _test(one) for one in await self._connection.execute(part)})
+        return found
 
     async def save_tests(self, suite: str, tests: Iterable[KnownTest]) -> None:
         rows = [_test_row(suite, test) for test in tests]
@@ -196,8 +199,8 @@ class CiRepository:
             if value is not None:
                 statement = statement.where(column == value)
         if commit is not None:
-            # The beginning of a hash is what people copy.
-            statement = statement.where(row.commit >= commit, row.commit < commit + "\uffff")
+            # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
+            statement = statement.where(row.commit.startswith(commit, autoescape=True))
         if after is not None:
             time, last = after
             statement = statement.where(or_(row.started_at < time, and_(row.started_at == time, row.id < last)))
@@ -280,7 +283,8 @@ class CiRepository:
         if branch is not None:
             statement = statement.where(row.branch == branch)
         if commit is not None:
-            statement = statement.where(row.commit >= commit, row.commit < commit + "\uffff")
+            # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
+            statement = statement.where(row.commit.startswith(commit, autoescape=True))
         found = []
         for one in await self._connection.execute(statement):
             result = unpacked(one.results).get(key)

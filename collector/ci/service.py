@@ -113,7 +113,7 @@ class CiService:
         suite = await repository.lock_suite(run.suite, now)
         if not await repository.add_run(run, now):
             return False
-        known = await repository.tests(run.suite)
+        known = await repository.tests(run.suite, {test.key for test in run.tests})
         others = await repository.results_of_commit(run)
         is_newest = suite.ran(run)
         # Judging thousands of tests takes a while, and others are served meanwhile.
