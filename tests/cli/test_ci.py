@@ -183,11 +183,22 @@ def test_git_fills_in_what_no_ci_says(tmp_path: Path) -> None:
         done = subprocess.run(["git", *named, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
+    source = tmp_path / "cart.py"
+    source.write_text("wrong")
     git("init", "-q", "-b", "fix")
-    git("commit", "-q", "--allow-empty", "-m", "first")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
     git("remote", "add", "origin", "https://ann:secret@example.com/deep/o/n.git")
 
     place = find_place({}, tmp_path)
 
     assert (place.branch, place.commit, place.repository) == ("fix", git("rev-parse", "HEAD"), "o/n")
     assert not place.is_default_branch
+
+    commits = [place.commit]
+    for text in ("better", "right", "right"):
+        source.write_text(text)
+        commits.append(find_place({}, tmp_path).commit)
+
+    assert all(commit.startswith(place.commit) for commit in commits)
+    assert len(set(commits)) == 3, "what is mended before it is committed is another state, and the same state is the same"
