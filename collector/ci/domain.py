@@ -194,6 +194,11 @@ class KnownTest:
                 self.history = (self.history + ("F" if has_failed else "P"))[-HISTORY:]
             self.failing_since = (self.failing_since or run.started_at) if has_failed else None
 
+    def contradicted(self, told: str, *, has_failed: bool) -> None:
+        """Take back the outcome `told` by another environment of the same attempt if this one's differs: neither is the test's own."""
+        if (told == "F") != has_failed and self.history.endswith(told):
+            self.history = self.history[:-1]
+
     def suspect(self, evidence: Evidence) -> None:
         """Take in evidence of flakiness; the newest of each kind is kept."""
         known = self.flaky.get(evidence.kind)

@@ -16,6 +16,7 @@ from isolation_monitor.collector.ci.domain import (
     FailedTest,
     FailureKind,
     KnownTest,
+    Origin,
     Run,
     StoredRun,
     Suite,
@@ -237,6 +238,11 @@ def _learn(
     """Change what is known of the tests of a run; return the keys of those that changed."""
     speaks = run.is_reference or not has_default
     enters = speaks and not is_broken(sum(test.result in FAILED for test in run.tests), len(run.tests))
+    # One attempt of a job that reports twice runs in two environments (GitHub names all entries of a matrix alike): a test that passes
+    # in one of them only is broken in the other, not flaky.
+    beside = [theirs for other, theirs in others if _attempt(other.origin) == _attempt(run.origin) is not None]
+    attempts = [attempt for other, _ in others if (attempt := _attempt(other.origin)) is not None]
+    is_comparable = not beside and len(attempts) == len(set(attempts))
     letters: dict[str, str] = {}
     changed: dict[str, None] = {}
     for test in run.tests:
@@ -244,10 +250,13 @@ def _learn(
         letters[key], changed[key] = LETTERS[test.result], None
         if key not in known:
             known[key] = KnownTest(key, test.group, test.name, test.file, run.started_at, run.started_at, suite=run.suite)
-        known[key].ran(test, run, speaks=speaks, enters_history=enters)
+        told = {"P" if theirs[key] == "P" else "F" for theirs in beside if theirs.get(key, "S") != "S"}
+        known[key].ran(test, run, speaks=speaks, enters_history=enters and not told)
+        if enters and len(told) == 1 and test.result != "skip":
+            known[key].contradicted(told.pop(), has_failed=test.result in FAILED)
         if test.is_flaky:
             known[key].suspect(Evidence("same_run", run.started_at, _within(test)))
-    for other, theirs in others:
+    for other, theirs in others if is_comparable else ():
         for key in both_results(letters, theirs):
             failed_here = letters[key] in "FE"
             when = max(run.started_at, other.started_at)
@@ -263,6 +272,11 @@ def _learn(
                 known[key].suspect(Evidence("statistical", run.started_at, says))
                 changed[key] = None
     return list(changed)
+
+
+def _attempt(origin: Origin) -> tuple[str, str, int] | None:
+    """Return which attempt of which of the CI's runs it was; None where nobody said."""
+    return (origin.provider, origin.run_id, origin.attempt) if origin.run_id else None
 
 
 def _within(test: TestResult) -> str:

@@ -136,6 +136,33 @@ async def test_another_job_of_the_commit_is_another_environment(ci: Ci) -> None:
     assert (await ci.get("flaky"))["items"] == []
 
 
+async def test_a_matrix_whose_entries_are_named_alike_makes_no_test_flaky(ci: Ci) -> None:
+    """GitHub gives every entry of a matrix the same job: a test that fails on one version in each of 30 runs is broken there."""
+
+    def entry(number: int, *, is_new: bool) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+        origin = {"provider": "github", "run_id": str(number), "job": "test", "attempt": 1}
+        tests = case("pays", "fail" if is_new else "pass"), case("adds", "fail" if number % 6 == 5 else "pass")
+        return tests, {"commit": f"{number:040x}", "origin": origin}
+
+    # Whichever entry is ready first.
+    await ci.send_all(*(entry(number, is_new=bool(order) == bool(number % 3)) for number in range(30) for order in (0, 1)))
+    again = {"provider": "github", "run_id": "29", "job": "test", "attempt": 2}
+    await ci.send(case("pays"), commit=f"{29:040x}", origin=again)
+
+    [flaky] = (await ci.get("flaky"))["items"]
+
+    assert flaky["name"] == "adds", "what fails in every entry is judged as before"
+    assert flaky["history"] == "PPPPPF" * 5
+
+
+async def test_an_attempt_that_passes_where_the_one_before_failed_is_evidence(ci: Ci) -> None:
+    origin = {"provider": "github", "run_id": "7", "job": "test"}
+    await ci.send(case("pays", "fail"), commit="c" * 40, origin=origin | {"attempt": 1})
+    await ci.send(case("pays"), commit="c" * 40, origin=origin | {"attempt": 2})
+
+    assert [one["name"] for one in (await ci.get("flaky"))["items"]] == ["pays"]
+
+
 async def test_both_results_of_one_run_make_a_test_flaky(ci: Ci) -> None:
     """A rerun that passed hides the failure from the pipeline; it must not hide it from here."""
     told = await ci.send(case("pays", "pass", passes=1, failures=1, failure={"type": "AssertionError", "message": "assert paid"}))
@@ -227,6 +254,8 @@ async def test_lists_are_narrowed_and_go_on_by_cursor(ci: Ci) -> None:
 
     assert [run["id"] for run in (*first["items"], *rest["items"])] == ["run-000004", "run-000003", "run-000002", "run-000001"]
     assert {run["branch"] for run in (await ci.get("runs?branch=feature"))["items"]} == {"feature"}
+    assert [run["commit"] for run in (await ci.get(f"runs?commit={3:040x}"))["items"]] == [f"{3:040x}"]
+    assert (await ci.get("runs?commit=____"))["items"] == [], "a commit is looked for as it is written"
     assert [suite["name"] for suite in (await ci.get("suites"))["items"]] == ["unit", "e2e"]
     assert (await ci.get("failures?category=timeout"))["items"] == []
 
