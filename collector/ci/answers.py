@@ -66,7 +66,7 @@ def _group(group: FailureGroup) -> Json:
         if before is None
         else {"run_id": before.run_id, "commit": before.commit, "branch": before.branch, "at": rfc3339(before.at)},
         "tests": [_failed(one) for one in group.tests[:_TESTS_OF_GROUP]],
-        "number": len(group.tests),
+        "number": group.number,
     }
 
 

@@ -385,8 +385,18 @@ def packed(tests: Iterable[TestResult]) -> bytes:
 
 def unpacked(content: bytes) -> dict[str, tuple[str, float | None]]:
     """Return letter and duration by key, of what `packed` made."""
-    text = zlib.decompress(content).decode()
-    return {line[:16]: (line[16], float(line[17:]) if len(line) > 17 else None) for line in text.splitlines()}
+    return dict(unpacked_line(line) for line in zlib.decompress(content).decode().splitlines())
+
+
+def result_in(content: bytes, key: str) -> tuple[str, float | None] | None:
+    """Return letter and duration of one test, of what `packed` made; None where the run did not have it."""
+    text = b"\n" + zlib.decompress(content)
+    at = text.find(b"\n" + key.encode())
+    return None if at < 0 else unpacked_line(text[at + 1 :].split(b"\n", 1)[0].decode())[1]
+
+
+def unpacked_line(line: str) -> tuple[str, tuple[str, float | None]]:
+    return line[:16], (line[16], float(line[17:]) if len(line) > 17 else None)
 
 
 def both_results(mine: Mapping[str, str], others: Mapping[str, str]) -> list[str]:

@@ -116,6 +116,17 @@ async def test_a_failure_tells_when_it_was_seen_before(ci: Ci) -> None:
     assert last["before"]["id"] == "run-000002"
 
 
+async def test_a_new_failure_among_hundreds_of_known_ones_is_told(ci: Ci) -> None:
+    """A gate on new failures must not miss the one that comes last by name; how many failed for one reason is counted over all."""
+    known = [case(f"known_{number:03}", "fail") for number in range(150)]
+    refused = [case(f"pays_{number:03}", "error", failure=REFUSED) for number in range(150)]
+    await ci.send(*known, *refused)
+    told = await ci.send(*known, *refused, case("zz", "fail", failure={"type": "RuntimeError", "message": "the moon is full"}))
+
+    assert [group["tests"][0]["name"] for group in told["failures"] if group["is_new"]] == ["zz"]
+    assert [group["number"] for group in told["failures"] if group["category"] == "connection_refused"] == [150]
+
+
 async def test_both_results_of_one_commit_make_a_test_flaky(ci: Ci) -> None:
     await ci.send(case("adds"), case("pays", "fail"), commit="c" * 40)
     await ci.send(case("adds"), case("pays"), commit="c" * 40)
