@@ -25,14 +25,19 @@ _SUITE_CHARS: Final = 100
 
 
 def suite_of(report: Report, place: Place, given: str | None) -> str:
-    """Return the suite's name: as given, as the files say where they say one, that of the CI's job, or `tests`.
+    """Return the suite's name: as given, as the files say where they say one, that of the CI's job, of the files' roots, or `tests`.
 
     Raises:
         UsageError: the name cannot be used.
     """
-    names = [name for name in dict.fromkeys(report.suite_names) if name and not name.startswith(("/", "("))]
-    name = given if given is not None else names[0] if len(names) == 1 else place.job or (names[0] if names else "tests")
-    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split()).lstrip("/")[:_SUITE_CHARS]
+    names, roots = (
+        [name for name in dict.fromkeys(every) if name and not name.startswith(("/", "("))]
+        for every in (report.suite_names, report.root_names)
+    )
+    # Not the first of many classes: it would be another one as soon as a class is added.
+    found = next((every[0] for every in (names, [place.job], roots) if len(every) == 1 and every[0]), "tests")
+    name = given if given is not None else found
+    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split()).lstrip("/ ")[:_SUITE_CHARS]
     if not name:
         raise UsageError("--suite is empty: name what these tests are, such as unit or e2e")
     return name

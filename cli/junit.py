@@ -95,6 +95,8 @@ class Report:
     duration_s: float = 0.0
     started_at: datetime | None = None
     suite_names: list[str] = field(default_factory=list)
+    root_names: list[str] = field(default_factory=list)
+    """Of `suite_names` those that name a whole file of suites."""
     resources: dict[str, float] = field(default_factory=dict)
     cut_off: dict[str, str] = field(default_factory=dict)
     """Files that end in the middle, or are no XML from there on, and why: what came before is here."""
@@ -169,6 +171,7 @@ def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: _Se
         raise JUnitError(f"{path}: there are more than {MAX_TESTS} tests: send one report a suite, with --suite")
     report.duration_s += reader.duration_s
     report.suite_names += reader.suite_names
+    report.root_names += reader.suite_names[:1] if reader.has_root_name else []
     if reader.started_at is not None:
         report.started_at = reader.started_at if report.started_at is None else min(report.started_at, reader.started_at)
     for name, value in reader.resources.items():
@@ -225,6 +228,7 @@ class _Reader:
         self.is_junit = False
         self.tests: list[tuple[TestRun, Place]] = []
         self.suite_names: list[str] = []
+        self.has_root_name = False
         self.started_at: datetime | None = None
         self.resources: dict[str, float] = {}
         self._told_s: float | None = None
@@ -281,6 +285,7 @@ class _Reader:
             self._told += failed
         if depth <= 2 and name:
             self.suite_names.append(name)
+            self.has_root_name |= tag == "testsuites"
         if tag == "testsuites" or (depth == 1):
             self._told_s = told or None
         elif depth == 2 and self.root_tag == "testsuites":

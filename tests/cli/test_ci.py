@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from isolation_monitor.cli.ci_environment import Place, find_place
-from isolation_monitor.cli.ci_report import body_of
+from isolation_monitor.cli.ci_report import body_of, suite_of
 from isolation_monitor.cli.junit import read_reports
 from tests.real_parts.collector import Collector, collector
 
@@ -108,6 +108,35 @@ def test_a_report_that_the_collector_does_not_take_says_what_to_change(tmp_path:
 
     assert done.returncode == 2
     assert "COLLECTOR_MAX_INFLATED_BYTES" in done.stderr
+
+
+def test_a_run_without_a_test_is_no_success(tmp_path: Path) -> None:
+    """A wrong path or filter looks like that; a green sign would hide it."""
+    (tmp_path / "junit.xml").write_text("<testsuites/>")
+    isomon("report", "junit.xml", "--offline", "--suite", "unit", "--markdown", "pr.md", folder=tmp_path)
+
+    assert "### ⚠️ unit: no test ran" in (tmp_path / "pr.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("files", "job", "name"),
+    [
+        (['<testsuite name="example.A"/>'], "build", "example.A"),
+        (['<testsuite name="example.A"/>', '<testsuite name="example.B"/>'], "build", "build"),
+        (['<testsuite name="example.A"/>', '<testsuite name="example.B"/>'], "", "tests"),
+        (['<testsuites name="vitest tests"><testsuite name="a"/><testsuite name="b"/></testsuites>'], "", "vitest tests"),
+        (['<testsuite name="/ one"/>'], "", "tests"),
+    ],
+)
+def test_a_suite_keeps_its_name_when_a_class_is_added(files: list[str], job: str, name: str, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.xml" for number in range(len(files))]
+    for path, content in zip(paths, files, strict=True):
+        path.write_text(content)
+
+    report = read_reports(paths, tmp_path)
+
+    assert suite_of(report, Place(job=job), None) == name
+    assert suite_of(report, Place(job=job), "/ given") == "given"
 
 
 @pytest.mark.parametrize(
