@@ -345,3 +345,21 @@ async def test_old_runs_expire_with_all_that_belongs_to_them(make_api: Callable[
         assert [run["suite"] for run in (await ci.get("runs"))["items"]] == ["unit"]
         assert [suite["name"] for suite in (await ci.get("suites"))["items"]] == ["unit"]
         assert [kind["suite"] for kind in (await ci.get("failures"))["items"]] == ["unit"]
+
+
+async def test_what_one_suite_forgets_stays_in_another(make_api: Callable[..., Any], database_url: str, clock: Any) -> None:
+    """Suites of a matrix have the same tests and the same failures: those that one has not seen for long are the other's of today."""
+    async with make_api(database_url, keep_days=3) as api:
+        ci = Ci(api)
+        missing = {"type": "ModuleNotFoundError", "message": "No module named 'shop'"}
+        pays, ships = case("pays", "error", failure=REFUSED), case("ships", "error", failure=missing)
+        await ci.send(pays, ships, suite="3.11")
+        await ci.send(pays, ships, suite="3.12")
+        clock.advance(timedelta(days=5).total_seconds())
+        await ci.send(pays, suite="3.11")
+        await ci.send(ships, suite="3.12")
+        await api.app.state.retention.keep_house()
+        told = [await ci.get(f"suites/{name}") for name in ("3.11", "3.12")]
+
+    assert [[kind["category"] for kind in one["failures"]] for one in told] == [["connection_refused"], ["import"]]
+    assert [[test["name"] for test in one["slowest"]] for one in told] == [["pays"], ["ships"]]
