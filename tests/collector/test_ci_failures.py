@@ -130,6 +130,15 @@ def test_a_flaky_test_stands_out_from_defects_and_from_quiet_suites() -> None:
     assert found["flaky"].p_value == pytest.approx(4.4e-5, rel=0.2)
 
 
+def test_the_only_test_of_a_suite_may_have_three_defects_and_is_not_flaky() -> None:
+    """Hand-worked: 99 trials at 0.005 make 3 or more with p = 0.014, which one test of a hundred quiet suites has by chance."""
+    defects = {"smoke": ("P" * 28 + "F" * 5) * 3 + "P"}
+    flaky = {"smoke": ("P" * 19 + "F") * 5}
+
+    assert suspects(defects) == {}
+    assert list(suspects(flaky)) == ["smoke"]
+
+
 def test_a_suite_that_breaks_often_needs_more_evidence() -> None:
     """Where every test has an episode in ten runs, three in thirty are nothing special."""
     busy = {f"busy-{number}": ("P" * 9 + "F") * 3 for number in range(30)}
