@@ -26,6 +26,7 @@ from isolation_monitor.cli.collector_client import (
     CollectorClient,
     NoAnswer,
     NotACollector,
+    TooLargeToTake,
     UsageError,
     read_token,
 )
@@ -133,6 +134,11 @@ def _sent(body: Json, collector: str, token: str) -> Json:
                 if pause_s is None:
                     raise
                 time.sleep(pause_s)
+            except TooLargeToTake as error:
+                raise UsageError(
+                    f"{len(body['tests'])} tests are too much for this collector ({error}): raise COLLECTOR_MAX_INFLATED_BYTES and "
+                    "COLLECTOR_MAX_BODY_BYTES there, or report the files in parts, each part as a --suite of its own"
+                ) from None
             else:
                 break
     if answer.get("schema") != "ci-run-story/1":

@@ -5,6 +5,7 @@ GitHub Actions, GitLab, CircleCI, Jenkins, Buildkite and Azure Pipelines, by the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -158,7 +159,7 @@ def _with_git(place: Place, folder: Path) -> Place:
     """Fill in what the environment did not say."""
     changes: dict[str, str] = {}
     if not place.commit:
-        changes["commit"] = _git(folder, "rev-parse", "HEAD")
+        changes["commit"] = _commit(folder)
     if not place.branch:
         changes["branch"] = _git(folder, "branch", "--show-current")
     if not place.repository:
@@ -168,10 +169,25 @@ def _with_git(place: Place, folder: Path) -> Place:
     return replace(place, **changes)  # type: ignore[arg-type]  # only texts are changed
 
 
+def _commit(folder: Path) -> str:
+    """Return the commit that is checked out; changes beside it are part of the name.
+
+    A test that fails, is mended and passes before anybody commits has had both results at one commit, and is not flaky.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _output(folder, "diff", "--no-ext-diff", "--no-color", "HEAD") if commit else b""
+    return f"{commit[:40]}-dirty-{hashlib.sha256(changes).hexdigest()[:8]}" if changes.strip() else commit
+
+
 def _git(folder: Path, *arguments: str) -> str:
     """Return what git says in one line; empty where it is missing, fails or hangs."""
+    lines = _output(folder, *arguments).decode("utf-8", "replace").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _output(folder: Path, *arguments: str) -> bytes:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=_GIT_S, check=False)
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=_GIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else ""
+        return b""
+    return done.stdout if done.returncode == 0 else b""

@@ -9,6 +9,7 @@ from typing import Any, Final
 from isolation_monitor.cli.ci_environment import Place
 from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.junit import Report, TestRun
+from isolation_monitor.collector.ci.domain import key_of
 from isolation_monitor.collector.ci.failures import diagnose
 
 Json = dict[str, Any]  # Any: JSON
@@ -16,18 +17,27 @@ Json = dict[str, Any]  # Any: JSON
 _DETAILS: Final = 300
 """Failures whose stack is sent: when more fail than that, one cause stands in many of them."""
 _BRIEF: Final = 300
+_BODY_CHARS: Final = 7_500_000
+"""Beyond this no stack is sent: the collector takes 8 MiB (COLLECTOR_MAX_INFLATED_BYTES), and every test must be in it."""
+_SAID_BESIDE: Final = 65
+"""Characters that a test has beside its names: result, duration, the JSON around them."""
 _SUITE_CHARS: Final = 100
 
 
 def suite_of(report: Report, place: Place, given: str | None) -> str:
-    """Return the suite's name: as given, as the files say where they say one, that of the CI's job, or `tests`.
+    """Return the suite's name: as given, as the files say where they say one, that of the CI's job, of the files' roots, or `tests`.
 
     Raises:
         UsageError: the name cannot be used.
     """
-    names = [name for name in dict.fromkeys(report.suite_names) if name and not name.startswith(("/", "("))]
-    name = given if given is not None else names[0] if len(names) == 1 else place.job or (names[0] if names else "tests")
-    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split()).lstrip("/")[:_SUITE_CHARS]
+    names, roots = (
+        [name for name in dict.fromkeys(every) if name and not name.startswith(("/", "("))]
+        for every in (report.suite_names, report.root_names)
+    )
+    # Not the first of many classes: it would be another one as soon as a class is added.
+    found = next((every[0] for every in (names, [place.job], roots) if len(every) == 1 and every[0]), "tests")
+    name = given if given is not None else found
+    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split()).lstrip("/ ")[:_SUITE_CHARS]
     if not name:
         raise UsageError("--suite is empty: name what these tests are, such as unit or e2e")
     return name
@@ -38,11 +48,13 @@ def body_of(report: Report, place: Place, suite: str, duration_s: float | None, 
     took_s = report.duration_s if duration_s is None else duration_s
     began = report.started_at.timestamp() if report.started_at is not None else now_s - took_s
     known = (place.provider, place.repository, place.run_id, str(place.attempt), place.job, place.commit, suite, report.digest)
-    failed = 0
+    failed, said = 0, sum(len(test.group) + len(test.name) + len(test.file) + _SAID_BESIDE for test in report.tests)
     tests = []
     for test in report.tests:
         failed += test.failure is not None
-        tests.append(_test(test, has_detail=failed <= _DETAILS))
+        detailed = _test(test, has_detail=failed <= _DETAILS and said < _BODY_CHARS)
+        tests.append(detailed)
+        said += len(detailed["failure"]["detail"]) if test.failure is not None else 0
     return {
         "schema": "ci-run/1",
         "id": hashlib.sha256("\0".join(known).encode("utf-8", "replace")).hexdigest()[:32],
@@ -93,7 +105,7 @@ def story_without_collector(body: Json) -> Json:
         told = test.get("failure")
         if told is None:
             continue
-        found = diagnose(f"{test['group']}\0{test['name']}", told["type"], told["message"], told["detail"])
+        found = diagnose(key_of(test["group"], test["name"]), told["type"], told["message"], told["detail"])
         group = groups.setdefault(
             found.fingerprint,
             {

@@ -27,6 +27,14 @@ _MEASURED: Final = (
 )  # fmt: skip
 
 
+_HOW: Final = {"failed": ("❌", "red"), "nothing ran": ("⚠️", "yellow"), "passed": ("✅", "green")}
+"""Sign and colour. That nothing ran is no success: a wrong path or filter looks like that."""
+
+
+def _judged(run: Json) -> str:
+    return "failed" if run["failed"] + run["errors"] else "passed" if run["passed"] else "nothing ran"
+
+
 def headline(run: Json) -> str:
     """Return the run in a sentence."""
     failed = run["failed"] + run["errors"]
@@ -38,7 +46,7 @@ def headline(run: Json) -> str:
 def print_story(story: Json, console: Console) -> None:
     """Print the run, why it failed and what is flaky."""
     run = story["run"]
-    console.print(Text(f"{run['suite']}: {headline(run)}", style="bold red" if run["failed"] + run["errors"] else "bold green"))
+    console.print(Text(f"{run['suite']}: {headline(run)}", style=f"bold {_HOW[_judged(run)][1]}"))
     if compared := _compared(story):
         console.print(Text(compared, style="dim"))
     if measured := _measured(run):
@@ -60,10 +68,9 @@ def print_story(story: Json, console: Console) -> None:
 def markdown(story: Json, link: str | None) -> str:
     """Return the run as Markdown, short enough for a comment on a pull request; `link` opens it in the collector."""
     run = story["run"]
-    failed = run["failed"] + run["errors"]
-    lines = [f"### {'❌' if failed else '✅'} {_text(run['suite'])}: {headline(run)}", ""]
+    lines = [f"### {_HOW[_judged(run)][0]} {_text(run['suite'])}: {headline(run)}", ""]
     if compared := _compared(story):
-        lines += [compared, ""]
+        lines += [_text(compared), ""]
     if measured := _measured(run):
         lines += [measured, ""]
     if story["failures"]:

@@ -25,6 +25,10 @@ class UsageError(Exception):
     """The caller has to change something before another try makes sense; commands leave with 2."""
 
 
+class TooLargeToTake(UsageError):
+    """The collector takes no body of this size."""
+
+
 class NoAnswer(Exception):
     """The collector gave no answer this time; another try may get one."""
 
@@ -119,6 +123,8 @@ class CollectorClient:
         if answer.is_success:
             return value
         detail = str(value.get("detail", "no reason given"))
-        if answer.status_code in (400, 401, 403, 404, 405, 409, 413, 415, 422):
+        if answer.status_code == 413:
+            raise TooLargeToTake(detail)
+        if answer.status_code in (400, 401, 403, 404, 405, 409, 415, 422):
             raise UsageError(detail)
         raise NoAnswer(f"the collector answered {answer.status_code}: {detail}")

@@ -19,10 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, NamedTuple
+from xml.parsers.expat import errors
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
+
+from isolation_monitor.cli.xml_mending import mended
 
 Result = Literal["pass", "fail", "error", "skip"]
 
@@ -31,10 +34,19 @@ MAX_TESTS: Final = 50_000
 _MESSAGE_CHARS: Final = 2_000
 _DETAIL_CHARS: Final = 8_000
 _NAME_CHARS: Final = 500
+_KIND_CHARS: Final = 200
+_MOST_USED: Final = 1e15
+_MOST_ATTEMPTS: Final = 1_000_000
+_LONGEST_S: Final = 10 * 365 * 86_400.0
+"""A duration beyond this was not measured: a clock that was set, or milliseconds of an epoch."""
 _DEPTH: Final = 100
 _PROPERTY: Final = "isolation."
 RESOURCES: Final = ("wall_s", "cpu_s", "memory_peak_bytes", "leaked_handles", "leaked_threads", "leaked_processes")
 """What the pytest plugin of this product measures, as properties `isolation.NAME`."""
+_ENDS: Final = frozenset(
+    errors.codes[message] for message in (errors.XML_ERROR_NO_ELEMENTS, errors.XML_ERROR_UNCLOSED_TOKEN, errors.XML_ERROR_PARTIAL_CHAR,
+                                   errors.XML_ERROR_UNCLOSED_CDATA_SECTION)
+)  # fmt: skip
 _FAILED: Final[dict[str, Result]] = {"failure": "fail", "error": "error"}
 _AGAIN: Final[dict[str, Result]] = {"rerunFailure": "fail", "rerunError": "error", "flakyFailure": "fail", "flakyError": "error"}
 _SAYS_NOTHING: Final = frozenset({"", "test", "tests", "suite", "root suite", "mocha tests", "jest tests", "pytest", "(empty)"})
@@ -83,10 +95,22 @@ class Report:
     duration_s: float = 0.0
     started_at: datetime | None = None
     suite_names: list[str] = field(default_factory=list)
+    root_names: list[str] = field(default_factory=list)
+    """Of `suite_names` those that name a whole file of suites."""
     resources: dict[str, float] = field(default_factory=dict)
-    cut_off: list[str] = field(default_factory=list)
-    """Files that end in the middle: what came before is here."""
+    cut_off: dict[str, str] = field(default_factory=dict)
+    """Files that end in the middle, or are no XML from there on, and why: what came before is here."""
     digest: str = ""
+
+
+class Place(NamedTuple):
+    """Where a file has a test: the test's own file or the suites around it, and the `hostname` of its suite."""
+
+    around: str
+    host: str = ""
+
+
+_Seen = dict[tuple[str, str], dict[Place, TestRun]]
 
 
 def read_reports(paths: Sequence[Path], root: Path) -> Report:
@@ -96,7 +120,7 @@ def read_reports(paths: Sequence[Path], root: Path) -> Report:
         JUnitError: a file is missing, too large, no JUnit XML, or holds what is refused.
     """
     report, digest = Report(), hashlib.sha256()
-    seen: dict[tuple[str, str], dict[str, TestRun]] = {}
+    seen: _Seen = {}
     for path in paths:
         try:
             size = path.stat().st_size
@@ -107,30 +131,29 @@ def read_reports(paths: Sequence[Path], root: Path) -> Report:
             raise JUnitError(f"{path}: cannot be read ({error.strerror})") from None
         digest.update(hashlib.sha256(content).digest())
         _read_file(path, content, root, report, seen)
-    for name in report.cut_off:
-        message = "the file ends in the middle: the runner was killed, or is still writing"
-        failure = Failure("", message)
-        report.tests.append(TestRun("(report)", name, "error", failure=failure, failures=1))
+    for name, message in report.cut_off.items():
+        report.tests.append(TestRun("(report)", name, "error", failure=Failure("", message), failures=1))
     report.digest = digest.hexdigest()
     return report
 
 
-def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: dict[tuple[str, str], dict[str, TestRun]]) -> None:
+def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: _Seen) -> None:
     if not content.strip():
         raise JUnitError(f"{path}: is empty: the runner did not come to its end")
     reader = _Reader(path, root)
     try:
         try:
             reader.read(io.BytesIO(content))
-        except ParseError:
-            # Once more with what XML forbids taken out, in the encoding that it says or seems to have.
+        except (ParseError, ValueError):
+            # Once more with what XML forbids taken out, in the encoding that it says or seems to have. ValueError: expat knows
+            # no encoding of several bytes but UTF-8 and UTF-16.
             reader = _Reader(path, root)
             try:
-                reader.read(io.BytesIO(_mended(content)))
+                reader.read(io.BytesIO(mended(content)))
             except ParseError as error:
                 if not reader.tests:
                     raise JUnitError(f"{path}: is no XML ({error})") from None
-                report.cut_off.append(path.name)
+                report.cut_off[path.name] = _why_cut_off(error)
     except DefusedXmlException as error:
         raise JUnitError(f"{path}: is refused, it has a document type or entities ({type(error).__name__})") from None
     except LookupError as error:
@@ -139,13 +162,16 @@ def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: dic
         raise JUnitError(f"{path}: is no JUnit XML, it begins with <{reader.root_tag}>: expected <testsuites> or <testsuite>")
     if (unnamed := reader.unnamed()) and path.name not in report.cut_off:
         message = f"the runner counts {unnamed} more failures than it names: something could not be built or loaded, or died; see its log"
-        reader.tests.append((TestRun("(report)", path.name, "error", failure=Failure("", message), failures=unnamed), path.name))
+        reader.tests.append((TestRun("(report)", path.name, "error", failure=Failure("", message), failures=unnamed), Place(path.name)))
+    # One host is the machine, which is no part of a name; several in one file are browsers.
+    has_hosts = len({place.host for _, place in reader.tests}) > 1
     for test, place in reader.tests:
-        _merge(test, place, report.tests, seen)
+        _merge(test, place if has_hosts else Place(place.around), report.tests, seen)
     if len(report.tests) > MAX_TESTS:
         raise JUnitError(f"{path}: there are more than {MAX_TESTS} tests: send one report a suite, with --suite")
     report.duration_s += reader.duration_s
     report.suite_names += reader.suite_names
+    report.root_names += reader.suite_names[:1] if reader.has_root_name else []
     if reader.started_at is not None:
         report.started_at = reader.started_at if report.started_at is None else min(report.started_at, reader.started_at)
     for name, value in reader.resources.items():
@@ -154,7 +180,7 @@ def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: dic
         report.resources[name] = together(report.resources.get(name, 0.0), value)
 
 
-def _merge(test: TestRun, place: str, tests: list[TestRun], seen: dict[tuple[str, str], dict[str, TestRun]]) -> None:
+def _merge(test: TestRun, place: Place, tests: list[TestRun], seen: _Seen) -> None:
     """Put a test beside the others; one that was there already, at the same place, ran again.
 
     Two tests of one name at different places are two tests: the second carries its place in its name.
@@ -163,7 +189,8 @@ def _merge(test: TestRun, place: str, tests: list[TestRun], seen: dict[tuple[str
     first = places.get(place)
     if first is None:
         if places:
-            test.group = f"{test.group} ({place or len(places) + 1})"
+            differs = place.host if any(one.around == place.around for one in places) else place.around
+            test.group = f"{test.group} ({differs or len(places) + 1})"[:_NAME_CHARS]
         places[place] = test
         tests.append(test)
         return
@@ -175,12 +202,20 @@ def _merge(test: TestRun, place: str, tests: list[TestRun], seen: dict[tuple[str
     for name, value in test.resources.items():
         first.resources[name] = max(first.resources.get(name, 0.0), value)
     if test.result in ("fail", "error"):
-        first.result, first.failure = test.result, test.failure
+        # pytest tells a test that failed and whose clean-up failed, too, as two: what the test itself says counts.
+        if not (first.result == "fail" and test.result == "error"):
+            first.result, first.failure = test.result, test.failure
     elif test.result == "pass" and first.result in ("fail", "error"):
         # Failed until it passed, and then no more: a rerun, which runners count as passed. A failure among repeats stays one.
         first.result = "pass" if never_passed else first.result
     elif first.result == "skip":
         first.result = test.result
+
+
+def _why_cut_off(error: Any) -> str:  # Any: an exception of a library without types
+    if error.code in _ENDS:
+        return "the file ends in the middle: the runner was killed, or is still writing"
+    return f"the file is broken ({error}): what follows was not read"
 
 
 class _Reader:
@@ -191,8 +226,9 @@ class _Reader:
         self._root = root
         self.root_tag = ""
         self.is_junit = False
-        self.tests: list[tuple[TestRun, str]] = []
+        self.tests: list[tuple[TestRun, Place]] = []
         self.suite_names: list[str] = []
+        self.has_root_name = False
         self.started_at: datetime | None = None
         self.resources: dict[str, float] = {}
         self._told_s: float | None = None
@@ -228,7 +264,8 @@ class _Reader:
                 continue
             if tag == "testcase":
                 inside_case = False
-                self._case(element, [one.get("name", "").strip() for one in suites if _local(one.tag) == "testsuite"])
+                host = suites[-1].get("hostname", "").strip() if suites else ""
+                self._case(element, [one.get("name", "").strip() for one in suites if _local(one.tag) == "testsuite"], host)
                 _forget(element, suites)
             elif tag in ("testsuites", "testsuite"):
                 suites.pop()
@@ -240,7 +277,7 @@ class _Reader:
                     _forget(element, suites)
 
     def _suite(self, tag: str, element: Any, depth: int) -> None:  # Any: an element of a library without types
-        name, told = element.get("name", "").strip(), _seconds(element.get("time"))
+        name, told = element.get("name", "").strip(), _duration(element.get("time"))
         failed = _count(element.get("failures")) + _count(element.get("errors"))
         if depth == 1 and ("failures" in element.keys() or "errors" in element.keys()):  # noqa: SIM118 - an element is no mapping
             self._told_all = failed
@@ -248,6 +285,7 @@ class _Reader:
             self._told += failed
         if depth <= 2 and name:
             self.suite_names.append(name)
+            self.has_root_name |= tag == "testsuites"
         if tag == "testsuites" or (depth == 1):
             self._told_s = told or None
         elif depth == 2 and self.root_tag == "testsuites":
@@ -261,10 +299,10 @@ class _Reader:
         if name:
             self.resources[name] = max(self.resources.get(name, 0.0), value)
 
-    def _case(self, element: Any, suites: list[str]) -> None:  # Any: as above
+    def _case(self, element: Any, suites: list[str], host: str) -> None:  # Any: as above
         group = (element.get("classname") or element.get("class") or "").strip()
         path = [name for name in suites if name.lower() not in _SAYS_NOTHING and not name.startswith("/")]
-        name = (element.get("name") or "(no name)").strip()
+        name = (element.get("name") or "").strip()
         # Some runners repeat the title as the class: what the test belongs to then stands around it.
         if group.lower() in _SAYS_NOTHING or name == group or name.endswith(f" {group}"):
             group = " > ".join(path)
@@ -272,14 +310,15 @@ class _Reader:
         if not group and file:
             group = file
         result, failure, passes, failures, resources = _outcome(element)
-        duration_s = _seconds(element.get("time"))
+        duration_s = _duration(element.get("time"))
         self._tests_s += duration_s or 0.0
         test = TestRun(
-            _stable(group)[:_NAME_CHARS], _stable(name)[:_NAME_CHARS], result, file[:_NAME_CHARS], duration_s, failure, passes, failures,
-            resources,
+            _stable(group)[:_NAME_CHARS], _stable(name)[:_NAME_CHARS] or "(no name)", result, file[:_NAME_CHARS], duration_s, failure,
+            passes, failures, resources,
         )  # fmt: skip
         self._found += failures
-        self.tests.append((test, file or " > ".join(path)))
+        # Playwright tells a test once for each browser, in suites that differ by `hostname` alone: no repeats, but other tests.
+        self.tests.append((test, Place(file or " > ".join(path), host)))
 
     def unnamed(self) -> int:
         """Return how many failures the runner counts and does not name: a package that does not build, a suite that died."""
@@ -328,7 +367,7 @@ def _failure(element: Any) -> Failure:  # Any: as above
     stack = next((_text(child) for child in element if _local(child.tag) in ("stackTrace", "system-out")), "")
     detail = (element.text or "").strip() or stack.strip()
     return Failure(
-        _bounded((element.get("type") or "").strip(), 200), _bounded((element.get("message") or "").strip(), _MESSAGE_CHARS),
+        (element.get("type") or "").strip()[:_KIND_CHARS], _bounded((element.get("message") or "").strip(), _MESSAGE_CHARS),
         _bounded(detail, _DETAIL_CHARS),
     )  # fmt: skip
 
@@ -339,7 +378,7 @@ def _resource(element: Any) -> tuple[str, float]:  # Any: as above
     if not (element.get("name") or "").startswith(_PROPERTY) or name not in RESOURCES:
         return "", 0.0
     value = _seconds(element.get("value") or element.text)
-    return (name, value) if value is not None else ("", 0.0)
+    return (name, value) if value is not None and value <= _MOST_USED else ("", 0.0)
 
 
 def _forget(element: Any, suites: list[Any]) -> None:  # Any: as above
@@ -360,13 +399,14 @@ def _text(element: Any) -> str:  # Any: as above
 
 
 def _bounded(text: str, chars: int) -> str:
-    """Return the beginning and the end of a long text: causes stand at either."""
+    """Return the beginning and the end of a long text, which is then a little longer than `chars`: causes stand at either."""
     return text if len(text) <= chars else f"{text[: chars // 2]}\n… {len(text) - chars} characters left out …\n{text[-(chars // 2) :]}"
 
 
 def _stable(name: str) -> str:
-    """Return a name without the address of an object, which is another one in each run."""
-    return re.sub(r"\b0x[0-9a-fA-F]{6,16}\b", "0x…", " ".join(name.split()))
+    """Return a name without the address of an object, which is another one in each run, and without what cannot be seen."""
+    visible = name if name.isprintable() else "".join(sign if sign.isprintable() else " " for sign in name)
+    return re.sub(r"\b0x[0-9a-fA-F]{6,16}\b", "0x…", " ".join(visible.split()))
 
 
 def _relative(file: str, root: Path) -> str:
@@ -402,49 +442,22 @@ def _seconds(text: str | None) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
+def _duration(text: str | None) -> float | None:
+    value = _seconds(text)
+    return value if value is not None and value <= _LONGEST_S else None
+
+
 def _count(text: str | None) -> int:
-    return int(_seconds(text) or 0)
+    return int(min(_seconds(text) or 0, _MOST_ATTEMPTS))
 
 
 def _moment(text: str | None) -> datetime | None:
     """Return a time stamp that says its offset. One without may be off by a day's half: the caller's clock is better."""
     try:
         moment = datetime.fromisoformat((text or "").strip())
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo is not None else None
-
-
-_FORBIDDEN: Final = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]|&#(?:x0*(?:[0-8bcef]|1[0-9a-f])|0*(?:[0-8]|1[124-9]|2\d|3[01]));", re.IGNORECASE
-)
-_DECLARED: Final = re.compile(rb"<\?xml[^>]{0,200}?encoding=[\"']([\w.:-]{1,40})[\"']")
-
-
-def _mended(content: bytes) -> bytes:
-    """Return the file as UTF-8 without what XML forbids.
-
-    Raises:
-        LookupError: it names an encoding that Python does not know.
-    """
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16", "replace")
-    else:
-        found = _DECLARED.search(content[:500])
-        declared = found[1].decode("ascii") if found else "utf-8"
-        text = _decoded(content.removeprefix(b"\xef\xbb\xbf"), declared)
-    text = re.sub(r"(<\?xml[^>]{0,200}?)encoding=[\"'][^\"']*[\"']", r'\1encoding="utf-8"', text, count=1)
-    return _FORBIDDEN.sub("\ufffd", text.lstrip()).encode("utf-8", "replace")
-
-
-def _decoded(content: bytes, declared: str) -> str:
-    try:
-        return content.decode(declared)
-    except UnicodeDecodeError:
-        # What says that it is UTF-8 and is not comes from Windows, nearly always.
-        return content.decode(
-            "cp1252" if declared.lower().replace("_", "-") in ("utf-8", "utf8", "us-ascii", "ascii") else declared, "replace"
-        )
 
 
 def files_of(patterns: Sequence[str], root: Path) -> list[Path]:

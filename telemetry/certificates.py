@@ -29,6 +29,7 @@ def certificate_trouble(error: BaseException) -> str | None:
         if isinstance(found, ssl.SSLError):
             # The other side's answer to ours comes as an alert, such as `tlsv13 alert certificate required`.
             reason = (found.reason or "TLS failed").lower().replace("_", " ")
-            return f"it accepts no certificate of ours ({reason})" if "certificate" in reason else f"TLS was not agreed on ({reason})"
+            is_ours = "certificate" in reason or "unknown ca" in reason
+            return f"it accepts no certificate of ours ({reason})" if is_ours else f"TLS was not agreed on ({reason})"
         found = found.__cause__ or found.__context__
     return None

@@ -60,12 +60,13 @@ def _group(group: FailureGroup) -> Json:
     before = group.before
     return {
         **failure_kind(group.kind),
+        "cause": group.cause,
         "is_new": group.is_new,
         "nearest_earlier": None
         if before is None
         else {"run_id": before.run_id, "commit": before.commit, "branch": before.branch, "at": rfc3339(before.at)},
         "tests": [_failed(one) for one in group.tests[:_TESTS_OF_GROUP]],
-        "number": len(group.tests),
+        "number": group.number,
     }
 
 

@@ -194,6 +194,11 @@ class KnownTest:
                 self.history = (self.history + ("F" if has_failed else "P"))[-HISTORY:]
             self.failing_since = (self.failing_since or run.started_at) if has_failed else None
 
+    def contradicted(self, told: str, *, has_failed: bool) -> None:
+        """Take back the outcome `told` by another environment of the same attempt if this one's differs: neither is the test's own."""
+        if (told == "F") != has_failed and self.history.endswith(told):
+            self.history = self.history[:-1]
+
     def suspect(self, evidence: Evidence) -> None:
         """Take in evidence of flakiness; the newest of each kind is kept."""
         known = self.flaky.get(evidence.kind)
@@ -380,8 +385,18 @@ def packed(tests: Iterable[TestResult]) -> bytes:
 
 def unpacked(content: bytes) -> dict[str, tuple[str, float | None]]:
     """Return letter and duration by key, of what `packed` made."""
-    text = zlib.decompress(content).decode()
-    return {line[:16]: (line[16], float(line[17:]) if len(line) > 17 else None) for line in text.splitlines()}
+    return dict(unpacked_line(line) for line in zlib.decompress(content).decode().splitlines())
+
+
+def result_in(content: bytes, key: str) -> tuple[str, float | None] | None:
+    """Return letter and duration of one test, of what `packed` made; None where the run did not have it."""
+    text = b"\n" + zlib.decompress(content)
+    at = text.find(b"\n" + key.encode())
+    return None if at < 0 else unpacked_line(text[at + 1 :].split(b"\n", 1)[0].decode())[1]
+
+
+def unpacked_line(line: str) -> tuple[str, tuple[str, float | None]]:
+    return line[:16], (line[16], float(line[17:]) if len(line) > 17 else None)
 
 
 def both_results(mine: Mapping[str, str], others: Mapping[str, str]) -> list[str]:

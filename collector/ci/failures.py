@@ -41,6 +41,10 @@ _SHARED: Final[frozenset[str]] = frozenset(
 )
 """Categories whose cause lies outside of the test: the same trouble in two tests has one fingerprint. Others are a test's own."""
 
+_OF_A_PORT: Final[frozenset[str]] = frozenset({"port_conflict", "database_connection", "connection_refused"})
+_EPHEMERAL_FROM: Final = 32_768
+"""Ports from here on are given out by the system, another one each time (Linux; RFC 6335: 49152). Those below say which service it is."""
+
 _HEAD_CHARS: Final = 4_000
 _DETAIL_CHARS: Final = 20_000
 _FINGERPRINT_CHARS: Final = 300
@@ -68,7 +72,8 @@ def diagnose(test: str, kind: str, message: str, detail: str = "") -> Diagnosis:
     category = categorize(kind, message, detail)
     about = "" if category in _SHARED else test
     telling = _said(detail) or message if _EMPTY_WORDS.fullmatch(message.strip()) else message
-    text = "\n".join((category, about, kind.rsplit(".", 1)[-1], normalize(_first_lines(telling))[:_FINGERPRINT_CHARS]))
+    said = normalize(_first_lines(telling))[:_FINGERPRINT_CHARS]
+    text = "\n".join((category, about, kind.rsplit(".", 1)[-1], said, _service_port(telling) if category in _OF_A_PORT else ""))
     fingerprint = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
     return Diagnosis(category, fingerprint, _cause(category, f"{kind}\n{message}", detail), telling[:1000])
 
@@ -157,6 +162,7 @@ _SPECIFIC: Final[tuple[tuple[Category, re.Pattern[str]], ...]] = (
         "import",
         _re(
             *(r"\bModuleNotFoundError\b", r"\bImportError\b", r"cannot find (?:module|package)", r"\bNoClassDefFoundError\b"),
+            *(r"\bno module named\b", r"cannot import name"),
             *(r"\bClassNotFoundException\b", r"cannot load such file", r"unresolved import", r"error while loading shared libraries"),
             *(r"\bcollection failure\b", r"no required module provides package", r"Can't locate \S+ in @INC", r"\bERR_MODULE_NOT_FOUND\b"),
             *(
@@ -233,7 +239,9 @@ _TELLS: Final = re.compile(r"(?!\s*(?:=== |--- |Traceback |\[?Error \[ERR_TEST_F
 """Lines that are not only headings of a runner."""
 _MARKED: Final = re.compile(r"^E\s+(\S.*)$", re.MULTILINE)
 _EXCEPTION: Final = re.compile(
-    r"^\s*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$", re.MULTILINE
+    # Blanks of its own line only: over thousands of empty lines each would be tried to the end, for seconds.
+    r"^[^\S\n]*((?:[\w$]+[.:/]+)*[A-Z][\w$]*(?:Error|Exception|Failure|Panic|Warning|Exit|Expired)\b.*)$",
+    re.MULTILINE,
 )
 
 
@@ -291,6 +299,12 @@ _ADDRESS: Final = re.compile(
 _IS_FILE: Final = _re(
     r"\.(?:py|go|[cm]?[jt]sx?|java|kt|rb|php|rs|c|cc|cpp|h|cs|pl|pm|t|ex|exs|swift|scala|lua|dart)$", r"^(?:line|node|port)$"
 )
+
+
+def _service_port(text: str) -> str:
+    """Return the port that a service is known by; empty where there is none, or one that changes from run to run."""
+    port = _place(text).rpartition(":")[2] or _found(r"\bport:? (\d{2,5})\b", text)
+    return port if port and int(port) < _EPHEMERAL_FROM else ""
 
 
 def _refused(head: str, detail: str) -> str:

@@ -28,6 +28,8 @@ HISTORY: Final = 100
 FALSE_DISCOVERIES: Final = 0.05
 LEAST_RATE: Final = 0.005
 """A test breaks by a real change at least this often a run: quiet suites must not make two defects of a year look flaky."""
+LEAST_TESTS: Final = 20
+"""A smaller suite is held to what one of so many is: alone, three defects in 100 runs would do to call its only test flaky."""
 MIN_OUTCOMES: Final = 10
 MIN_EPISODES: Final = 3
 REMEMBERED: Final = timedelta(days=14)
@@ -76,7 +78,7 @@ def suspects(histories: Mapping[str, str]) -> dict[str, Suspicion]:
         others = pairs - (outcomes - 1)
         own_rate = max(LEAST_RATE, (total - found) / others) if others else LEAST_RATE
         judged.append((_at_least(found, outcomes - 1, min(own_rate, rate)), key))
-    return {key: Suspicion(*counted[key], p_value=p) for p, key in _discovered(judged, len(counted))}
+    return {key: Suspicion(*counted[key], p_value=p) for p, key in _discovered(judged, max(LEAST_TESTS, len(counted)))}
 
 
 def _discovered(judged: list[tuple[float, str]], tests: int) -> Iterable[tuple[float, str]]:

@@ -40,7 +40,7 @@ class SuiteWatch:
 
     async def _read(self) -> None:
         with suppress(StoreUnavailable):
-            self._show(shown(await self._service.suites(), self._clock()))
+            self._show(shown(await self._service.suites(with_recent=False), self._clock()))
 
 
 def shown(suites: list[Suite], now: datetime) -> list[SuiteNumbers]:

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from isolation_monitor.collector.ci.domain import (
     Day,
@@ -23,8 +24,6 @@ from isolation_monitor.collector.ci.domain import (
     StoredRun,
     Suite,
     TestResult,
-    packed,
-    unpacked,
 )
 from isolation_monitor.collector.storage.ci_models import CiDayRow, CiFailureKindRow, CiFailureRow, CiRunRow, CiSuiteRow, CiTestRow
 from isolation_monitor.collector.storage.database import insert_into
@@ -45,14 +44,14 @@ class CiRepository:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def add_run(self, run: Run, received_at: datetime) -> bool:
-        """Store a run; say whether it is new."""
+    async def add_run(self, run: Run, results: bytes, received_at: datetime) -> bool:
+        """Store a run with its packed results; say whether it is new."""
         row = {
             "id": run.id, "suite": run.suite, "started_at": run.started_at, "received_at": received_at, "is_reference": run.is_reference,
             "branch": run.branch, "commit": run.commit, "repository": run.repository, "origin": asdict(run.origin),
             "duration_s": run.duration_s, "passed": run.count("pass"), "failed": run.count("fail"), "errors": run.count("error"),
             "skipped": run.count("skip"), "flaky": sum(test.is_flaky for test in run.tests), "is_cut_off": run.is_cut_off,
-            "resources": dict(run.resources), "results": packed(run.tests),
+            "resources": dict(run.resources), "results": results,
         }  # fmt: skip
         statement = insert_into(self._connection, CiRunRow).values(row).on_conflict_do_nothing(index_elements=["id"])
         return bool((await self._connection.execute(statement)).rowcount)
@@ -74,10 +73,13 @@ class CiRepository:
         }  # fmt: skip
         await self._connection.execute(update(CiSuiteRow).where(CiSuiteRow.name == suite.name).values(values))
 
-    async def tests(self, suite: str) -> dict[str, KnownTest]:
-        """Return every known test of a suite by its key."""
-        found = await self._connection.execute(select(CiTestRow.__table__).where(CiTestRow.suite == suite))
-        return {row.key: _test(row) for row in found}
+    async def tests(self, suite: str, keys: Iterable[str]) -> dict[str, KnownTest]:
+        """Return what is known of these tests, by key. A suite whose names change with each run knows many more."""
+        row, found, every = CiTestRow, {}, sorted(keys)
+        for start in range(0, len(every), _KEYS):
+            part = select(row.__table__).where(row.suite == suite, row.key.in_(every[start : start + _KEYS]))
+            found.update({one.key: _test(one) for one in await self._connection.execute(part)})
+        return found
 
     async def save_tests(self, suite: str, tests: Iterable[KnownTest]) -> None:
         rows = [_test_row(suite, test) for test in tests]
@@ -87,8 +89,8 @@ class CiRepository:
         changes = {name: statement.excluded[name] for name in rows[0] if name not in ("suite", "key", "group", "name")}
         await self._connection.execute(statement.on_conflict_do_update(index_elements=["suite", "key"], set_=changes), rows)
 
-    async def results_of_commit(self, run: Run) -> list[tuple[StoredRun, dict[str, str]]]:
-        """Return the other runs of this suite at the same commit and in the same job, with their letters by key.
+    async def results_of_commit(self, run: Run) -> list[tuple[StoredRun, bytes]]:
+        """Return the other runs of this suite at the same commit and in the same job, with their packed results.
 
         Another job is another environment: what fails only there is not flaky.
         """
@@ -101,9 +103,7 @@ class CiRepository:
             .limit(_SAME_COMMIT)
         )
         return [
-            (_run(row), {key: letter for key, (letter, _) in unpacked(row.results).items()})
-            for row in await self._connection.execute(statement)
-            if row.origin.get("job", "") == run.origin.job
+            (_run(row), row.results) for row in await self._connection.execute(statement) if row.origin.get("job", "") == run.origin.job
         ]
 
     async def add_failures(self, run: Run, failing: Sequence[TestResult]) -> None:
@@ -168,9 +168,10 @@ class CiRepository:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def suites(self) -> list[Suite]:
-        """Return every suite, the first that was ever seen first."""
-        found = await self._connection.execute(select(CiSuiteRow.__table__).order_by(CiSuiteRow.created_at, CiSuiteRow.name))
+    async def suites(self, *, with_recent: bool = True) -> list[Suite]:
+        """Return every suite, the first that was ever seen first; `recent` costs most of it, and only pages draw it."""
+        columns = [column for column in CiSuiteRow.__table__.c if with_recent or column.name != "recent"]
+        found = await self._connection.execute(select(*columns).order_by(CiSuiteRow.created_at, CiSuiteRow.name))
         return [_suite(row) for row in found]
 
     async def suite(self, name: str) -> Suite | None:
@@ -181,10 +182,9 @@ class CiRepository:
         found = (await self._connection.execute(select(*_RUN_COLUMNS).where(CiRunRow.id == run_id))).one_or_none()
         return None if found is None else _run(found)
 
-    async def results(self, run_id: str) -> dict[str, tuple[str, float | None]]:
-        """Return letter and duration of each test of a run, by key."""
-        found = (await self._connection.execute(select(CiRunRow.results).where(CiRunRow.id == run_id))).scalar_one_or_none()
-        return {} if found is None else unpacked(found)
+    async def results(self, run_id: str) -> bytes | None:
+        """Return the packed results of a run."""
+        return (await self._connection.execute(select(CiRunRow.results).where(CiRunRow.id == run_id))).scalar_one_or_none()
 
     async def runs(
         self, *, suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None, limit: int
@@ -196,8 +196,8 @@ class CiRepository:
             if value is not None:
                 statement = statement.where(column == value)
         if commit is not None:
-            # The beginning of a hash is what people copy.
-            statement = statement.where(row.commit >= commit, row.commit < commit + "\uffff")
+            # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
+            statement = statement.where(row.commit.startswith(commit, autoescape=True))
         if after is not None:
             time, last = after
             statement = statement.where(or_(row.started_at < time, and_(row.started_at == time, row.id < last)))
@@ -210,10 +210,23 @@ class CiRepository:
         found = (await self._connection.execute(statement.order_by(row.started_at.desc(), row.id.desc()).limit(1))).one_or_none()
         return None if found is None else _run(found)
 
-    async def failed_tests(self, run_id: str, limit: int) -> list[FailedTest]:
-        row = CiFailureRow
-        statement = select(row.__table__).where(row.run_id == run_id).order_by(row.is_flaky, row.category, row.group, row.name).limit(limit)
+    async def failed_tests(self, run: StoredRun, limit: int) -> list[FailedTest]:
+        """Return what failed in a run: what did not pass in another attempt first, and of that what was never seen before."""
+        row, earlier = CiFailureRow, aliased(CiFailureRow)
+        is_known = (
+            exists()
+            .where(earlier.suite == row.suite, earlier.fingerprint == row.fingerprint)
+            .where(earlier.at <= run.started_at, earlier.run_id != run.id)
+        )
+        order = (row.is_flaky, is_known, row.category, row.group, row.name)
+        statement = select(row.__table__).where(row.run_id == run.id).order_by(*order).limit(limit)
         return [_failed(found) for found in await self._connection.execute(statement)]
+
+    async def failed_by_fingerprint(self, run_id: str) -> dict[str, int]:
+        """Return how many tests of a run failed for each reason."""
+        row = CiFailureRow
+        statement = select(row.fingerprint, func.count()).where(row.run_id == run_id).group_by(row.fingerprint)
+        return {fingerprint: int(number) for fingerprint, number in await self._connection.execute(statement)}
 
     async def failures_of_test(self, suite: str, key: str, limit: int) -> list[FailedTest]:
         row = CiFailureRow
@@ -271,22 +284,16 @@ class CiRepository:
         found = (await self._connection.execute(select(row.__table__).where(row.suite == suite, row.key == key))).one_or_none()
         return None if found is None else _test(found)
 
-    async def results_of_test(
-        self, suite: str, key: str, branch: str | None, commit: str | None, limit: int
-    ) -> list[tuple[StoredRun, str, float | None]]:
-        """Return what a test did in the newest runs of its suite that had it: run, letter, duration."""
+    async def newest_results(self, suite: str, branch: str | None, commit: str | None, limit: int) -> list[tuple[StoredRun, bytes]]:
+        """Return the newest runs of a suite with their packed results."""
         row = CiRunRow
         statement = select(row.__table__).where(row.suite == suite).order_by(row.started_at.desc()).limit(limit)
         if branch is not None:
             statement = statement.where(row.branch == branch)
         if commit is not None:
-            statement = statement.where(row.commit >= commit, row.commit < commit + "\uffff")
-        found = []
-        for one in await self._connection.execute(statement):
-            result = unpacked(one.results).get(key)
-            if result is not None:
-                found.append((_run(one), *result))
-        return found
+            # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
+            statement = statement.where(row.commit.startswith(commit, autoescape=True))
+        return [(_run(one), one.results) for one in await self._connection.execute(statement)]
 
     async def days(self, suite: str, since: date, *, is_reference: bool) -> list[Day]:
         """Return the sums of each day since then over the branches that speak for the suite, the oldest first."""
@@ -305,7 +312,7 @@ class CiRepository:
 
 def _suite(row: Any) -> Suite:  # Any: rows
     values = dict(row._mapping)
-    recent = [RecentRun(**one | {"at": datetime.fromisoformat(one["at"])}) for one in values.pop("recent")]
+    recent = [RecentRun(**one | {"at": datetime.fromisoformat(one["at"])}) for one in values.pop("recent", ())]
     return Suite(**values | {"numbers": Numbers(**_known(Numbers, values["numbers"])), "recent": recent})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,15 @@ from isolation_monitor.collector.ci.domain import (
     FailedTest,
     FailureKind,
     KnownTest,
+    Origin,
     Run,
     StoredRun,
     Suite,
     TestResult,
     both_results,
+    packed,
+    result_in,
+    unpacked,
 )
 from isolation_monitor.collector.ci.flakiness import HISTORY, REMEMBERED, is_broken, suspects
 from isolation_monitor.collector.ci.repository import CiRepository
@@ -42,10 +47,17 @@ class FailureGroup:
     tests: list[FailedTest]
     before: FailedTest | None
     """The nearest earlier failure of this kind."""
+    number: int
+    """How many tests there are in all; the text of the first few hundred failures of a run is told."""
 
     @property
     def is_new(self) -> bool:
         return self.before is None
+
+    @property
+    def cause(self) -> str:
+        """Return the likely cause here: of the same kind, another run's may have been another port or limit."""
+        return self.tests[0].cause if self.tests else self.kind.cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +116,12 @@ class CiService:
 
     async def _store(self, repository: CiRepository, run: Run) -> bool:
         now = self._clock()
+        results = await asyncio.to_thread(packed, run.tests)
         # The lock first: two replicas that store runs of one suite must not both start from what was known before either.
         suite = await repository.lock_suite(run.suite, now)
-        if not await repository.add_run(run, now):
+        if not await repository.add_run(run, results, now):
             return False
-        known = await repository.tests(run.suite)
+        known = await repository.tests(run.suite, {test.key for test in run.tests})
         others = await repository.results_of_commit(run)
         is_newest = suite.ran(run)
         # Judging thousands of tests takes a while, and others are served meanwhile.
@@ -137,21 +150,26 @@ class CiService:
             run = await repository.run(run_id)
             if run is None:
                 raise NotFound(f"there is no run {run_id[:64]!r}: it was never sent, or is older than runs are kept")
-            failed = await repository.failed_tests(run_id, SHOWN_FAILURES)
+            failed = await repository.failed_tests(run, SHOWN_FAILURES)
+            numbers = await repository.failed_by_fingerprint(run_id)
             fingerprints = list(dict.fromkeys(one.fingerprint for one in failed))
             before = await repository.nearest_before(run.suite, fingerprints, run)
             kinds = {one.fingerprint: one for one in await repository.failure_kinds(run.suite, fingerprints)}
             flaky = {one.key: one for one in await repository.flaky_tests(run.suite, run.started_at - REMEMBERED, 10_000)} if failed else {}
-            results = await repository.results(run_id)
-            slow_keys = sorted(results, key=lambda key: -(results[key][1] or 0.0))[:10]
-            slowest = [(test, results[key][1] or 0.0) for key in slow_keys if (test := await repository.test(run.suite, key)) is not None]
+            slow = await asyncio.to_thread(_slowest, await repository.results(run_id))
+            slowest = [(test, took) for key, took in slow if (test := await repository.test(run.suite, key)) is not None]
             groups = [
-                FailureGroup(kinds[fingerprint], [one for one in failed if one.fingerprint == fingerprint], before.get(fingerprint))
+                FailureGroup(
+                    kinds[fingerprint],
+                    [one for one in failed if one.fingerprint == fingerprint],
+                    before.get(fingerprint),
+                    numbers[fingerprint],
+                )
                 for fingerprint in fingerprints
                 if fingerprint in kinds
             ]
             # What nobody has seen before comes first, then what hits most tests.
-            groups.sort(key=lambda group: (all(one.is_flaky for one in group.tests), not group.is_new, -len(group.tests)))
+            groups.sort(key=lambda group: (all(one.is_flaky for one in group.tests), not group.is_new, -group.number))
             return RunStory(run, await repository.run_before(run), groups, [flaky[one.key] for one in failed if one.key in flaky], slowest)
 
     async def runs(
@@ -166,10 +184,10 @@ class CiService:
         async with self._database.reading() as connection:
             return await CiRepository(connection).runs(suite=suite, branch=branch, commit=commit, after=after, limit=limit)
 
-    async def suites(self) -> list[Suite]:
-        """Return every suite. Raises StoreUnavailable when the store cannot answer."""
+    async def suites(self, *, with_recent: bool = True) -> list[Suite]:
+        """Return every suite, with its recent runs or without. Raises StoreUnavailable when the store cannot answer."""
         async with self._database.reading() as connection:
-            return await CiRepository(connection).suites()
+            return await CiRepository(connection).suites(with_recent=with_recent)
 
     async def suite(self, name: str) -> SuiteStory:
         """Return one suite, explained.
@@ -206,11 +224,10 @@ class CiService:
             test = await repository.test(suite, key)
             if test is None:
                 raise NotFound(f"the suite {suite[:100]!r} has no test {key[:20]!r}")
-            return TestStory(
-                test,
-                await repository.results_of_test(suite, key, branch, commit, limit),
-                await repository.failures_of_test(suite, key, 10),
-            )
+            runs = await repository.newest_results(suite, branch, commit, limit)
+            # To unpack many large runs takes a while, and others are served meanwhile.
+            results = await asyncio.to_thread(_of_test, runs, key)
+            return TestStory(test, results, await repository.failures_of_test(suite, key, 10))
 
     async def flaky(self, suite: str | None = None, limit: int = SHOWN_TESTS) -> list[KnownTest]:
         """Return the tests that are flaky now, the last one seen first. Raises StoreUnavailable when the store cannot answer."""
@@ -227,11 +244,17 @@ class CiService:
 
 
 def _learn(
-    run: Run, known: dict[str, KnownTest], others: list[tuple[StoredRun, dict[str, str]]], has_default: bool, is_newest: bool
+    run: Run, known: dict[str, KnownTest], packed_others: list[tuple[StoredRun, bytes]], has_default: bool, is_newest: bool
 ) -> list[str]:
     """Change what is known of the tests of a run; return the keys of those that changed."""
+    others = [(other, {key: letter for key, (letter, _) in unpacked(results).items()}) for other, results in packed_others]
     speaks = run.is_reference or not has_default
     enters = speaks and not is_broken(sum(test.result in FAILED for test in run.tests), len(run.tests))
+    # One attempt of a job that reports twice runs in two environments (GitHub names all entries of a matrix alike): a test that passes
+    # in one of them only is broken in the other, not flaky.
+    beside = [theirs for other, theirs in others if _attempt(other.origin) == _attempt(run.origin) is not None]
+    attempts = [attempt for other, _ in others if (attempt := _attempt(other.origin)) is not None]
+    is_comparable = not beside and len(attempts) == len(set(attempts))
     letters: dict[str, str] = {}
     changed: dict[str, None] = {}
     for test in run.tests:
@@ -239,10 +262,13 @@ def _learn(
         letters[key], changed[key] = LETTERS[test.result], None
         if key not in known:
             known[key] = KnownTest(key, test.group, test.name, test.file, run.started_at, run.started_at, suite=run.suite)
-        known[key].ran(test, run, speaks=speaks, enters_history=enters)
+        told = {"P" if theirs[key] == "P" else "F" for theirs in beside if theirs.get(key, "S") != "S"}
+        known[key].ran(test, run, speaks=speaks, enters_history=enters and not told)
+        if enters and len(told) == 1 and test.result != "skip":
+            known[key].contradicted(told.pop(), has_failed=test.result in FAILED)
         if test.is_flaky:
             known[key].suspect(Evidence("same_run", run.started_at, _within(test)))
-    for other, theirs in others:
+    for other, theirs in others if is_comparable else ():
         for key in both_results(letters, theirs):
             failed_here = letters[key] in "FE"
             when = max(run.started_at, other.started_at)
@@ -258,6 +284,22 @@ def _learn(
                 known[key].suspect(Evidence("statistical", run.started_at, says))
                 changed[key] = None
     return list(changed)
+
+
+def _slowest(results: bytes | None) -> list[tuple[str, float]]:
+    """Return the tests that took longest in a run, by key, with their seconds."""
+    took = {key: duration_s or 0.0 for key, (_, duration_s) in unpacked(results).items()} if results is not None else {}
+    return heapq.nlargest(10, took.items(), key=lambda one: one[1])
+
+
+def _of_test(runs: list[tuple[StoredRun, bytes]], key: str) -> list[tuple[StoredRun, str, float | None]]:
+    """Return what a test did in the runs that had it."""
+    return [(run, *result) for run, results in runs if (result := result_in(results, key)) is not None]
+
+
+def _attempt(origin: Origin) -> tuple[str, str, int] | None:
+    """Return which attempt of which of the CI's runs it was; None where nobody said."""
+    return (origin.provider, origin.run_id, origin.attempt) if origin.run_id else None
 
 
 def _within(test: TestResult) -> str:

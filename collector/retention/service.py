@@ -151,7 +151,7 @@ class RetentionService:
             if not keys:
                 return
             async with self._timed(done, what.name) as (repository, counted):
-                counted.append(await repository.remove(what.table, keys))
+                counted.append(await repository.remove(what, keys))
             chunk.took(self._last_s)
             await asyncio.sleep(max(_SHORTEST_PAUSE_S, self._last_s))
 

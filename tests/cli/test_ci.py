@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from isolation_monitor.cli.ci_environment import find_place
+from isolation_monitor.cli.ci_environment import Place, find_place
+from isolation_monitor.cli.ci_report import body_of, suite_of
+from isolation_monitor.cli.junit import read_reports
 from tests.real_parts.collector import Collector, collector
 
 FILES = Path(__file__).parents[1] / "junit_files"
@@ -74,6 +76,67 @@ def test_offline_nothing_is_sent_and_every_failure_counts(tmp_path: Path) -> Non
 
     assert done.returncode == 3, done.stderr
     assert "connection refused" in done.stdout
+
+
+def test_what_is_said_offline_has_the_fingerprints_of_the_collector(running: Collector, tmp_path: Path) -> None:
+    """A fingerprint in a build's log finds the failure on the collector's pages."""
+    options = ("report", str(FILES / "pytest.xml"), "--suite", "fingerprints", "--json")
+    here = isomon(*options, "--offline", folder=tmp_path)
+    there = isomon(*options, "--url", running.url, folder=tmp_path, ISOMON_TOKEN=TOKEN)
+
+    told = [{group["fingerprint"] for group in json.loads(done.stdout)["failures"]} for done in (here, there)]
+    assert told[0] == told[1] != set()
+
+
+def test_a_report_of_as_many_tests_as_are_read_fits_the_collector(tmp_path: Path) -> None:
+    """Stacks make room where names need it; a report that is too large all the same says what to change."""
+    stack = "<failure>" + "at example.Cart\n" * 400 + "</failure>"
+    cases = [f'<testcase classname="{"c" * 45}" name="{"n" * 20}{n}">{"" if n % 100 else stack}</testcase>' for n in range(50_000)]
+    path = tmp_path / "junit.xml"
+    path.write_text(f"<testsuite>{''.join(cases)}</testsuite>")
+
+    body = json.dumps(body_of(read_reports([path], tmp_path), Place(), "all", None, 1_800_000_000.0))
+
+    assert body.count('"detail": "at') > 50
+    assert len(body) < 8 * 1024 * 1024
+
+
+def test_a_report_that_the_collector_does_not_take_says_what_to_change(tmp_path: Path) -> None:
+    settings = {"COLLECTOR_SEND_TOKEN": TOKEN, "COLLECTOR_MAX_INFLATED_BYTES": "1000"}
+    with collector(tmp_path / "collector", settings=settings) as small:
+        done = isomon("report", str(FILES / "pytest.xml"), "--url", small.url, folder=tmp_path, ISOMON_TOKEN=TOKEN)
+
+    assert done.returncode == 2
+    assert "COLLECTOR_MAX_INFLATED_BYTES" in done.stderr
+
+
+def test_a_run_without_a_test_is_no_success(tmp_path: Path) -> None:
+    """A wrong path or filter looks like that; a green sign would hide it."""
+    (tmp_path / "junit.xml").write_text("<testsuites/>")
+    isomon("report", "junit.xml", "--offline", "--suite", "unit", "--markdown", "pr.md", folder=tmp_path)
+
+    assert "### ⚠️ unit: no test ran" in (tmp_path / "pr.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("files", "job", "name"),
+    [
+        (['<testsuite name="example.A"/>'], "build", "example.A"),
+        (['<testsuite name="example.A"/>', '<testsuite name="example.B"/>'], "build", "build"),
+        (['<testsuite name="example.A"/>', '<testsuite name="example.B"/>'], "", "tests"),
+        (['<testsuites name="vitest tests"><testsuite name="a"/><testsuite name="b"/></testsuites>'], "", "vitest tests"),
+        (['<testsuite name="/ one"/>'], "", "tests"),
+    ],
+)
+def test_a_suite_keeps_its_name_when_a_class_is_added(files: list[str], job: str, name: str, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.xml" for number in range(len(files))]
+    for path, content in zip(paths, files, strict=True):
+        path.write_text(content)
+
+    report = read_reports(paths, tmp_path)
+
+    assert suite_of(report, Place(job=job), None) == name
+    assert suite_of(report, Place(job=job), "/ given") == "given"
 
 
 @pytest.mark.parametrize(
@@ -149,11 +212,22 @@ def test_git_fills_in_what_no_ci_says(tmp_path: Path) -> None:
         done = subprocess.run(["git", *named, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
+    source = tmp_path / "cart.py"
+    source.write_text("wrong")
     git("init", "-q", "-b", "fix")
-    git("commit", "-q", "--allow-empty", "-m", "first")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
     git("remote", "add", "origin", "https://ann:secret@example.com/deep/o/n.git")
 
     place = find_place({}, tmp_path)
 
     assert (place.branch, place.commit, place.repository) == ("fix", git("rev-parse", "HEAD"), "o/n")
     assert not place.is_default_branch
+
+    commits = [place.commit]
+    for text in ("better", "right", "right"):
+        source.write_text(text)
+        commits.append(find_place({}, tmp_path).commit)
+
+    assert all(commit.startswith(place.commit) for commit in commits)
+    assert len(set(commits)) == 3, "what is mended before it is committed is another state, and the same state is the same"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import junitparser
 import pytest
 
+from isolation_monitor.cli.ci_environment import Place as CiPlace
+from isolation_monitor.cli.ci_report import body_of
 from isolation_monitor.cli.junit import JUnitError, Report, files_of, read_reports
+from isolation_monitor.collector.ci.schemas import parse_run
 
 FILES = Path(__file__).parents[1] / "junit_files"
 EXPECTED = {
@@ -148,6 +152,9 @@ def test_other_encodings_and_forbidden_characters_are_no_reason_to_lose_a_report
     escapes = ('<?xml version="1.0" encoding="utf-8"?>' + body.format("&#27;[31mred\x1b[0m")).encode()
     wide = ('<?xml version="1.0" encoding="utf-16"?>' + body.format("x")).encode("utf-16")
 
+    japanese = ('<?xml version="1.0" encoding="Shift_JIS"?>' + body.replace("Größe", "テスト").format("x")).encode("shift_jis")
+
+    assert results(read(japanese, tmp_path)) == {"c/テスト": "fail"}
     for content in (declared, undeclared, escapes, wide):
         assert results(read(content, tmp_path)) == {"c/Größe": "fail"}
 
@@ -157,7 +164,59 @@ def test_a_file_that_ends_in_the_middle_is_read_as_far_as_it_goes_and_is_an_erro
     report = read('<testsuite name="a"><testcase classname="c" name="one"/><testcase classname="c" name="tw', tmp_path)
 
     assert results(report) == {"c/one": "pass", "(report)/junit.xml": "error"}
-    assert report.cut_off == ["junit.xml"]
+    assert list(report.cut_off) == ["junit.xml"]
+    assert "ends in the middle" in report.cut_off["junit.xml"]
+
+
+def test_a_file_that_is_broken_says_so_and_not_that_its_runner_was_killed(tmp_path: Path) -> None:
+    """Two reports in one file, an ampersand that nobody escaped: the place is told."""
+    whole = '<testsuite name="a"><testcase classname="c" name="one"/></testsuite>'
+    for content in (whole + whole, whole.replace("</testsuite>", '<testcase name="a & b"/></testsuite>')):
+        report = read(content, tmp_path)
+
+        assert results(report) == {"c/one": "pass", "(report)/junit.xml": "error"}
+        assert "the file is broken" in report.cut_off["junit.xml"]
+        assert "line 1" in report.cut_off["junit.xml"]
+
+
+def test_numbers_and_names_beyond_all_measure_do_not_lose_the_report(tmp_path: Path) -> None:
+    """The collector takes no such value, and would refuse the whole report for one test's."""
+    report = read(
+        '<testsuite name="a" time="1e300" failures="1e30" timestamp="0001-01-01T00:00:00+10:00">'
+        f'<testcase classname="c" name="&#x202e;" time="1e17"><failure type="{"T" * 300}" message="m"/></testcase></testsuite>',
+        tmp_path,
+    )
+    body = body_of(report, CiPlace(), "a", None, 1_800_000_000.0)
+    run = parse_run(json.dumps(body).encode(), datetime(2027, 1, 15, tzinfo=UTC))
+
+    assert {test.name for test in run.tests} == {"(no name)", "junit.xml"}
+    assert run.duration_s == 0
+    assert report.started_at is None
+
+
+def test_a_test_that_failed_and_could_not_clean_up_is_told_by_its_failure(tmp_path: Path) -> None:
+    """pytest writes two testcases then; the second says what the fixture could not do any more."""
+    report = read(
+        '<testsuite name="pytest" errors="1" failures="1"><testcase classname="t" name="pays"><failure message="assert 1 == 2"/></testcase>'
+        '<testcase classname="t" name="pays"><error message="failed on teardown with &quot;OSError&quot;"/></testcase></testsuite>',
+        tmp_path,
+    )
+    [pays] = report.tests
+
+    assert (pays.result, pays.is_flaky, pays.failure.message if pays.failure else "") == ("fail", False, "assert 1 == 2")
+
+
+def test_one_test_in_two_browsers_is_two_tests(tmp_path: Path) -> None:
+    """Playwright's reporter names the browser as hostname: a failure in one of them is no flaky test."""
+    suite = '<testsuite name="pay.spec.ts" hostname="{}"><testcase classname="pay.spec.ts" name="pays">{}</testcase></testsuite>'
+    browsers = suite.format("chromium", "") + suite.format("webkit", '<failure message="x"/>')
+    machines = suite.format("runner-17", "")
+
+    assert results(read(f"<testsuites>{browsers}</testsuites>", tmp_path)) == {
+        "pay.spec.ts/pays": "pass",
+        "pay.spec.ts (webkit)/pays": "fail",
+    }
+    assert results(read(machines, tmp_path)) == {"pay.spec.ts/pays": "pass"}
 
 
 @pytest.mark.parametrize(

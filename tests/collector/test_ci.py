@@ -98,22 +98,33 @@ async def test_a_suite_without_a_default_branch_is_judged_by_every_run(ci: Ci) -
 
 
 async def test_a_failure_tells_when_it_was_seen_before(ci: Ci) -> None:
-    """The first question of whoever reads a red run: is this mine?"""
-    first = await ci.send(case("pays", "error", failure=REFUSED))
+    """The first question of whoever reads a red run: is this mine? The cause is told as it was here, not as it was the first time."""
+    first = await ci.send(case("pays", "error", failure=REFUSED | {"message": "[Errno 111] Connect call failed ('127.0.0.1', 40123)"}))
     await ci.send(case("pays"))
-    moved = REFUSED | {"message": "[Errno 111] Connect call failed ('127.0.0.1', 9090)"}
+    moved = REFUSED | {"message": "[Errno 111] Connect call failed ('127.0.0.1', 51999)"}
     last = await ci.send(case("ships", "error", failure=moved), case("adds", "fail"))
 
     known, new = sorted(last["failures"], key=lambda group: group["is_new"])
 
     assert known["category"] == "connection_refused"
-    assert "127.0.0.1:8080" in known["cause"]
+    assert "127.0.0.1:51999" in known["cause"]
     assert known["nearest_earlier"]["commit"] == first["run"]["commit"] == known["first"]["commit"]
     assert known["runs"] == 2
     assert new["category"] == "assertion"
     assert new["is_new"] is True
     assert new["nearest_earlier"] is None
     assert last["before"]["id"] == "run-000002"
+
+
+async def test_a_new_failure_among_hundreds_of_known_ones_is_told(ci: Ci) -> None:
+    """A gate on new failures must not miss the one that comes last by name; how many failed for one reason is counted over all."""
+    known = [case(f"known_{number:03}", "fail") for number in range(150)]
+    refused = [case(f"pays_{number:03}", "error", failure=REFUSED) for number in range(150)]
+    await ci.send(*known, *refused)
+    told = await ci.send(*known, *refused, case("zz", "fail", failure={"type": "RuntimeError", "message": "the moon is full"}))
+
+    assert [group["tests"][0]["name"] for group in told["failures"] if group["is_new"]] == ["zz"]
+    assert [group["number"] for group in told["failures"] if group["category"] == "connection_refused"] == [150]
 
 
 async def test_both_results_of_one_commit_make_a_test_flaky(ci: Ci) -> None:
@@ -134,6 +145,33 @@ async def test_another_job_of_the_commit_is_another_environment(ci: Ci) -> None:
     await ci.send(case("pays"), commit="c" * 40, origin={"job": "linux"})
 
     assert (await ci.get("flaky"))["items"] == []
+
+
+async def test_a_matrix_whose_entries_are_named_alike_makes_no_test_flaky(ci: Ci) -> None:
+    """GitHub gives every entry of a matrix the same job: a test that fails on one version in each of 30 runs is broken there."""
+
+    def entry(number: int, *, is_new: bool) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+        origin = {"provider": "github", "run_id": str(number), "job": "test", "attempt": 1}
+        tests = case("pays", "fail" if is_new else "pass"), case("adds", "fail" if number % 6 == 5 else "pass")
+        return tests, {"commit": f"{number:040x}", "origin": origin}
+
+    # Whichever entry is ready first.
+    await ci.send_all(*(entry(number, is_new=bool(order) == bool(number % 3)) for number in range(30) for order in (0, 1)))
+    again = {"provider": "github", "run_id": "29", "job": "test", "attempt": 2}
+    await ci.send(case("pays"), commit=f"{29:040x}", origin=again)
+
+    [flaky] = (await ci.get("flaky"))["items"]
+
+    assert flaky["name"] == "adds", "what fails in every entry is judged as before"
+    assert flaky["history"] == "PPPPPF" * 5
+
+
+async def test_an_attempt_that_passes_where_the_one_before_failed_is_evidence(ci: Ci) -> None:
+    origin = {"provider": "github", "run_id": "7", "job": "test"}
+    await ci.send(case("pays", "fail"), commit="c" * 40, origin=origin | {"attempt": 1})
+    await ci.send(case("pays"), commit="c" * 40, origin=origin | {"attempt": 2})
+
+    assert [one["name"] for one in (await ci.get("flaky"))["items"]] == ["pays"]
 
 
 async def test_both_results_of_one_run_make_a_test_flaky(ci: Ci) -> None:
@@ -227,6 +265,8 @@ async def test_lists_are_narrowed_and_go_on_by_cursor(ci: Ci) -> None:
 
     assert [run["id"] for run in (*first["items"], *rest["items"])] == ["run-000004", "run-000003", "run-000002", "run-000001"]
     assert {run["branch"] for run in (await ci.get("runs?branch=feature"))["items"]} == {"feature"}
+    assert [run["commit"] for run in (await ci.get(f"runs?commit={3:040x}"))["items"]] == [f"{3:040x}"]
+    assert (await ci.get("runs?commit=____"))["items"] == [], "a commit is looked for as it is written"
     assert [suite["name"] for suite in (await ci.get("suites"))["items"]] == ["unit", "e2e"]
     assert (await ci.get("failures?category=timeout"))["items"] == []
 
@@ -305,3 +345,21 @@ async def test_old_runs_expire_with_all_that_belongs_to_them(make_api: Callable[
         assert [run["suite"] for run in (await ci.get("runs"))["items"]] == ["unit"]
         assert [suite["name"] for suite in (await ci.get("suites"))["items"]] == ["unit"]
         assert [kind["suite"] for kind in (await ci.get("failures"))["items"]] == ["unit"]
+
+
+async def test_what_one_suite_forgets_stays_in_another(make_api: Callable[..., Any], database_url: str, clock: Any) -> None:
+    """Suites of a matrix have the same tests and the same failures: those that one has not seen for long are the other's of today."""
+    async with make_api(database_url, keep_days=3) as api:
+        ci = Ci(api)
+        missing = {"type": "ModuleNotFoundError", "message": "No module named 'shop'"}
+        pays, ships = case("pays", "error", failure=REFUSED), case("ships", "error", failure=missing)
+        await ci.send(pays, ships, suite="3.11")
+        await ci.send(pays, ships, suite="3.12")
+        clock.advance(timedelta(days=5).total_seconds())
+        await ci.send(pays, suite="3.11")
+        await ci.send(ships, suite="3.12")
+        await api.app.state.retention.keep_house()
+        told = [await ci.get(f"suites/{name}") for name in ("3.11", "3.12")]
+
+    assert [[kind["category"] for kind in one["failures"]] for one in told] == [["connection_refused"], ["import"]]
+    assert [[test["name"] for test in one["slowest"]] for one in told] == [["pays"], ["ships"]]

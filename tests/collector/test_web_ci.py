@@ -47,6 +47,18 @@ async def test_suites_failures_flaky_tests_and_runs_stand_on_one_page(api: Api) 
     assert 'href="/ci/runs/run-000001"' in page
 
 
+async def test_of_many_suites_the_worst_are_drawn_and_all_are_listed(api: Api) -> None:
+    """The page stays small however many suites there are."""
+    await Ci(api).send_all(*(((case("adds", "fail" if number == 55 else "pass"),), {"suite": f"s{number:02}"}) for number in range(60)))
+
+    page = await shown(api, "/ci")
+
+    assert page.count('<svg class="runs-chart"') == 50
+    assert all(f'href="/ci/suites/s{number:02}"' in page for number in range(60))
+    assert page.index('href="/ci/suites/s55"') < page.index('href="/ci/suites/s00"')
+    assert '<rect class="fill bad"' in page
+
+
 async def test_a_run_shows_why_it_failed_and_when_that_was_seen_before(api: Api) -> None:
     ci = Ci(api)
     await ci.send(case("pays", "error", failure=REFUSED))
@@ -73,7 +85,7 @@ async def test_a_suite_shows_its_days_and_slowest_tests(api: Api) -> None:
 async def test_what_tests_say_is_shown_as_text(api: Api) -> None:
     """A test's name and message come from a build, and builds are of whoever opens a pull request."""
     nasty = {"type": "<b>", "message": "<script>alert(1)</script>", "detail": "</pre><img src=x onerror=alert(1)>"}
-    await Ci(api).send(case("<i>name</i>", "fail", failure=nasty), branch="<u>")
+    await Ci(api).send(case("<i>name</i>", "fail", failure=nasty), branch="<u>", commit="<s>\"'&")
 
     for path in ("/ci", "/ci/suites/unit", "/ci/runs/run-000001"):
         page = await shown(api, path)
@@ -81,6 +93,7 @@ async def test_what_tests_say_is_shown_as_text(api: Api) -> None:
         assert "<script>alert" not in page
         assert "<img" not in page
         assert "<i>name" not in page
+        assert "<s>" not in page
 
 
 async def test_pages_that_are_not_there_say_so(api: Api) -> None:
