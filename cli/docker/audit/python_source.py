@@ -104,7 +104,7 @@ class _Source:
         given = next((one.value for one in node.keywords if one.arg == "params"), None)
         if isinstance(given, ast.Dict):
             address += "?" + "&".join(
-                f"{key.value}={str(value.value).lower()}"
+                f"{key.value!s}={str(value.value).lower()}"
                 for key, value in zip(given.keys, given.values, strict=True)
                 if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
             )
