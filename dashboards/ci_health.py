@@ -94,8 +94,8 @@ def longest(t: Thresholds) -> Panel:
         width=6,
         alerts=["CiRunSlow", "CiRunSlower"],
         description=(
-            f"Duration of the newest run of the slowest suite; {t.ci.max_duration_s / 60:g} minutes are allowed. Above: the slowest "
-            "tests are on the suite's page."
+            f"Duration of the newest run of the slowest suite; {t.ci.max_duration_s / 60:g} minutes should be enough. Above: the "
+            "slowest tests are on the suite's page."
         ),
     )
 
@@ -155,7 +155,9 @@ def pass_ratio(t: Thresholds) -> Panel:
         steps=((None, RED), (t.ci.min_pass_ratio, GREEN)),
         no_value=_NONE,
         alerts=["CiPassRateLow"],
-        description="Steps at each run. A step down that stays is a defect; one that comes and goes is a flaky test, or a machine.",
+        description=(
+            "Steps at each run; 100 % is good. A step down that stays is a defect; one that comes and goes is a flaky test, or a machine."
+        ),
     )
 
 
@@ -185,7 +187,7 @@ def failed() -> Panel:
         no_value=_NONE,
         alerts=["CiPassRateLow"],
         description=(
-            "Failed tests of all runs, of every branch. Work in progress fails, too; much more than usual, at all "
+            "Failed tests of all runs, of every branch. Work in progress fails, too, so some are normal; much more, at all "
             "suites alike, is a machine or a service that the tests need."
         ),
     )
@@ -199,7 +201,7 @@ def duration(t: Thresholds) -> Panel:
         steps=bad_from((t.ci.max_duration_s, RED)),
         no_value=_NONE,
         alerts=["CiRunSlow"],
-        description="Steps at each run. Near the dashed line: move the slowest tests to a suite of their own, or mend them.",
+        description="Steps at each run; below the line is good. Near it: move the slowest tests to a suite of their own, or mend them.",
     )
 
 
@@ -228,7 +230,7 @@ def memory(t: Thresholds) -> Panel:
         no_value="not measured",
         alerts=["CiMemoryHigh"],
         description=(
-            "What the test process held at its peak, where the pytest plugin measures it. Rising from run to run: something that tests "
-            "share grows; the run's page has leaked handles and threads, too."
+            "What the test process held at its peak, where the pytest plugin measures it; level is good. Rising from run to run: "
+            "something that tests share grows; the run's page has leaked handles and threads, too."
         ),
     )

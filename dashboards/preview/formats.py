@@ -30,7 +30,7 @@ PALETTE: Final = (
 )
 """Colours of series, in order."""
 
-_SUFFIX: Final = {"reqps": " req/s", "cps": " /s", "ops": " /s", "percent": " %", "percentunit": " %", "ms": " ms"}
+_SUFFIX: Final = {"reqps": " req/s", "cps": " /s", "ops": " /s", "percent": " %", "percentunit": " %", "ms": " ms", "d": " d"}
 
 
 class UnknownUnitError(ValueError):

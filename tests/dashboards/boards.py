@@ -26,6 +26,7 @@ UIDS = (
     "rollout",
     "containers",
     "monitor-health",
+    "ci-health",
 )
 WINDOW = Window(0.0, 1800.0, 15.0)
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from isolation_monitor.alerts import ci_alerts as ci
+from isolation_monitor.collector.ci_metrics import SuiteNumbers
 from isolation_monitor.collector.container_metrics import Shown
 from isolation_monitor.collector.metrics import CollectorMetrics
+from isolation_monitor.collector.probe_metrics import ProbeShown
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.metrics.registry import MetricRegistry
 
@@ -230,6 +233,14 @@ class LivingService:
             self.collector.gate_answered(answer)
 
         self._containers()
+        self._suites()
+        self.collector.probes.checked("login", ProbeShown(SERVICE, True, 0.1, 1.0, time.time(), 60.0, 200, time.time() + 30 * 86_400))
+
+    def _suites(self) -> None:
+        """A suite that has run, with a failure more from time to time."""
+        self._failed_tests += 1
+        now = {ci.PASS_RATIO: 0.99, ci.FLAKY_RATIO: 0.01, ci.DURATION: 300.0, ci.TREND: 1.1, ci.MEMORY: 5e8, ci.LAST_RUN: time.time() - 600}
+        self.collector.ci.show([SuiteNumbers("unit", {"pass": 99, "fail": self._failed_tests}, now)])
 
     def _containers(self) -> None:
         """Two containers: one fares as its faults have it, the other one works."""
@@ -252,6 +263,7 @@ class LivingService:
             containers.stop_needed_sigkill()
 
     _cpu_s = 0.0
+    _failed_tests = 0
 
     def violate(self, kind: str, grade: str) -> None:
         self.count(names.VIOLATIONS, 1, kind=kind, grade=grade, arm="none", synthetic="false")

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from isolation_monitor.alerts import ci_alerts
 from isolation_monitor.alerts.build import RUNBOOKS, alerts, rule_groups
 from isolation_monitor.alerts.model import Recording
 from isolation_monitor.alerts.thresholds import load
+from isolation_monitor.collector.ci_metrics import SuiteNumbers
 from isolation_monitor.collector.container_metrics import Shown
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.probe_metrics import ProbeShown
@@ -119,6 +121,15 @@ LIMITS: dict[str, tuple[float, ...]] = {
     "Removed by force": ZERO,
     "Command storms": ZERO,
     "Memory, of what each may use": (T.containers.max_memory_ratio,),
+    "Passed, worst suite": (T.ci.min_pass_ratio, 1),
+    "Flaky, worst suite": (0.001, T.ci.max_flaky_ratio),
+    "Longest run": (T.ci.max_duration_s,),
+    "Longest without a run": (T.ci.missing_after_s,),
+    "Passed tests": (T.ci.min_pass_ratio,),
+    "Flaky tests": (T.ci.max_flaky_ratio,),
+    "Duration": (T.ci.max_duration_s,),
+    "Duration, now by before": (T.ci.max_trend_ratio,),
+    "Peak memory": (T.ci.max_memory_bytes,),
 }
 
 
@@ -212,6 +223,7 @@ def exposed() -> dict[str, set[str]]:
     )
     shown = Shown("web", "running", "healthy", 1.0, 1, 2, 3.0)
     collector.containers.show("docker", [shown], orphans=0, expired=0, dangling_volumes=0)
+    collector.ci.show([SuiteNumbers("unit", {"pass": 1}, dict.fromkeys(ci_alerts.COLLECTOR_SERIES, 1.0))])
     collector.probes.checked("login", ProbeShown("chat", True, 0.1, 1.0, 1.0, 60.0, 200, 2.0))
     for family in text_string_to_metric_families(collector.render().decode()):
         for sample in family.samples:
