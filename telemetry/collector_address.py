@@ -5,6 +5,7 @@ Over `https://` the certificate and the name in it are always verified; no redir
 
 from __future__ import annotations
 
+import codecs
 import http.client
 import ssl
 from collections.abc import Mapping
@@ -15,6 +16,11 @@ from isolation_monitor.telemetry.certificates import tls_context
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.settings import Settings
+
+
+# Names of hosts are turned into bytes by a codec that is imported at its first use. On a thread of ours, a fork of the host's at
+# that moment would leave the import's lock held in the child, whose own connections would then wait for ever.
+codecs.lookup("idna")
 
 
 class CollectorAddress:

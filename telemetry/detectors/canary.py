@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
@@ -26,6 +26,18 @@ LIMIT: Final = 10_000
 MIN_LENGTH: Final = 12
 
 Matcher = Callable[[str], list[str]]
+
+
+def _native() -> Any:  # Any: a module that may not be there
+    try:
+        import ahocorasick_rs
+    except ImportError:
+        return None
+    return ahocorasick_rs
+
+
+NATIVE: Final = _native()
+"""Imported at once, not when it is needed: on a thread of ours, a fork at that moment would leave the import's lock held in the child."""
 
 
 class Canaries:
@@ -101,10 +113,8 @@ class Canaries:
 def matcher(values: Iterable[str]) -> Matcher:
     """Return what finds all the given values that stand in a text; with `ahocorasick_rs` where it is installed."""
     patterns = list(values)
-    try:
-        import ahocorasick_rs
-    except ImportError:
+    if NATIVE is None:
         expression = re.compile("|".join(re.escape(value) for value in sorted(patterns, key=len, reverse=True)))
         return expression.findall
-    automaton = ahocorasick_rs.AhoCorasick(patterns)
+    automaton = NATIVE.AhoCorasick(patterns)
     return lambda text: automaton.find_matches_as_strings(text)

@@ -21,6 +21,7 @@ Grades: `reachable`.
 from __future__ import annotations
 
 import re
+import time
 import weakref
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final
@@ -111,6 +112,8 @@ class ForeignContext:
         self._telling: dict[object, Place] = {}
         """By their keys, the places that have named somebody."""
         self._next_slice = 0
+        self._has_asked = False
+        """For the first look for places, at the first request."""
         self._scanned = 0.0
         kit.housekeeper.every_second(self._tick)
 
@@ -124,9 +127,9 @@ class ForeignContext:
                 self._reporter.skipped(names.FOREIGN_CONTEXT)
                 return
             self._slots.seen(principal)
-            if not self._scanned:
-                self._scanned = 1.0
-                self._housekeeper.after(0.0, self.places.scan)
+            if not self._has_asked:
+                self._has_asked = True
+                self._housekeeper.after(0.0, self._scan)
             found = False
             for place in self.places.shared:
                 found = self._look(place, place.read(), request, principal) or found
@@ -296,8 +299,11 @@ class ForeignContext:
                 self._holders.pop(variable, None)
         self.glances_left = GLANCES_A_SECOND
         if self._scanned and self._switch.is_on and (self.places.is_stale() or now - self._scanned > RESCAN_S):
-            self._scanned = now
-            self.places.scan()
+            self._scan()
+
+    def _scan(self) -> None:
+        self._scanned = time.monotonic()
+        self.places.scan()
 
     # --- proof ------------------------------------------------------------------------------------------------------
 

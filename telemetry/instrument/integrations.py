@@ -6,9 +6,12 @@ starts to serve, and once a second. An integration that fails is counted and lea
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
     from isolation_monitor.telemetry.instrument.patches import Patch
 
+LONGEST_WAIT_S: Final = 2.0
+"""A fork waits at most so long for a look that is under way; most take less than a millisecond, the first one up to a tenth of a second."""
 HOME: Final = "isolation_monitor.telemetry.instrument"
 INTEGRATIONS: Final[tuple[tuple[str, str], ...]] = (
     # (module of the library, our module), a line each
@@ -55,7 +60,7 @@ class Installed:
     serving: Callable[[], None] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Integrations:
     """The integrations of one monitor."""
 
@@ -65,6 +70,11 @@ class Integrations:
     is_open: bool = True
     """False once everything was taken off: the housekeeper, which may be on its way at that very moment, then hooks nothing."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        if hasattr(os, "register_at_fork"):
+            before, parent, child = (weakref.WeakMethod(one) for one in (self._before_fork, self._after_fork, self._after_fork_in_child))
+            os.register_at_fork(before=lambda: _call(before), after_in_parent=lambda: _call(parent), after_in_child=lambda: _call(child))
 
     def look(self) -> None:
         """Hook every library that is there by now and not hooked yet."""
@@ -91,6 +101,19 @@ class Integrations:
                 except Exception as error:
                     self.detection.ledger.internal_error("detector", error)
 
+    # A look imports, perhaps on a thread of ours: a fork meanwhile would leave the import's lock held in the child for ever.
+
+    def _before_fork(self) -> None:
+        self._lock.acquire(timeout=LONGEST_WAIT_S)
+
+    def _after_fork(self) -> None:
+        # Where the wait was in vain, the lock is another thread's.
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+
     @property
     def patches(self) -> list[Patch]:
         return [patch for one in self.installed.values() for patch in one.patches]
@@ -107,3 +130,12 @@ class Integrations:
                 for patch in one.patches:
                     patch.active = False
             self.installed.clear()
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _call(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    alive = method()
+    if alive is not None:
+        alive()

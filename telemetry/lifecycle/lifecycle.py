@@ -412,6 +412,7 @@ class Lifecycle:
         self._begin()
         if not self._is_starting:
             self._ahead.begins(phase)
+        self._telling.phase_begins(phase)
 
     def _phase_ended(self, phase: Phase) -> None:
         self._ahead.ended(phase)

@@ -48,6 +48,10 @@ class Telling:
         """Show how long the start-up has taken so far."""
         self._safely(lambda: self._ledger.registry.gauge(names.STARTUP_DURATION).set(course.startup_s))
 
+    def phase_begins(self, phase: Phase) -> None:
+        """Show that it does not hang: a series that is not there yet cannot be told from one that nobody measures."""
+        self._safely(lambda: self._ledger.registry.gauge(names.STARTUP_PHASE_HANGING, isolation_phase=phase.name).set(0.0))
+
     def phase_ended(self, phase: Phase) -> None:
         def tell() -> None:
             registry = self._ledger.registry

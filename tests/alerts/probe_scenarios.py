@@ -63,6 +63,8 @@ def _certificate() -> Scenario:
         **_of("soon", "certificate_expiry_timestamp_seconds", f"{13 * _DAY}x20 {90 * _DAY}x80"),
         **_of("later", "certificate_expiry_timestamp_seconds", f"{15 * _DAY}x100"),
         # The mark is passed in the third minute, and the last word of one that is over counts too.
+        # A second over it: the mark itself does not count yet.
+        **_of("second", "certificate_expiry_timestamp_seconds", f"{14 * _DAY + 119}x100"),
         **_of("passes", "certificate_expiry_timestamp_seconds", f"{14 * _DAY + 120}x100"),
     }
 
@@ -76,9 +78,9 @@ def _certificate() -> Scenario:
 
     moments = {
         0: [firing("soon", "13d 0h 0m 0s")],
-        120: [firing("soon", "12d 23h 58m 0s")],
-        180: [firing("soon", "12d 23h 57m 0s"), firing("passes", "13d 23h 59m 0s")],
-        360: [firing("passes", "13d 23h 56m 0s")],
+        120: [firing("soon", "12d 23h 58m 0s"), firing("second", "13d 23h 59m 59s")],
+        180: [firing("soon", "12d 23h 57m 0s"), firing("second", "13d 23h 58m 59s"), firing("passes", "13d 23h 59m 0s")],
+        360: [firing("second", "13d 23h 55m 59s"), firing("passes", "13d 23h 56m 0s")],
     }
     return Scenario("CertificateExpiresSoon", inputs, "CertificateExpiresSoon", moments, every_s=_STEP_S, step_s=_STEP_S)
 

@@ -38,6 +38,9 @@ STAGES = [
 ]
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
+MIGRATED = "migrated"
+"""A PostgreSQL database to copy: no test writes to it, so that a copy holds nothing of another test."""
+
 _numbers = itertools.count(1)
 
 
@@ -45,7 +48,8 @@ _numbers = itertools.count(1)
 def postgres() -> Iterator[Postgres]:
     """One cluster for the session, with a migrated database that tests empty and use in turn."""
     with running_postgres() as cluster:
-        asyncio.run(_with_partitions(cluster.create("shared")))
+        asyncio.run(_with_partitions(cluster.create(MIGRATED)))
+        cluster.create("shared", template=MIGRATED)
         yield cluster
 
 
@@ -96,7 +100,7 @@ def own_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
         return
     cluster: Postgres = request.getfixturevalue("postgres")
     name = f"test_{next(_numbers)}"
-    yield cluster.create(name, template="shared")
+    yield cluster.create(name, template=MIGRATED)
     cluster.drop(name)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.keys import Key, Scope, change_keys, new_key
+from tests.collector.conftest import MIGRATED
 from tests.real_parts.collector import Collector, collector
 from tests.real_parts.grafana import grafana
 from tests.real_parts.postgres import Postgres
@@ -42,7 +43,7 @@ def sent(running: Collector, token: str, ids: list[str]) -> dict[str, Any]:
 
 
 def test_two_collectors_are_one(tmp_path: Path, postgres: Postgres) -> None:
-    url = postgres.create("replicas", template="shared")
+    url = postgres.create("replicas", template=MIGRATED)
     keys = tmp_path / "keys.json"
     first, token = made(keys, "ingest")
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from isolation_monitor.alerts import alertmanager_config
+from tests.collector.conftest import MIGRATED
 from tests.real_parts.alertmanager import alertmanager
 from tests.real_parts.collector import Collector, collector
 from tests.real_parts.exporter import Exporter, exporters, scraped_twice
@@ -96,13 +97,12 @@ def test_the_gates_own_query_takes_it_back_while_neither_records_nor_alerts_arri
 
 def test_two_collectors_on_one_postgresql_never_both_act(tmp_path: Path, postgres: Postgres) -> None:
     """Both look five times a second and both hear of the harm at once; each rollout is taken back once, again and again."""
-    url = postgres.create("two_collectors", template="shared")
+    url = postgres.create("two_collectors", template=MIGRATED)
     try:
         with (
             collector(tmp_path / "one", database_url=url, settings=QUICK_ROUNDS) as one,
             collector(tmp_path / "two", database_url=url, settings=QUICK_ROUNDS) as two,
         ):
-            # The template may hold what other tests left there.
             begin(one, "both")
             for number in range(5):
                 with ThreadPoolExecutor(2) as pool:

@@ -284,7 +284,7 @@ async def test_no_route_tells_a_bound_key_of_another_service(with_keys: Running,
         filled = {
             "violation_id": "found", "record_id": "run", "incident_id": incident["id"], "principal": "a1b2c3d4e5f60718",
             "rollout": "canary-of-payments", "name": "canary-of-payments", "key": "canary-of-payments",
-            "decision_id": "none", "step": "hold",
+            "decision_id": "none", "step": "hold", "run_id": "none", "suite": "none",
         }  # fmt: skip
         asked = 0
         for path, operations in paths.items():
