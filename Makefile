@@ -31,10 +31,10 @@ demo-once: parts ## the same stack as a scripted story: six faults proven, paged
 	@exec $(BIN)/isomon demo once
 
 test: parts-optional ## the tests, real parts included (under 10 minutes)
-	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(PYTEST_ARGS)
 
 test-slow: parts-optional ## kill loops, simulations and the whole story (under 30 minutes)
-	@$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow -n $(WORKERS) $(PYTEST_ARGS)
 
 leaks: parts-optional ## the collection of real bugs and their fixed twins: a scoreboard, and build/leaks.json
 	@$(BIN)/python -m tests.leaks.scoreboard --json build/leaks.json $(LEAKS_ARGS)

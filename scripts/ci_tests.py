@@ -23,8 +23,6 @@ FLAKY_LIMIT: Final = 5
 SOME_FAILED: Final = 1
 CACHE: Final = Path(".pytest_cache/v/cache/lastfailed")
 LIST: Final = Path("build/ci/flaky.json")
-_GROUP: Final = re.compile(r"(?<=[\w\]])@\w+$")
-"""What pytest-xdist puts behind the name of a test that shares its worker with others."""
 _PASSED: Final = re.compile(r"(\d+) passed")
 _NOT_PASSED: Final = re.compile(r"\d+ (?:failed|errors?|skipped|xfailed|xpassed|deselected)\b")
 
@@ -32,11 +30,11 @@ _NOT_PASSED: Final = re.compile(r"\d+ (?:failed|errors?|skipped|xfailed|xpassed|
 def main() -> int:
     options = _options()
     CACHE.unlink(missing_ok=True)
-    parallel = ["-n", str(options.workers), "--dist", "loadgroup"] if options.workers else []
+    parallel = ["-n", str(options.workers)] if options.workers else []
     code = _pytest("-m", options.marks, *parallel, *options.pytest)
     if code != SOME_FAILED:
         return code
-    failed = sorted({_GROUP.sub("", name) for name in json.loads(CACHE.read_text(encoding="utf-8"))}) if CACHE.exists() else []
+    failed = sorted(json.loads(CACHE.read_text(encoding="utf-8"))) if CACHE.exists() else []
     if not failed or len(failed) > options.flaky_limit:
         print(f"\n{len(failed)} tests failed; up to {options.flaky_limit} are looked at a second time", file=sys.stderr)
         return SOME_FAILED

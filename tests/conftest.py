@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,13 @@ from isolation_monitor.telemetry.instrument import patches
 # A busy machine is slow for a second now and then, which says nothing of the code: durations belong to benchmarks.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:  # Any: of pytest-xdist, which needs not be there
+    from tests.together import scheduler
+
+    return scheduler(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,8 +10,6 @@ import pytest
 from tests.compose.compose import mounts, service
 from tests.real_parts.processes import binary, free_port, running
 
-pytestmark = pytest.mark.xdist_group("compose")
-
 
 def as_here(name: str, folder: Path, port: int) -> list[str]:
     """Return the service's flags with its mounts and volumes at their places on this machine, listening on a free port."""

@@ -48,7 +48,6 @@ def series(*values: float, **labels: str) -> Series:
     return Series(labels, tuple((1_000.0 + 10 * number, value) for number, value in enumerate(values)))
 
 
-@pytest.mark.xdist_group("dashboards")
 def test_a_picture_of_each_dashboard_holds_the_numbers_of_prometheus(watched: Prometheus, tmp_path: Path):
     # The rules of the dead man's switch run each 15 s, those of the score each second.
     all_there = 'isolation_score * on (service) event_delivery_rate and on () ALERTS{alertname="DeadMansSwitch"}'

@@ -19,8 +19,6 @@ from tests.dashboards.living_service import FAULTS, LivingService
 from tests.real_parts.processes import PATIENCE_S, eventually
 from tests.real_parts.prometheus import Prometheus
 
-pytestmark = pytest.mark.xdist_group("dashboards")
-
 Numbers = dict[str, list[tuple[str, float]]]
 OVERVIEW = "isolation-overview / "
 DELIVERY = "event-delivery / "

@@ -24,9 +24,8 @@ def first(name):
 def test_once(n):
     assert not first(f"once-{{n}}")
 
-@pytest.mark.xdist_group("stack")
-def test_in_a_group():
-    assert not first("group")
+def test_another():
+    assert not first("another")
 
 def test_good():
     pass
@@ -35,7 +34,7 @@ def test_good():
 
 def looked_at(folder: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(source)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: slow\n    xdist_group: together\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: slow\n")
     return subprocess.run([sys.executable, str(SCRIPT), *options], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -45,7 +44,7 @@ def test_what_fails_once_is_named_and_let_through(tmp_path: Path, workers: str) 
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FLAKY: 2 tests" in done.stdout
-    assert json.loads((tmp_path / "build/ci/flaky.json").read_text()) == ["test_it.py::test_in_a_group", "test_it.py::test_once[0]"]
+    assert json.loads((tmp_path / "build/ci/flaky.json").read_text()) == ["test_it.py::test_another", "test_it.py::test_once[0]"]
 
 
 def test_more_than_the_limit_is_no_chance(tmp_path: Path) -> None:

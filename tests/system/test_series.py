@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx2
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from isolation_monitor.alerts import build
@@ -13,8 +12,6 @@ from isolation_monitor.demo.stack import Stack
 from isolation_monitor.demo.users import Population
 
 from .conftest import eventually
-
-pytestmark = pytest.mark.xdist_group("stack")
 
 NOT_IN_THE_CHAT = {"isolation_instance_reset_duration_seconds", "isolation_gate_request"}
 """The chat makes a fresh agent for each request and resets none, and has no rollout here; tests/telemetry measures both."""

@@ -26,8 +26,6 @@ from isolation_monitor.demo.users import Population
 
 from .conftest import eventually, left_in, processes_with
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 
 def open_ports(urls: Urls) -> list[str]:
     return [url for url in (urls.chat, urls.collector, urls.prometheus, urls.alertmanager) if is_open(int(url.rpartition(":")[2]))]

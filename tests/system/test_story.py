@@ -16,7 +16,7 @@ from isolation_monitor.demo.errors import StepFailedError
 from isolation_monitor.demo.story import Story
 from isolation_monitor.telemetry import names
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 FAULTS = ["shared-agent", "wrong-socket", "inherited-context", "session-leak", "slow-factory", "lost-event"]
 

@@ -1,0 +1,31 @@
+"""Which tests share a worker: those of one file, and files that start the same heavy parts.
+
+What a file's tests share, such as a stack of servers, is started once, and tests that stand on what earlier ones of their file did
+find it. (pytest-xdist's own groups are marks that it writes into names of tests: pytest 9.2 keeps names elsewhere, and the marks
+had no effect any more.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
+
+TOGETHER = {
+    "tests/system/": "stack",
+    "tests/dashboards/test_preview.py": "dashboards",
+    "tests/dashboards/test_real_prometheus.py": "dashboards",
+}
+"""By the beginning of a file's path, the name of what they share."""
+
+
+class ByFile(LoadScopeScheduling):
+    """Deals out whole files, those with most tests first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((name for path, name in TOGETHER.items() if file.startswith(path)), file)
+
+
+def scheduler(config: Any, log: Any) -> ByFile:  # Any: pytest's and pytest-xdist's own
+    return ByFile(config, log)
