@@ -238,15 +238,15 @@ def _say(text: str) -> None:
 
 def _print(done: Import) -> None:
     console = stdout_console(highlight=False, unfolded=True)
-    table = Table("run", "branch", "commit", "suite", "tests", "failed", "came to", box=None, pad_edge=False)
+    table = Table("run", "branch", "commit", "from", "suite", "tests", "failed", "came to", box=None, pad_edge=False)
     for imported in done.runs:
         place = imported.run.place
         at = (place.run_id, place.branch or "–", place.commit[:10] or "–")
         rows: list[tuple[str, ...]] = []
         for sent in imported.reports:
             numbers = sent.numbers()
-            rows.append((sent.body["suite"], str(numbers["tests"]), str(numbers["failed"] + numbers["errors"]), sent.result))
-        rows += [("–", "–", "–", f"{one.source}: {one.text}") for one in imported.unsent]
+            rows.append((sent.source, sent.body["suite"], str(numbers["tests"]), str(numbers["failed"] + numbers["errors"]), sent.result))
+        rows += [(one.source, "–", "–", "–", one.text) for one in imported.unsent]
         for row in rows:
             table.add_row(*(Text("".join(sign if sign.isprintable() else "?" for sign in cell)) for cell in (*at, *row)))
     if table.row_count:
@@ -256,18 +256,17 @@ def _print(done: Import) -> None:
 
 def _summary(done: Import) -> str:
     totals = _totals(done)
-    said = [f"{totals['runs']} runs of {done.repository}"]
-    said += [f"{totals[name]} {word}" for name, word in _WORDS.items() if totals[name]]
-    return ": ".join((said[0], ", ".join(said[1:]))) if said[1:] else f"{said[0]}: nothing to import"
+    said = [f"{word}: {totals[name]}" for name, word in _WORDS.items() if totals[name]]
+    return f"Runs of {done.repository}: {totals['runs']}; {', '.join(said) or 'nothing to import'}."
 
 
 _WORDS: Final = {
     "stored": "reports stored",
     "known": "known already",
-    "not_sent": "reports not sent (--dry-run)",
+    "not_sent": "not sent (--dry-run)",
     "without_report": "runs without a JUnit report",
     "lost": "not there any more",
-    "unreadable": "that could not be read",
+    "unreadable": "unreadable",
 }
 
 

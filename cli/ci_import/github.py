@@ -121,7 +121,8 @@ class GitHub:
         """Yield one report for each artifact that fits and has JUnit files. Raises what `ForgeClient.get` does."""
         base = f"/repos/{self._name}/actions/runs/{run.place.run_id}"
         try:
-            artifacts = [one for one in self._client.pages(f"{base}/artifacts", {}, "artifacts") if fnmatchcase(_name(one), self._artifact)]
+            listed = self._client.pages(f"{base}/artifacts", {}, "artifacts")
+            artifacts = [one for one in listed if "id" in one and fnmatchcase(_name(one), self._artifact)]
         except NotThere:
             yield Lost("artifacts", "the run was deleted meanwhile")
             return
@@ -129,7 +130,7 @@ class GitHub:
         for one in sorted(artifacts, key=lambda each: (str(each.get("created_at") or ""), _name(each))):
             name = _name(one)
             if one.get("expired") is True:
-                yield Lost(name, f"the artifact has expired{_at(one.get('expires_at'))}")
+                yield Lost(name, f"the artifact expired{_on(one.get('expires_at'))}")
                 continue
             told_bytes = one.get("size_in_bytes")
             if isinstance(told_bytes, int) and told_bytes > MAX_ARCHIVE_BYTES:
@@ -145,7 +146,7 @@ class GitHub:
                     yield Trouble(name, f"has more than {MAX_ARCHIVE_BYTES} bytes: {_SMALLER}")
                     continue
                 except NotThere as error:
-                    yield Lost(name, "the artifact has expired or was deleted") if error.is_gone else Trouble(name, str(error))
+                    yield Lost(name, "the artifact expired or was deleted") if error.is_gone else Trouble(name, str(error))
                     continue
                 found = read_artifact(archive, name, inside)
             yield from (Trouble(name, text) for text in found.troubles)
@@ -186,12 +187,11 @@ def _placed(place: Place, artifact: str, made: datetime, jobs: list[Json]) -> Pl
         named = [key for key in keys if key.lower() in artifact.lower()]
         longest = max(map(len, named), default=0)
         keys = {key: keys[key] for key in named if len(key) == longest}
-    if len(keys) != 1:
-        # Not known: the artifact's own name tells environments apart, which is what a job is for here.
-        return replace(place, job=artifact)
-    key = next(iter(keys))
+    # Not known which: the artifact's own name tells environments apart, which is what a job is for here.
+    key = next(iter(keys)) if len(keys) == 1 else artifact
+    made_by = [one for one in running if _key(one) == key] or running
     # A job that passed is listed again with each later attempt: the first one made the artifact.
-    attempts = [attempt for one in running if _key(one) == key and isinstance(attempt := one.get("run_attempt"), int) and attempt > 0]
+    attempts = [attempt for one in made_by if isinstance(attempt := one.get("run_attempt"), int) and attempt > 0]
     return replace(place, job=key, attempt=min(attempts, default=place.attempt))
 
 
@@ -218,6 +218,6 @@ def _name(artifact: Json) -> str:
     return str(artifact.get("name") or artifact.get("id") or "")
 
 
-def _at(text: object) -> str:
+def _on(text: object) -> str:
     moment = moment_of(text)
-    return f" at {moment:%Y-%m-%d}" if moment is not None else ""
+    return f" on {moment:%Y-%m-%d}" if moment is not None else ""

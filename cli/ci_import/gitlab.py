@@ -194,7 +194,8 @@ def _report(suite: Json, cases: list[Json]) -> Report:
             SubElement(test, tag).text = "\n".join(text for name in ("system_output", "stack_trace") if (text := _text(case.get(name))))
     with tempfile.TemporaryDirectory(prefix="isomon-") as folder:
         path = Path(folder) / "junit.xml"
-        path.write_bytes(tostring(root, encoding="utf-8"))
+        # JSON may hold half of a pair of surrogates, which no encoding has.
+        path.write_bytes(tostring(root, encoding="unicode").encode("utf-8", "replace"))
         return read_reports([path], Path(folder))
 
 

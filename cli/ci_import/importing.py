@@ -191,8 +191,9 @@ class Importer:
     def _sent(self, source: str, body: Json, done: Import) -> SentReport:
         if self._collector is None:
             return SentReport(source, body, "not sent")
-        if any(one.get("id") != body["id"] and self._forge.is_same(one, body) for one in self._runs_of(body["commit"], done)):
-            return SentReport(source, body, "known")
+        for one in self._runs_of(body["commit"], done):
+            if one.get("id") == body["id"] or self._forge.is_same(one, body):
+                return SentReport(source, body, "known", str(one.get("url") or ""))
         story = send_report(body, self._collector)
         return SentReport(source, body, "stored" if story.get("stored") else "known", str(story["run"].get("url", "")))
 

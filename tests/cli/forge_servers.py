@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import ssl
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +53,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[str, dict[str, str]], Answer]) -> Iterator[Server]:
+def serving(answer: Callable[[str, dict[str, str]], Answer], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Run a server until the block ends; `answer` gets the path and the query."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,7 +74,9 @@ def serving(answer: Callable[[str, dict[str, str]], Answer]) -> Iterator[Server]
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        server = Server(f"http://127.0.0.1:{httpd.server_port}", answer)
+        if tls is not None:
+            httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
+        server = Server(f"http{'s' if tls is not None else ''}://127.0.0.1:{httpd.server_port}", answer)
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
