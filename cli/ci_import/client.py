@@ -80,8 +80,8 @@ class ForgeClient:
         self._host = urlsplit(api).netloc.rpartition("@")[2]
         self._named, self._say = named, say
         self._max_wait_s, self._pauses_s = max_wait_s, pauses_s
-        verify: ssl.SSLContext | bool = True if tls is None else tls
-        common: dict[str, Any] = {"timeout": _TIMEOUT_S, "verify": verify, "follow_redirects": False}  # Any: arguments of several types
+        # Any: arguments of several types.
+        common: dict[str, Any] = {"timeout": _TIMEOUT_S, "verify": tls or httpx2.create_ssl_context(), "follow_redirects": False}
         self._with_token = httpx2.Client(headers={"User-Agent": "isomon", **headers}, **common)
         self._without_token = httpx2.Client(headers={"User-Agent": "isomon", "Accept-Encoding": "identity"}, **common)
 
@@ -219,6 +219,8 @@ class ForgeClient:
     def _refusal(self, status: int, url: str, reason: str) -> Exception:
         # Not the query: of a storage's address it is the permission to read.
         said = f"{status}{f' ({reason})' if reason else ''} from {urlsplit(url).netloc.rpartition('@')[2]}{urlsplit(url).path}"
+        if not self._is_api(url) and 400 <= status < 500 and status != 408:
+            return NotThere(f"the storage that {self._named} redirects to does not give it: {said}", is_gone=status == 410)
         if status in (404, 410):
             return NotThere(f"{self._named} has no such thing, or this token may not see it: {said}", is_gone=status == 410)
         if status in (401, 403):

@@ -94,7 +94,7 @@ def github(
     workflow: Annotated[str, typer.Option(help="Only this workflow: its file's name, such as tests.yml, or its number.")] = "",
     since: Since = None,
     limit: Limit = 50,
-    artifact: Annotated[str, typer.Option(metavar="GLOB", help="Only artifacts of such a name.")] = "*",
+    artifact: Annotated[str, typer.Option(metavar="GLOB", help="Only artifacts of such a name.")] = hub.EVERY,
     suite: Suite = None,
     url: Annotated[str, typer.Option(envvar="GITHUB_SERVER_URL", help="Address of GitHub, or of a GitHub Enterprise.")] = hub.DEFAULT_URL,
     token_file: ForgeTokenFile = None,
@@ -265,7 +265,7 @@ _WORDS: Final = {
     "known": "known already",
     "not_sent": "not sent (--dry-run)",
     "without_report": "runs without a JUnit report",
-    "lost": "not there any more",
+    "left_out": "left out (expired or too large)",
     "unreadable": "unreadable",
 }
 
@@ -278,7 +278,7 @@ def _totals(done: Import) -> dict[str, int]:
         "known": results.count("known"),
         "not_sent": results.count("not sent"),
         "without_report": sum(run.is_empty for run in done.runs),
-        "lost": sum(len(run.lost) for run in done.runs),
+        "left_out": sum(len(run.left_out) for run in done.runs),
         "unreadable": sum(len(run.troubles) for run in done.runs),
     }
 
@@ -312,6 +312,6 @@ def _run_json(imported: ImportedRun) -> Json:
              **sent.numbers(), "result": sent.result, "url": sent.url}
             for sent in imported.reports
         ],
-        "lost": [{"source": one.source, "text": one.text} for one in imported.lost],
+        "left_out": [{"source": one.source, "text": one.text} for one in imported.left_out],
         "unreadable": [{"source": one.source, "text": one.text} for one in imported.troubles],
     }  # fmt: skip

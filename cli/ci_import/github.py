@@ -18,12 +18,13 @@ from urllib.parse import quote, urlsplit
 from isolation_monitor.cli.ci_environment import Place
 from isolation_monitor.cli.ci_import.archive import MAX_ARCHIVE_BYTES, read_artifact
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere, TooLarge
-from isolation_monitor.cli.ci_import.importing import FinishedRun, FoundReport, Lost, Trouble, Wanted, moment_of
+from isolation_monitor.cli.ci_import.importing import FinishedRun, FoundReport, LeftOut, Trouble, Wanted, moment_of
 from isolation_monitor.cli.collector_client import UsageError
 
 Json = dict[str, Any]  # Any: JSON
 
 DEFAULT_URL: Final = "https://github.com"
+EVERY: Final = "*"
 _SEARCHED: Final = 1000
 """GitHub lists no more than this of a search."""
 _RAN_NOTHING: Final = frozenset({"skipped", "action_required", "stale", "startup_failure"})
@@ -52,7 +53,7 @@ def headers_of(token: str) -> dict[str, str]:
 class GitHub:
     """One repository of a GitHub. `artifact` is a glob; only artifacts of such a name are fetched."""
 
-    def __init__(self, client: ForgeClient, repository: str, artifact: str = "*") -> None:
+    def __init__(self, client: ForgeClient, repository: str, artifact: str = EVERY) -> None:
         """Raises UsageError when `repository` is no OWNER/NAME."""
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
             raise UsageError(f"{repository!r} is no repository of GitHub's: write OWNER/NAME")
@@ -117,24 +118,26 @@ class GitHub:
         )  # fmt: skip
         return FinishedRun(place, str(one.get("name") or ""), str(one.get("run_started_at") or one.get("created_at") or ""), event)
 
-    def reports(self, run: FinishedRun) -> Iterator[FoundReport | Lost | Trouble]:
+    def reports(self, run: FinishedRun) -> Iterator[FoundReport | LeftOut | Trouble]:
         """Yield one report for each artifact that fits and has JUnit files. Raises what `ForgeClient.get` does."""
         base = f"/repos/{self._name}/actions/runs/{run.place.run_id}"
         try:
             listed = self._client.pages(f"{base}/artifacts", {}, "artifacts")
             artifacts = [one for one in listed if "id" in one and fnmatchcase(_name(one), self._artifact)]
         except NotThere:
-            yield Lost("artifacts", "the run was deleted meanwhile")
+            yield LeftOut("artifacts", "the run was deleted meanwhile")
             return
         jobs: list[Json] | None = None
         for one in sorted(artifacts, key=lambda each: (str(each.get("created_at") or ""), _name(each))):
             name = _name(one)
             if one.get("expired") is True:
-                yield Lost(name, f"the artifact expired{_on(one.get('expires_at'))}")
+                yield LeftOut(name, f"the artifact expired{_on(one.get('expires_at'))}")
                 continue
             told_bytes = one.get("size_in_bytes")
             if isinstance(told_bytes, int) and told_bytes > MAX_ARCHIVE_BYTES:
-                yield Trouble(name, f"has {told_bytes} bytes, at most {MAX_ARCHIVE_BYTES} are fetched: {_SMALLER}")
+                text = f"has {told_bytes} bytes, at most {MAX_ARCHIVE_BYTES} are fetched: {_SMALLER}"
+                # Of all artifacts some are large for good reasons; one that was asked for is missed.
+                yield LeftOut(name, text) if self._artifact == EVERY else Trouble(name, text)
                 continue
             with tempfile.TemporaryDirectory(prefix="isomon-") as folder:
                 archive, inside = Path(folder) / "artifact", Path(folder) / "files"
@@ -146,7 +149,7 @@ class GitHub:
                     yield Trouble(name, f"has more than {MAX_ARCHIVE_BYTES} bytes: {_SMALLER}")
                     continue
                 except NotThere as error:
-                    yield Lost(name, "the artifact expired or was deleted") if error.is_gone else Trouble(name, str(error))
+                    yield LeftOut(name, "the artifact expired or was deleted") if error.is_gone else Trouble(name, str(error))
                     continue
                 found = read_artifact(archive, name, inside)
             yield from (Trouble(name, text) for text in found.troubles)

@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from isolation_monitor.cli.ci_environment import Place
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere
-from isolation_monitor.cli.ci_import.importing import FinishedRun, FoundReport, Lost, Trouble, Wanted, moment_of
+from isolation_monitor.cli.ci_import.importing import FinishedRun, FoundReport, LeftOut, Trouble, Wanted, moment_of
 from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.junit import JUnitError, Report, read_reports
 
@@ -113,13 +113,13 @@ class GitLab:
             self._branches[request] = str(told.get("source_branch") or "") if isinstance(told, dict) else ""
         return self._branches[request]
 
-    def reports(self, run: FinishedRun) -> Iterator[FoundReport | Lost | Trouble]:
+    def reports(self, run: FinishedRun) -> Iterator[FoundReport | LeftOut | Trouble]:
         """Yield one report for each job that left one. Raises what `ForgeClient.get` does."""
         base = f"{self._base}/pipelines/{run.place.run_id}"
         try:
             told = self._client.get(f"{base}/test_report")
         except NotThere:
-            yield Lost("test report", "the pipeline was deleted, or its test report is hidden from this token")
+            yield LeftOut("test report", "the pipeline was deleted, or its test report is hidden from this token")
             return
         suites = told.get("test_suites") if isinstance(told, dict) else None
         jobs: list[Json] | None = None

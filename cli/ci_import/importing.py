@@ -52,8 +52,8 @@ class FoundReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """What is not there any more: the forge keeps it for a while only."""
+class LeftOut:
+    """What is not there any more, as a forge keeps it for a while only, or was not asked for by name and is too large."""
 
     source: str
     text: str
@@ -80,7 +80,7 @@ class Forge(Protocol):
     def runs(self, wanted: Wanted) -> list[FinishedRun]:
         """Return finished runs, the newest first."""
 
-    def reports(self, run: FinishedRun) -> Iterator[FoundReport | Lost | Trouble]:
+    def reports(self, run: FinishedRun) -> Iterator[FoundReport | LeftOut | Trouble]:
         """Yield what a run left."""
 
     def is_same(self, stored: Json, body: Json) -> bool:
@@ -107,12 +107,12 @@ class ImportedRun:
 
     run: FinishedRun
     reports: list[SentReport] = field(default_factory=list)
-    lost: list[Lost] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
-    def unsent(self) -> list[Lost | Trouble]:
-        return [*self.lost, *self.troubles]
+    def unsent(self) -> list[LeftOut | Trouble]:
+        return [*self.left_out, *self.troubles]
 
     @property
     def is_empty(self) -> bool:
@@ -168,8 +168,8 @@ class Importer:
 
     def _import(self, imported: ImportedRun, done: Import) -> None:
         for found in self._forge.reports(imported.run):
-            if isinstance(found, Lost):
-                imported.lost.append(found)
+            if isinstance(found, LeftOut):
+                imported.left_out.append(found)
             elif isinstance(found, Trouble):
                 imported.troubles.append(found)
             else:

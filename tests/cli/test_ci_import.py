@@ -108,7 +108,7 @@ def test_runs_of_github_are_stored_once_and_as_the_job_itself_would_have_reporte
 
     assert (done.exit_code, again.exit_code) == (0, 0), done.stderr
     assert results(told) == ["stored", "known"]
-    assert told["totals"] == {"runs": 3, "stored": 1, "known": 1, "not_sent": 0, "without_report": 1, "lost": 0, "unreadable": 0}
+    assert told["totals"] == {"runs": 3, "stored": 1, "known": 1, "not_sent": 0, "without_report": 1, "left_out": 0, "unreadable": 0}
     assert results(told_again) == ["known", "known"]
     assert told["runs"][1]["reports"][0]["id"] == reported["run"]["id"]
     [first] = listed(running, "--commit", f"{11:040x}")
@@ -161,6 +161,8 @@ def test_what_is_broken_or_expired_is_told_and_stops_nothing(running: Collector,
     bad = {"bad.xml": "no XML", "dtd.xml": '<!DOCTYPE x [<!ENTITY a "b">]><x/>'}
     hub.add_artifact(21, "d-mixed", zipped({"good.xml": junit("test_adds")} | bad))
     hub.add_artifact(21, "e-good", zipped({"junit.xml": junit("test_pays")}))
+    hub.add_artifact(21, "f-denied", b"")
+    hub.storage.in_the_way["/blobs/1005.zip"] = [Answer(403, b"<Error><Code>AuthenticationFailed</Code></Error>")]
 
     done, told = import_github(hub, running, "--suite", "broken {artifact}")
 
@@ -169,10 +171,11 @@ def test_what_is_broken_or_expired_is_told_and_stops_nothing(running: Collector,
     assert [(one["suite"], one["tests"], one["result"]) for one in run["reports"]] == [
         ("broken d-mixed", 1, "stored"), ("broken e-good", 1, "stored"),
     ]  # fmt: skip
-    assert [one["source"] for one in run["lost"]] == ["b-expired", "c-gone"]
-    cut, *mixed = run["unreadable"]
+    assert [one["source"] for one in run["left_out"]] == ["b-expired", "c-gone"]
+    cut, *mixed, denied = run["unreadable"]
     assert sorted((one["source"], one["text"].partition(":")[0]) for one in mixed) == [("d-mixed", "bad.xml"), ("d-mixed", "dtd.xml")]
     assert "no zip file" in cut["text"]
+    assert "403 from 127.0.0.1" in denied["text"]
     assert tempfile.gettempdir() not in json.dumps(told)
     assert "b-expired: the artifact expired on 2020-01-30" in done.stderr
 

@@ -16,7 +16,7 @@ from isolation_monitor.cli.ci_import import github as hub_side
 from isolation_monitor.cli.ci_import import gitlab as lab_side
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere, TooLarge
 from isolation_monitor.cli.ci_import.command import since_of
-from isolation_monitor.cli.ci_import.importing import FoundReport, Wanted
+from isolation_monitor.cli.ci_import.importing import FoundReport, LeftOut, Trouble, Wanted
 from isolation_monitor.cli.collector_client import NoAnswer, UsageError
 from isolation_monitor.telemetry.certificates import tls_context
 from tests.cli.forge_servers import BEGAN, Answer, FakeGitHub, FakeGitLab, Server, at, github, gitlab, junit, said, serving, suite, zipped
@@ -24,6 +24,8 @@ from tests.real_parts.certificates import Authority
 
 TOKEN = "token-of-the-forge"
 ALL = Wanted(limit=10_000)
+NO_AUTHORITY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For servers without TLS: to load the authorities that the system trusts takes a while, and is done once where it matters."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client(
-    server: Server, api: str = "", *, told: list[str] | None = None, max_wait_s: float = 5.0, tls: ssl.SSLContext | None = None
+    server: Server, api: str = "", *, told: list[str] | None = None, max_wait_s: float = 5.0, tls: ssl.SSLContext | None = NO_AUTHORITY
 ) -> ForgeClient:
     say = told.append if told is not None else lambda _text: None
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -143,11 +145,14 @@ def test_only_artifacts_that_are_asked_for_are_fetched(hub: FakeGitHub) -> None:
     forge = asking(hub, "junit-*")
 
     found = list(forge.reports(forge.runs(ALL)[0]))
-    [large] = asking(hub, "image").reports(forge.runs(ALL)[0])
+    [large] = asking(hub, "ima*").reports(forge.runs(ALL)[0])
+    others = list(asking(hub).reports(forge.runs(ALL)[0]))
 
     assert [isinstance(one, FoundReport) for one in found] == [True, True], "also a file without a zip file around it"
-    assert len(hub.storage.seen) == 2
-    assert "10000000000 bytes" in getattr(large, "text", "")
+    assert len(hub.storage.seen) == 2 + 2
+    assert isinstance(large, Trouble)
+    assert "10000000000 bytes" in large.text
+    assert [type(one) for one in others] == [LeftOut, FoundReport, FoundReport], "nobody asked for the large one"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +251,7 @@ def test_certificates_are_verified_and_no_redirect_leaves_tls(tmp_path: Path) ->
     context.load_cert_chain(*authority.certificate("forge"))
     with serving(lambda _path, _query: said({"is": "fine"}), context) as server:
         server.in_the_way["/away"] = [Answer(302, headers={"Location": "http://127.0.0.1:9/x"})]
-        with client(server) as asked, pytest.raises(NoAnswer, match="certificate is not trusted"):
+        with client(server, tls=None) as asked, pytest.raises(NoAnswer, match="certificate is not trusted"):
             asked.get("/x")
         assert server.seen == []
         with client(server, tls=tls_context(str(authority.file), None)) as asked:
