@@ -62,6 +62,7 @@ class ForgeClient:
         headers: sent to the API only, the token among them.
         named: the forge's name for people.
         say: told what is waited for.
+        hint: said beside a refusal: what a better token would be.
         max_wait_s: the longest wait for a rate limit.
     """
 
@@ -72,13 +73,14 @@ class ForgeClient:
         named: str,
         say: Callable[[str], None],
         *,
+        hint: str = "",
         tls: ssl.SSLContext | None = None,
         max_wait_s: float = 120.0,
         pauses_s: tuple[float, ...] = _PAUSES_S,
     ) -> None:
         self._api = api.rstrip("/")
         self._host = urlsplit(api).netloc.rpartition("@")[2]
-        self._named, self._say = named, say
+        self._named, self._say, self._hint = named, say, hint
         self._max_wait_s, self._pauses_s = max_wait_s, pauses_s
         # Any: arguments of several types.
         common: dict[str, Any] = {"timeout": _TIMEOUT_S, "verify": tls or httpx2.create_ssl_context(), "follow_redirects": False}
@@ -221,10 +223,11 @@ class ForgeClient:
         said = f"{status}{f' ({reason})' if reason else ''} from {urlsplit(url).netloc.rpartition('@')[2]}{urlsplit(url).path}"
         if not self._is_api(url) and 400 <= status < 500 and status != 408:
             return NotThere(f"the storage that {self._named} redirects to does not give it: {said}", is_gone=status == 410)
+        hint = f"; {self._hint}" if self._hint else ""
         if status in (404, 410):
-            return NotThere(f"{self._named} has no such thing, or this token may not see it: {said}", is_gone=status == 410)
+            return NotThere(f"{self._named} has no such thing, or this token may not see it: {said}{hint}", is_gone=status == 410)
         if status in (401, 403):
-            return UsageError(f"{self._named} refuses the token: {said}")
+            return UsageError(f"{self._named} refuses the token: {said}{hint}")
         if status == 408 or status >= 500:
             return _Trouble(f"answers {said}")
         return UsageError(f"{self._named} refuses the request: {said}")

@@ -111,9 +111,9 @@ def github(
         token = _token(token_file, "GITHUB_TOKEN")
         if not token:
             raise UsageError("no token: pass --token-file, or set GITHUB_TOKEN; GitHub gives artifacts to nobody without one")
-        return hub.GitHub(
-            _client(stack, hub.api_of(_address(url)), hub.headers_of(token), "GitHub", ca_file, max_wait), repository, artifact
-        )
+        hint = "the token must be allowed to read actions of this repository"
+        client = _client(stack, hub.api_of(_address(url)), hub.headers_of(token), "GitHub", hint, ca_file, max_wait)
+        return hub.GitHub(client, repository, artifact)
 
     _run("github", forge, branch, workflow, since, limit, suite, dry_run, collector, collector_token_file, as_json)
 
@@ -138,11 +138,13 @@ def gitlab(
     """Import pipelines of GitLab: their test reports. The token needs the scope `read_api` (GITLAB_TOKEN, else CI_JOB_TOKEN)."""
 
     def forge(stack: ExitStack) -> Forge:
-        token, is_job_token = _token(token_file, "GITLAB_TOKEN"), False
+        token, hint, is_job_token = _token(token_file, "GITLAB_TOKEN"), "the token needs the scope read_api", False
         if not token:
-            token, is_job_token = os.environ.get("CI_JOB_TOKEN", "").strip(), True
+            token = os.environ.get("CI_JOB_TOKEN", "").strip()
+            is_job_token = bool(token)
+            hint = f"{'CI_JOB_TOKEN opens little' if token else 'no token was given'}: set GITLAB_TOKEN to one with the scope read_api"
         headers = lab.headers_of(token, is_job_token=is_job_token)
-        return lab.GitLab(_client(stack, lab.api_of(_address(url)), headers, "GitLab", ca_file, max_wait), project)
+        return lab.GitLab(_client(stack, lab.api_of(_address(url)), headers, "GitLab", hint, ca_file, max_wait), project)
 
     _run("gitlab", forge, branch, workflow, since, limit, suite, dry_run, collector, collector_token_file, as_json)
 
@@ -210,14 +212,14 @@ def since_of(text: str | None, now: datetime) -> datetime | None:
         raise UsageError(f"--since {text!r} is neither a duration nor a date: write 7d, 12h, or 2026-11-01") from None
 
 
-def _client(stack: ExitStack, api: str, headers: dict[str, str], named: str, ca_file: Path | None, max_wait: str) -> ForgeClient:
+def _client(stack: ExitStack, api: str, headers: dict[str, str], named: str, hint: str, ca_file: Path | None, max_wait: str) -> ForgeClient:
     try:
         tls = tls_context(str(ca_file), None) if ca_file is not None else None
     except OSError as error:
         raise UsageError(
             f"--ca-file {ca_file}: cannot be used ({error.strerror or error}): name a file with certificates, in PEM"
         ) from None
-    return stack.enter_context(ForgeClient(api, headers, named, _say, tls=tls, max_wait_s=seconds(max_wait)))
+    return stack.enter_context(ForgeClient(api, headers, named, _say, hint=hint, tls=tls, max_wait_s=seconds(max_wait)))
 
 
 def _token(token_file: Path | None, variable: str) -> str:

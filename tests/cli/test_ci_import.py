@@ -262,6 +262,22 @@ def test_a_job_of_gitlab_that_reported_itself_is_known(running: Collector, both:
 
 
 @pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, "no token was given: set GITLAB_TOKEN"),
+        ({"CI_JOB_TOKEN": "j"}, "CI_JOB_TOKEN opens little"),
+        ({"GITLAB_TOKEN": "g"}, "read_api"),
+    ],
+)
+def test_a_token_that_opens_nothing_is_answered_with_one_that_would(environment: dict[str, str], says: str, lab: FakeGitLab) -> None:
+    done = isomon("import", "gitlab", "group/other", "--url", f"{lab.api.url}/gitlab", "--dry-run", **environment)
+
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert lab.api.seen[0][1].get("job-token") == environment.get("CI_JOB_TOKEN")
+
+
+@pytest.mark.parametrize(
     ("arguments", "environment", "says"),
     [
         (("github", "example/shop"), {"ISOMON_TOKEN": "t"}, "set GITHUB_TOKEN"),
