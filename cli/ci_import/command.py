@@ -246,8 +246,8 @@ def _print(done: Import) -> None:
         at = (place.run_id, place.branch or "–", place.commit[:10] or "–")
         rows: list[tuple[str, ...]] = []
         for sent in imported.reports:
-            numbers = sent.numbers()
-            rows.append((sent.source, sent.body["suite"], str(numbers["tests"]), str(numbers["failed"] + numbers["errors"]), sent.result))
+            numbers = sent.numbers
+            rows.append((sent.source, sent.told["suite"], str(numbers["tests"]), str(numbers["failed"] + numbers["errors"]), sent.result))
         rows += [(one.source, "–", "–", "–", one.text) for one in imported.unsent]
         for row in rows:
             table.add_row(*(Text("".join(sign if sign.isprintable() else "?" for sign in cell)) for cell in (*at, *row)))
@@ -309,9 +309,9 @@ def _run_json(imported: ImportedRun) -> Json:
         "url": run.place.url,
         "began_at": run.began_at,
         "reports": [
-            {"source": sent.source, "id": sent.body["id"], "suite": sent.body["suite"], "job": sent.body["origin"]["job"],
-             "attempt": sent.body["origin"]["attempt"], "started_at": sent.body["started_at"], "duration_s": sent.body["duration_s"],
-             **sent.numbers(), "result": sent.result, "url": sent.url}
+            {"source": sent.source, "id": sent.told["id"], "suite": sent.told["suite"], "job": sent.told["origin"]["job"],
+             "attempt": sent.told["origin"]["attempt"], "started_at": sent.told["started_at"], "duration_s": sent.told["duration_s"],
+             **sent.numbers, "result": sent.result, "url": sent.url}
             for sent in imported.reports
         ],
         "left_out": [{"source": one.source, "text": one.text} for one in imported.left_out],

@@ -87,18 +87,22 @@ class Forge(Protocol):
         """Say whether a run of the collector's is this report, sent by the job itself."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SentReport:
-    """What became of one report."""
+    """What became of one report. `told` is the report without its tests, which are many; `numbers` counts those by result."""
 
     source: str
-    body: Json
+    told: Json
+    numbers: dict[str, int]
     result: Result
     url: str = ""
 
-    def numbers(self) -> dict[str, int]:
-        results = [test["result"] for test in self.body["tests"]]
-        return dict(zip(_NUMBERS, (len(results), *(results.count(one) for one in ("pass", "fail", "error", "skip"))), strict=True))
+    @classmethod
+    def of(cls, source: str, body: Json, result: Result, url: str = "") -> SentReport:
+        results = [test["result"] for test in body["tests"]]
+        counted = (len(results), *(results.count(one) for one in ("pass", "fail", "error", "skip")))
+        told = {name: value for name, value in body.items() if name != "tests"}
+        return cls(source, told, dict(zip(_NUMBERS, counted, strict=True)), result, url)
 
 
 @dataclass(slots=True)
@@ -151,8 +155,8 @@ class Importer:
             UsageError: a token, a name or an option is wrong.
             NoAnswer: the forge did not even list its runs.
         """
-        done = Import(self._forge.repository, self._collector is None)
         runs = self._forge.runs(wanted)
+        done = Import(self._forge.repository, self._collector is None)
         # The oldest first: flaky tests and trends are judged in the order in which runs came to be.
         for number, run in enumerate(reversed(runs), start=1):
             imported = ImportedRun(run)
@@ -190,12 +194,12 @@ class Importer:
 
     def _sent(self, source: str, body: Json, done: Import) -> SentReport:
         if self._collector is None:
-            return SentReport(source, body, "not sent")
+            return SentReport.of(source, body, "not sent")
         for one in self._runs_of(body["commit"], done):
             if one.get("id") == body["id"] or self._forge.is_same(one, body):
-                return SentReport(source, body, "known", str(one.get("url") or ""))
+                return SentReport.of(source, body, "known", str(one.get("url") or ""))
         story = send_report(body, self._collector)
-        return SentReport(source, body, "stored" if story.get("stored") else "known", str(story["run"].get("url", "")))
+        return SentReport.of(source, body, "stored" if story.get("stored") else "known", str(story["run"].get("url", "")))
 
     def _runs_of(self, commit: str, done: Import) -> list[Json]:
         """Return what the collector has of a commit; nothing where the token may not read."""
@@ -230,6 +234,6 @@ def _named(run: FinishedRun) -> str:
 
 
 def _became(imported: ImportedRun) -> str:
-    said = [f"{one.source}: {one.body['suite']}, {one.numbers()['tests']} tests, {one.result}" for one in imported.reports]
+    said = [f"{one.source}: {one.told['suite']}, {one.numbers['tests']} tests, {one.result}" for one in imported.reports]
     said += [f"{one.source}: {one.text}" for one in imported.unsent]
     return "; ".join(said) or "no JUnit report"
