@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from isolation_monitor.cli.ci_environment import Place, find_place
+from isolation_monitor.cli.ci_import.command import app as import_app
 from isolation_monitor.cli.ci_report import body_of, story_without_collector, suite_of
+from isolation_monitor.cli.ci_sending import TIMEOUT_S, send_report
 from isolation_monitor.cli.ci_summary import headline, markdown, print_story, seconds
 from isolation_monitor.cli.collector_client import (
     DEFAULT_URL,
@@ -26,7 +28,6 @@ from isolation_monitor.cli.collector_client import (
     CollectorClient,
     NoAnswer,
     NotACollector,
-    TooLargeToTake,
     UsageError,
     read_token,
 )
@@ -40,9 +41,6 @@ EXIT_UNSENT: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_FAILED: Final = 3
 FAIL_ON: Final = ("never", "failures", "new-failures")
-
-_TIMEOUT_S: Final = 60.0
-_PAUSES_S: Final = (1.0, 4.0)
 
 REPORT_EPILOG = """Exit codes: 0 reported, 1 the collector could not be reached (the summary is printed all the same), 2 usage: a file, an
 option or the token; 3 what --fail-on names is there.
@@ -60,6 +58,7 @@ Examples:
 LIST_EPILOG = "Exit codes: 0 the collector answered, 1 it cannot be reached, 2 usage."
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(import_app, name="import")
 
 Url = Annotated[str, typer.Option("--url", "--collector", envvar=URL_ENV, help="Address of the collector.")]
 Token = Annotated[str | None, typer.Option(help="A token; seen by others in the list of processes.")]
@@ -104,7 +103,8 @@ def report(
         story = story_without_collector(body)
         if not offline:
             try:
-                story = _sent(body, collector, token or read_token(token_file))
+                with CollectorClient(collector, token or read_token(token_file), TIMEOUT_S) as client:
+                    story = send_report(body, client)
             except NoAnswer as error:
                 unsent = f"{error}; nothing was stored, and what is said here knows no history"
         _write_summaries(story, markdown_file, github_summary=github_summary)
@@ -122,28 +122,6 @@ def report(
         raise typer.Exit(EXIT_UNSENT)
     if _fails(story, fail_on):
         raise typer.Exit(EXIT_FAILED)
-
-
-def _sent(body: Json, collector: str, token: str) -> Json:
-    """Send the report until it is answered, a few times at most: by its id it is kept once."""
-    with CollectorClient(collector, token, _TIMEOUT_S) as client:
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                answer = client.request("POST", "/v1/ci/runs", body, is_large=True)
-            except NoAnswer:
-                if pause_s is None:
-                    raise
-                time.sleep(pause_s)
-            except TooLargeToTake as error:
-                raise UsageError(
-                    f"{len(body['tests'])} tests are too much for this collector ({error}): raise COLLECTOR_MAX_INFLATED_BYTES and "
-                    "COLLECTOR_MAX_BODY_BYTES there, or report the files in parts, each part as a --suite of its own"
-                ) from None
-            else:
-                break
-    if answer.get("schema") != "ci-run-story/1":
-        raise NotACollector
-    return answer
 
 
 def _write_summaries(story: Json, file: Path | None, *, github_summary: bool) -> None:

@@ -61,8 +61,8 @@ def ago(text: str | None) -> str | None:
     return None if text is None else (datetime.now(UTC) - timedelta(seconds=seconds(text))).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def read_token(token_file: Path | None) -> str:
-    """Return the token of `token_file`, or of $ISOMON_TOKEN. A file may hold several; the first is used.
+def read_token(token_file: Path | None, option: str = "--token-file") -> str:
+    """Return the token of `token_file`, which `option` names, or of $ISOMON_TOKEN. A file may hold several; the first is used.
 
     Raises:
         UsageError: there is no token, or the file cannot be read.
@@ -70,14 +70,14 @@ def read_token(token_file: Path | None) -> str:
     if token_file is None:
         text = os.environ.get(TOKEN_ENV, "")
         if not text.strip():
-            raise UsageError(f"no token: pass --token-file, or set {TOKEN_FILE_ENV} or {TOKEN_ENV}")
+            raise UsageError(f"no token: pass {option}, or set {TOKEN_FILE_ENV} or {TOKEN_ENV}")
     else:
         try:
             text = token_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--token-file {token_file}: cannot be read ({type(error).__name__})") from None
+            raise UsageError(f"{option} {token_file}: cannot be read ({type(error).__name__})") from None
         if not text.strip():
-            raise UsageError(f"--token-file {token_file}: is empty")
+            raise UsageError(f"{option} {token_file}: is empty")
     return re.split(r"[\s,]+", text.strip())[0]
 
 

@@ -57,6 +57,10 @@ class JUnitError(Exception):
     """A file cannot be read as JUnit XML; the text names it and says why."""
 
 
+class NotJUnitError(JUnitError):
+    """A file is XML of another kind, such as a coverage report."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a test did not pass. `kind` is the exception's type as the runner names it."""
@@ -159,7 +163,7 @@ def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: _Se
     except LookupError as error:
         raise JUnitError(f"{path}: is in an encoding that is not known here ({error})") from None
     if not reader.is_junit:
-        raise JUnitError(f"{path}: is no JUnit XML, it begins with <{reader.root_tag}>: expected <testsuites> or <testsuite>")
+        raise NotJUnitError(f"{path}: is no JUnit XML, it begins with <{reader.root_tag}>: expected <testsuites> or <testsuite>")
     if (unnamed := reader.unnamed()) and path.name not in report.cut_off:
         message = f"the runner counts {unnamed} more failures than it names: something could not be built or loaded, or died; see its log"
         reader.tests.append((TestRun("(report)", path.name, "error", failure=Failure("", message), failures=unnamed), Place(path.name)))
