@@ -91,7 +91,7 @@ def _measured(tests: Sequence[TestRun], room: int) -> tuple[dict[int, Json], int
     """
     stacks = [len(test.failure.detail) for test in tests if test.failure is not None]
     room -= sum(stacks[:_DETAILS])
-    used = {id(test): one for test in tests if (one := use_of(test.resources, test.left_behind)) is not None}
+    used = {id(test): found for test in tests if (found := use_of(test.resources, test.left_behind)) is not None}
     places: dict[int, int] = {}
     by_cpu = sorted(used, key=lambda one: -used[one].amounts.get("cpu_s", 0))
     by_memory = sorted(used, key=lambda one: -(used[one].memory_bytes or 0))

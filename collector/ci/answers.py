@@ -188,7 +188,9 @@ def test_story(story: TestStory, base_url: str) -> Json:
         "schema": "ci-test/1",
         "test": test(story.test, base_url),
         "is_flaky": story.is_flaky,
-        "other_suites": [{"suite": one.suite, "last_result": _WORDS[one.last_result], "pass_ratio": one.pass_ratio} for one in story.others],
+        "other_suites": [
+            {"suite": one.suite, "last_result": _WORDS[one.last_result], "pass_ratio": one.pass_ratio} for one in story.others
+        ],
         "results": [
             {
                 "run_id": run.id, "started_at": rfc3339(run.started_at), "branch": run.branch, "commit": run.commit,

@@ -1,6 +1,7 @@
-"""All results of one run in few bytes: a line for each test, compressed; behind them, compressed by itself, what each test used.
+"""All results of one run in few bytes: a line for each test, compressed.
 
-Whoever wants the results alone reads no further than they go: so do versions that know nothing of resources.
+Behind them, compressed by itself, stand as many lines of what each used. Whoever wants the results alone reads no further than they go:
+so do versions that know nothing of resources.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ def packed(tests: Iterable[TestResult]) -> bytes:
     lines, used = [], []
     for test in tests:
         lines.append(f"{test.key}{LETTERS[test.result]}{'' if test.duration_s is None else format(test.duration_s, '.4g')}")
-        if test.used is not None:
-            used.append(test.key + _line(test.used))
+        used.append("" if test.used is None else _line(test.used))
     results = zlib.compress("\n".join(lines).encode(), _LEVEL)
-    return results + zlib.compress("\n".join(used).encode(), _LEVEL) if used else results
+    return results + zlib.compress("\n".join(used).encode(), _LEVEL) if any(used) else results
 
 
 def unpacked(content: bytes) -> dict[str, tuple[str, float | None]]:
@@ -48,32 +48,26 @@ def unpacked(content: bytes) -> dict[str, tuple[str, float | None]]:
 
 def uses_in(content: bytes) -> dict[str, Use]:
     """Return what each test used that was measured, by key, of what `packed` made."""
-    rest = _parts(content)[1]
+    results, rest = _parts(content)
     lines = zlib.decompress(rest).decode().split("\n") if rest else ()
-    return {line[:_KEY]: _use(line[_KEY:]) for line in lines}
+    return {told[:_KEY]: _use(line) for told, line in zip(results.decode().split("\n"), lines, strict=False) if line}
 
 
 def result_in(content: bytes, key: str) -> PackedResult | None:
     """Return what one test did, of what `packed` made; None where the run did not have it."""
     results, rest = _parts(content)
-    line = _line_of(results, key)
-    if line is None:
+    start = 0 if results.startswith(key.encode()) else results.find(b"\n" + key.encode()) + 1
+    if start == 0 and not results.startswith(key.encode()):
         return None
-    used = _line_of(zlib.decompress(rest), key) if rest else None
-    return PackedResult(*_result(line)[1], None if used is None else _use(used[_KEY:]))
+    line = results[start:].split(b"\n", 1)[0].decode()
+    used = zlib.decompress(rest).split(b"\n")[results.count(b"\n", 0, start)].decode() if rest else ""
+    return PackedResult(*_result(line)[1], _use(used) if used else None)
 
 
 def _parts(content: bytes) -> tuple[bytes, bytes]:
     """Return the results, and what stands behind them, still packed."""
     reader = zlib.decompressobj()
     return reader.decompress(content), reader.unused_data
-
-
-def _line_of(text: bytes, key: str) -> str | None:
-    start = 0 if text.startswith(key.encode()) else text.find(b"\n" + key.encode()) + 1
-    if start == 0 and not text.startswith(key.encode()):
-        return None
-    return text[start:].split(b"\n", 1)[0].decode()
 
 
 def _result(line: str) -> tuple[str, tuple[str, float | None]]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 LEAKED: Final = ("leaked_handles", "leaked_threads", "leaked_processes")
 AMOUNTS: Final = ("wall_s", "cpu_s", "memory_peak_bytes", "memory_growth_bytes", *LEAKED)
 """Everything that is kept of a test. `memory_growth_bytes` stands instead of the peak where the system does not tell that."""
+WORDS: Final = {"wall_s": "wall time", "cpu_s": "CPU", "memory_peak_bytes": "peak memory", "memory_growth_bytes": "memory growth"}
 LEFT_CHARS: Final = 500
 
 HEAVIEST: Final = 10
