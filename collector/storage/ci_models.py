@@ -44,6 +44,7 @@ class CiRunRow(Base):
     __table_args__ = (
         Index("ix_ci_runs_suite_started", "suite", "started_at", "id"),
         Index("ix_ci_runs_suite_commit", "suite", "commit"),
+        Index("ix_ci_runs_suite_branch", "suite", "branch", "started_at", "id"),
         Index("ix_ci_runs_started", "started_at", "id"),
         Index("ix_ci_runs_received", "received_at"),
     )
