@@ -187,7 +187,7 @@ class KnownTest:
             known = self.passed + self.failed > 1
             self.duration_s = self.duration_s + _WEIGHT * (result.duration_s - self.duration_s) if known else result.duration_s
             self.longest_s = max(self.longest_s, result.duration_s)
-        if result.used is not None:
+        if result.used is not None and result.result != "skip":
             self.usage = (self.usage or Usage()).after(result.used, run.started_at)
         self.first_seen_at = min(self.first_seen_at, run.started_at)
         if not is_newest:

@@ -72,9 +72,10 @@ async def test_a_late_report_changes_what_was_most_and_not_what_was_last(ci: Ci)
     await ci.send(case("pays", **measured(1.0, 20)))
     assert (await ci.api.post("/v1/ci/runs", late, SEND)).status_code == 200
 
+    await ci.send(case("pays", "skip", **measured(0.0, 1)))
     usage = (await ci.get(f"tests/{await key_of_test(ci, 'pays')}"))["test"]["usage"]
 
-    assert usage["resources"]["cpu_s"] == 1.0
+    assert usage["resources"]["cpu_s"] == 1.0, "a test that was skipped used nothing of its own"
     assert usage["most"] == {"cpu_s": 9.0, "memory_peak_bytes": 20 * MIB}
 
 
