@@ -51,6 +51,7 @@ async def rows(quick: bool) -> list[Row]:
                 ("ci page", "/ci"),
                 ("ci page of a suite", "/ci/suites/suite-3"),
                 ("ci page of a run", f"/ci/runs/{runs[9].id}"),
+                ("ci page of a test", f"/ci/tests/{runs[9].tests[0].key}?suite={runs[9].suite}"),
                 ("ci page, one branch", "/ci?branch=main"),
             )
             for name, path in paths:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.junit import Report, TestRun
 from isolation_monitor.collector.ci.domain import key_of
 from isolation_monitor.collector.ci.failures import diagnose
+from isolation_monitor.collector.ci.resources import Use, heaviest, use_of
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -49,10 +52,12 @@ def body_of(report: Report, place: Place, suite: str, duration_s: float | None, 
     began = report.started_at.timestamp() if report.started_at is not None else now_s - took_s
     known = (place.provider, place.repository, place.run_id, str(place.attempt), place.job, place.commit, suite, report.digest)
     failed, said = 0, sum(len(test.group) + len(test.name) + len(test.file) + _SAID_BESIDE for test in report.tests)
+    measured, chars = _measured(report.tests, _BODY_CHARS - said)
+    said += chars
     tests = []
     for test in report.tests:
         failed += test.failure is not None
-        detailed = _test(test, has_detail=failed <= _DETAILS and said < _BODY_CHARS)
+        detailed = _test(test, has_detail=failed <= _DETAILS and said < _BODY_CHARS) | measured.get(id(test), {})
         tests.append(detailed)
         said += len(detailed["failure"]["detail"]) if test.failure is not None else 0
     return {
@@ -77,6 +82,33 @@ def body_of(report: Report, place: Place, suite: str, duration_s: float | None, 
         "is_cut_off": bool(report.cut_off),
         "tests": tests,
     }
+
+
+def _measured(tests: Sequence[TestRun], room: int) -> tuple[dict[int, Json], int]:
+    """Return what is sent of the tests' resources, by `id` of the test, and how many characters that is.
+
+    Where not all has room beside the stacks, it is what stands out: tests that leaked, then those that used most CPU or memory.
+    """
+    stacks = [len(test.failure.detail) for test in tests if test.failure is not None]
+    room -= sum(stacks[:_DETAILS])
+    used = {id(test): found for test in tests if (found := use_of(test.resources, test.left_behind)) is not None}
+    places: dict[int, int] = {}
+    by_cpu = sorted(used, key=lambda one: -used[one].amounts.get("cpu_s", 0))
+    by_memory = sorted(used, key=lambda one: -(used[one].memory_bytes or 0))
+    for order in (by_cpu, by_memory):
+        for place, one in enumerate(order):
+            places[one] = min(place, places.get(one, place))
+    sent: dict[int, Json] = {}
+    chars = 0
+    for one in sorted(used, key=lambda one: (not used[one].has_leaked, places[one])):
+        said: Json = {"resources": {name: float(format(value, ".4g")) for name, value in used[one].amounts.items()}}
+        if used[one].left_behind:
+            said["left_behind"] = used[one].left_behind
+        more = len(json.dumps(said))
+        if chars + more > room:
+            break
+        sent[one], chars = said, chars + more
+    return sent, chars
 
 
 def _test(test: TestRun, *, has_detail: bool) -> Json:
@@ -137,4 +169,24 @@ def story_without_collector(body: Json) -> Json:
         "slowest": [
             {"group": test["group"], "name": test["name"], "duration_s": test.get("duration_s"), "usual_s": None} for test in slowest
         ],
+        "resources": _standing_out(body["tests"]),
     }  # fmt: skip
+
+
+def _standing_out(tests: Sequence[Json]) -> Json | None:
+    named = {str(number): test for number, test in enumerate(tests)}
+    found = heaviest({
+        key: used for key, test in named.items() if (used := use_of(test.get("resources", {}), test.get("left_behind", ""))) is not None
+    })  # fmt: skip
+
+    def listed(some: Sequence[tuple[str, Use]]) -> list[Json]:
+        return [
+            {
+                "group": named[key]["group"], "name": named[key]["name"], "resources": dict(used.amounts), "left_behind": used.left_behind,
+            }
+            for key, used in some
+        ]  # fmt: skip
+
+    if not (found.memory or found.cpu or found.leaking):
+        return None
+    return {"memory": listed(found.memory), "cpu": listed(found.cpu), "leaking": listed(found.leaking), "leaked": found.leaked}

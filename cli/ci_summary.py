@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isolation_monitor.collector.ci.resources import LEAKED
+
 Json = dict[str, Any]  # Any: ci-run-story/1
 
 MARKDOWN_CHARS: Final = 60_000
@@ -20,6 +22,7 @@ _GROUPS: Final = 20
 _TESTS: Final = 8
 _MESSAGE: Final = 300
 _SLOWEST: Final = 5
+_LEAKING: Final = 10
 _CATEGORY_WORDS: Final = {"connection_refused": "connection refused", "import": "import or build"}
 _MEASURED: Final = (
     ("cpu_s", "CPU", "s"), ("memory_peak_bytes", "peak memory", "bytes"), ("leaked_handles", "leaked handles", ""),
@@ -60,6 +63,10 @@ def print_story(story: Json, console: Console) -> None:
         console.print(table)
     for one in story["known_flaky"]:
         console.print(Text(f"known flaky: {_named(one)}: {_evidence(one)}", style="yellow"))
+    if leaked := _leaked(story):
+        console.print(Text("left behind:", style="yellow"))
+        for text, what in leaked:
+            console.print(Text(f"  {text}: {what}", style="yellow"))
     if story["slowest"]:
         slow = ", ".join(f"{_named(one)} {seconds(one['duration_s'])}" for one in story["slowest"][:_SLOWEST])
         console.print(Text(f"slowest: {slow}", style="dim"))
@@ -85,6 +92,10 @@ def markdown(story: Json, link: str | None) -> str:
     if story["known_flaky"]:
         lines.append("<details><summary>Known to be flaky</summary>\n")
         lines += [f"- <code>{_text(_named(one))}</code>: {_text(_evidence(one))}" for one in story["known_flaky"][:_GROUPS]]
+        lines += ["\n</details>", ""]
+    if leaked := _leaked(story):
+        lines.append("<details><summary>Left behind by tests</summary>\n")
+        lines += [f"- <code>{_text(text)}</code>: {_text(what)}" for text, what in leaked]
         lines += ["\n</details>", ""]
     if story["slowest"]:
         lines.append("<details><summary>Slowest tests</summary>\n")
@@ -122,6 +133,19 @@ def _measured(run: Json) -> str:
             shown = seconds(value) if unit == "s" else f"{value / 2**20:,.0f} MiB" if unit == "bytes" else f"{value:g}"
             found.append(f"{word} {shown}")
     return ", ".join(found)
+
+
+def _leaked(story: Json) -> list[tuple[str, str]]:
+    """Return which tests left something behind, and what; the worst few. A collector of before does not say."""
+    found = story.get("resources")
+    if found is None:
+        return []
+    shown = []
+    for one in found["leaking"][:_LEAKING]:
+        numbers = [f"{one['resources'][name]:g} {name.removeprefix('leaked_')}" for name in LEAKED if one["resources"].get(name)]
+        shown.append((_named(one), _line(": ".join(part for part in (", ".join(numbers), one["left_behind"]) if part))))
+    more = found["leaked"] - len(shown)
+    return [*shown, ("more", f"{more} tests")] if more > 0 else shown
 
 
 def _usually(one: Json) -> str:

@@ -26,6 +26,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from isolation_monitor.cli.xml_mending import mended
+from isolation_monitor.collector.ci.resources import AMOUNTS, LEFT_CHARS
 
 Result = Literal["pass", "fail", "error", "skip"]
 
@@ -41,8 +42,7 @@ _LONGEST_S: Final = 10 * 365 * 86_400.0
 """A duration beyond this was not measured: a clock that was set, or milliseconds of an epoch."""
 _DEPTH: Final = 100
 _PROPERTY: Final = "isolation."
-RESOURCES: Final = ("wall_s", "cpu_s", "memory_peak_bytes", "leaked_handles", "leaked_threads", "leaked_processes")
-"""What the pytest plugin of this product measures, as properties `isolation.NAME`."""
+_LEFT_BEHIND: Final = "isolation.left_behind"
 _ENDS: Final = frozenset(
     errors.codes[message] for message in (errors.XML_ERROR_NO_ELEMENTS, errors.XML_ERROR_UNCLOSED_TOKEN, errors.XML_ERROR_PARTIAL_CHAR,
                                    errors.XML_ERROR_UNCLOSED_CDATA_SECTION)
@@ -84,6 +84,8 @@ class TestRun:
     failures: int = 0
     """How often it passed and failed in this run, reruns and repeats included."""
     resources: dict[str, float] = field(default_factory=dict)
+    left_behind: str = ""
+    """The names of what it leaked."""
 
     @property
     def is_flaky(self) -> bool:
@@ -205,6 +207,7 @@ def _merge(test: TestRun, place: Place, tests: list[TestRun], seen: _Seen) -> No
         first.duration_s = max(first.duration_s or 0.0, test.duration_s)
     for name, value in test.resources.items():
         first.resources[name] = max(first.resources.get(name, 0.0), value)
+    first.left_behind = first.left_behind or test.left_behind
     if test.result in ("fail", "error"):
         # pytest tells a test that failed and whose clean-up failed, too, as two: what the test itself says counts.
         if not (first.result == "fail" and test.result == "error"):
@@ -313,12 +316,13 @@ class _Reader:
         file = _relative((element.get("file") or element.get("filepath") or "").strip(), self._root)
         if not group and file:
             group = file
-        result, failure, passes, failures, resources = _outcome(element)
+        result, failure, passes, failures = _outcome(element)
+        resources, left_behind = _used(element)
         duration_s = _duration(element.get("time"))
         self._tests_s += duration_s or 0.0
         test = TestRun(
             _stable(group)[:_NAME_CHARS], _stable(name)[:_NAME_CHARS] or "(no name)", result, file[:_NAME_CHARS], duration_s, failure,
-            passes, failures, resources,
+            passes, failures, resources, left_behind,
         )  # fmt: skip
         self._found += failures
         # Playwright tells a test once for each browser, in suites that differ by `hostname` alone: no repeats, but other tests.
@@ -329,12 +333,12 @@ class _Reader:
         return max(0, (self._told_all if self._told_all is not None else self._told) - self._found)
 
 
-def _outcome(element: Any) -> tuple[Result, Failure | None, int, int, dict[str, float]]:  # Any: as above
-    """Return the result of a test, why, how often it passed and failed, and what it used."""
+def _outcome(element: Any) -> tuple[Result, Failure | None, int, int]:  # Any: as above
+    """Return the result of a test, why, and how often it passed and failed."""
     result: Result = "pass"
     failure: Failure | None = None
     again: Failure | None = None
-    output, failures, resources, is_told = "", 0, {}, False
+    output, failures, is_told = "", 0, False
     for child in element:
         tag = _local(child.tag)
         if tag in _FAILED:
@@ -347,11 +351,6 @@ def _outcome(element: Any) -> tuple[Result, Failure | None, int, int, dict[str, 
             again = again or _failure(child)
         elif tag in ("skipped", "disabled", "ignored") and not is_told:
             is_told, result = True, "skip"
-        elif tag == "properties":
-            for one in child:
-                name, value = _resource(one)
-                if name:
-                    resources[name] = value
         elif tag in ("system-out", "system-err") and not output:
             output = _text(child)
     status = f"{element.get('status', '')} {element.get('result', '')}".lower().split()
@@ -364,7 +363,20 @@ def _outcome(element: Any) -> tuple[Result, Failure | None, int, int, dict[str, 
     elif failure is not None and not failure.detail:
         failure = Failure(failure.kind, failure.message, _bounded(output, _DETAIL_CHARS))
     # Only flaky tests keep the failure of an attempt that another one made good.
-    return result, failure or again, int(result == "pass"), failures, resources
+    return result, failure or again, int(result == "pass"), failures
+
+
+def _used(element: Any) -> tuple[dict[str, float], str]:  # Any: as above
+    """Return what a test used, and the names of what it left behind."""
+    resources, left_behind = {}, ""
+    for properties in (child for child in element if _local(child.tag) == "properties"):
+        for one in properties:
+            name, value = _resource(one)
+            if name:
+                resources[name] = value
+            elif one.get("name") == _LEFT_BEHIND:
+                left_behind = _bounded((one.get("value") or one.text or "").strip(), LEFT_CHARS)
+    return resources, left_behind
 
 
 def _failure(element: Any) -> Failure:  # Any: as above
@@ -379,7 +391,7 @@ def _failure(element: Any) -> Failure:  # Any: as above
 def _resource(element: Any) -> tuple[str, float]:  # Any: as above
     """Return name and value of a property that tells what was used; an empty name for any other."""
     name = (element.get("name") or "").removeprefix(_PROPERTY)
-    if not (element.get("name") or "").startswith(_PROPERTY) or name not in RESOURCES:
+    if not (element.get("name") or "").startswith(_PROPERTY) or name not in AMOUNTS:
         return "", 0.0
     value = _seconds(element.get("value") or element.text)
     return (name, value) if value is not None and value <= _MOST_USED else ("", 0.0)

@@ -8,7 +8,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from isolation_monitor.collector.ci.domain import Day, FailedTest, FailureKind, KnownTest, StoredRun, Suite, pass_ratio
-from isolation_monitor.collector.ci.service import FailureGroup, RunStory, SuiteStory, TestStory
+from isolation_monitor.collector.ci.resources import Use
+from isolation_monitor.collector.ci.service import FailureGroup, RunResources, RunStory, SuiteStory, TestStory
 from isolation_monitor.collector.clock import rfc3339
 
 Json = dict[str, Any]  # Any: JSON
@@ -51,23 +52,41 @@ def run_story(story: RunStory, base_url: str) -> Json:
         "run": run(story.run, base_url),
         "before": None if story.before is None else run(story.before, base_url),
         "failures": [_group(one) for one in story.groups],
-        "known_flaky": [test(one) for one in story.flaky],
-        "slowest": [{"group": one.group, "name": one.name, "duration_s": took, "usual_s": one.duration_s} for one, took in story.slowest],
+        "known_flaky": [test(one, base_url) for one in story.flaky],
+        "slowest": [
+            {"key": one.key, "group": one.group, "name": one.name, "duration_s": took, "usual_s": one.duration_s}
+            for one, took in story.slowest
+        ],
+        "resources": None if story.resources is None else _run_resources(story.resources),
     }
 
 
+def _run_resources(found: RunResources) -> Json:
+    def listed(some: list[tuple[KnownTest, Use]]) -> list[Json]:
+        return [{"key": test.key, "group": test.group, "name": test.name, **_use(used)} for test, used in some]
+
+    return {"memory": listed(found.memory), "cpu": listed(found.cpu), "leaking": listed(found.leaking), "leaked": found.leaked}
+
+
+def _use(used: Use) -> Json:
+    return {"resources": dict(used.amounts), "left_behind": used.left_behind}
+
+
 def _group(group: FailureGroup) -> Json:
-    before = group.before
     return {
         **failure_kind(group.kind),
         "cause": group.cause,
         "is_new": group.is_new,
-        "nearest_earlier": None
-        if before is None
-        else {"run_id": before.run_id, "commit": before.commit, "branch": before.branch, "at": rfc3339(before.at)},
+        "nearest_earlier": _earlier(group.before),
         "tests": [_failed(one) for one in group.tests[:_TESTS_OF_GROUP]],
         "number": group.number,
     }
+
+
+def _earlier(one: FailedTest | None) -> Json | None:
+    if one is None:
+        return None
+    return {"run_id": one.run_id, "commit": one.commit, "branch": one.branch, "at": rfc3339(one.at), "key": one.key}
 
 
 def _failed(one: FailedTest) -> Json:
@@ -91,6 +110,7 @@ def failure_kind(one: FailureKind) -> Json:
         "cause": one.cause,
         "message": one.message,
         "example": one.example,
+        "example_key": one.example_key,
         "first": {"at": rfc3339(one.first_at), "commit": one.first_commit, "run_id": one.first_run_id},
         "last": {"at": rfc3339(one.last_at), "commit": one.last_commit, "run_id": one.last_run_id},
         "runs": one.runs,
@@ -98,12 +118,14 @@ def failure_kind(one: FailureKind) -> Json:
     }
 
 
-def test(one: KnownTest) -> Json:
+def test(one: KnownTest, base_url: str) -> Json:
     """Return a test over all of its runs."""
+    usage = one.usage
     evidence = sorted(one.flaky.values(), key=lambda item: item.at, reverse=True)
     return {
         "suite": one.suite,
         "key": one.key,
+        "url": f"{base_url}/ci/tests/{quote(one.key)}?suite={quote(one.suite, safe='')}",
         "group": one.group,
         "name": one.name,
         "file": one.file,
@@ -119,7 +141,12 @@ def test(one: KnownTest) -> Json:
         "failing_since": _moment(one.failing_since),
         "history": one.history,
         "flaky": [{"kind": item.kind, "at": rfc3339(item.at), "says": item.says} for item in evidence],
-    }
+        "usage": None
+        if usage is None
+        else {
+            **_use(usage.latest), "at": _moment(usage.latest_at), "most": dict(usage.most), "last_leaked_at": _moment(usage.leaked_at),
+        },
+    }  # fmt: skip
 
 
 def suite(one: Suite, base_url: str) -> Json:
@@ -148,26 +175,37 @@ def suite_story(story: SuiteStory, base_url: str) -> Json:
         "schema": "ci-suite/1",
         "suite": suite(story.suite, base_url),
         "days": [_day(one) for one in story.days],
-        "flaky": [test(one) for one in story.flaky],
+        "flaky": [test(one, base_url) for one in story.flaky],
         "failures": [failure_kind(one) for one in story.failures],
-        "slowest": [test(one) for one in story.slowest],
+        "slowest": [test(one, base_url) for one in story.slowest],
         "runs": [run(one, base_url) for one in story.runs],
     }
 
 
-def test_story(story: TestStory) -> Json:
-    """Return a test over its newest runs."""
+def test_story(story: TestStory, base_url: str) -> Json:
+    """Return a test over some of its runs."""
     return {
         "schema": "ci-test/1",
-        "test": test(story.test),
+        "test": test(story.test, base_url),
+        "is_flaky": story.is_flaky,
+        "other_suites": [
+            {"suite": one.suite, "last_result": _WORDS[one.last_result], "pass_ratio": one.pass_ratio} for one in story.others
+        ],
         "results": [
             {
-                "run_id": one.id, "started_at": rfc3339(one.started_at), "branch": one.branch, "commit": one.commit,
-                "result": _WORDS[letter], "duration_s": took,
+                "run_id": run.id, "started_at": rfc3339(run.started_at), "branch": run.branch, "commit": run.commit,
+                "result": _WORDS[one.letter], "duration_s": one.duration_s, **({} if one.used is None else _use(one.used)),
             }
-            for one, letter, took in story.results
+            for run, one in story.results
         ],
-        "failures": [_failed(one) | {"run_id": one.run_id, "category": one.category, "cause": one.cause} for one in story.failures],
+        "failures": [
+            _failed(one)
+            | {
+                "run_id": one.run_id, "at": rfc3339(one.at), "branch": one.branch, "commit": one.commit, "category": one.category,
+                "cause": one.cause, "fingerprint": one.fingerprint, "nearest_earlier": _earlier(before),
+            }
+            for one, before in story.failures
+        ],
     }  # fmt: skip
 
 

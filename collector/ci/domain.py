@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from isolation_monitor.collector.ci.failures import Diagnosis
 from isolation_monitor.collector.ci.flakiness import HISTORY, REMEMBERED
+from isolation_monitor.collector.ci.resources import Usage, Use
 
 Result = Literal["pass", "fail", "error", "skip"]
 LETTERS: Final[Mapping[Result, str]] = {"pass": "P", "fail": "F", "error": "E", "skip": "S"}
@@ -50,6 +50,8 @@ class TestResult:
     passes: int
     failures: int
     failing: Failing | None
+    used: Use | None = None
+    """None where nothing was measured."""
 
     @property
     def key(self) -> str:
@@ -159,6 +161,7 @@ class KnownTest:
     failing_since: datetime | None = None
     flaky_at: datetime | None = None
     flaky: dict[str, Evidence] = field(default_factory=dict)
+    usage: Usage | None = None
     suite: str = ""
 
     @property
@@ -184,6 +187,8 @@ class KnownTest:
             known = self.passed + self.failed > 1
             self.duration_s = self.duration_s + _WEIGHT * (result.duration_s - self.duration_s) if known else result.duration_s
             self.longest_s = max(self.longest_s, result.duration_s)
+        if result.used is not None and result.result != "skip":
+            self.usage = (self.usage or Usage()).after(result.used, run.started_at)
         self.first_seen_at = min(self.first_seen_at, run.started_at)
         if not is_newest:
             return
@@ -319,6 +324,8 @@ class FailureKind:
     last_run_id: str
     runs: int
     failures: int
+    example_key: str | None = None
+    """Which test `example` names; None where an earlier version stored it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,28 +382,6 @@ def trend(durations: Sequence[float]) -> float | None:
         return None
     before = statistics.median(old)
     return statistics.median(new) / before if before > 0 else None
-
-
-def packed(tests: Iterable[TestResult]) -> bytes:
-    """Return all results of a run in few bytes: a line each with key, letter and duration in seconds."""
-    lines = (f"{test.key}{LETTERS[test.result]}{'' if test.duration_s is None else format(test.duration_s, '.4g')}" for test in tests)
-    return zlib.compress("\n".join(lines).encode(), 6)
-
-
-def unpacked(content: bytes) -> dict[str, tuple[str, float | None]]:
-    """Return letter and duration by key, of what `packed` made."""
-    return dict(unpacked_line(line) for line in zlib.decompress(content).decode().splitlines())
-
-
-def result_in(content: bytes, key: str) -> tuple[str, float | None] | None:
-    """Return letter and duration of one test, of what `packed` made; None where the run did not have it."""
-    text = b"\n" + zlib.decompress(content)
-    at = text.find(b"\n" + key.encode())
-    return None if at < 0 else unpacked_line(text[at + 1 :].split(b"\n", 1)[0].decode())[1]
-
-
-def unpacked_line(line: str) -> tuple[str, tuple[str, float | None]]:
-    return line[:16], (line[16], float(line[17:]) if len(line) > 17 else None)
 
 
 def both_results(mine: Mapping[str, str], others: Mapping[str, str]) -> list[str]:

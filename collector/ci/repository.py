@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, exists, func, insert, or_, select, update
+from sqlalchemy import Select, and_, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
@@ -25,6 +25,7 @@ from isolation_monitor.collector.ci.domain import (
     Suite,
     TestResult,
 )
+from isolation_monitor.collector.ci.resources import usage_as_json, usage_of
 from isolation_monitor.collector.storage.ci_models import CiDayRow, CiFailureKindRow, CiFailureRow, CiRunRow, CiSuiteRow, CiTestRow
 from isolation_monitor.collector.storage.database import insert_into
 
@@ -138,13 +139,15 @@ class CiRepository:
             if before is None:
                 values = {f"{end}_{name}": value for end in ("first", "last") for name, value in seen.items()}
                 found = test.failing.diagnosis
-                about = {"category": found.category, "cause": found.cause, "message": found.said}
-                name = f"{test.group} {test.name}".strip()
+                about: dict[str, str] = {"category": found.category, "cause": found.cause, "message": found.said}
+                about |= _example(test)
                 await self._connection.execute(
-                    insert(row).values(suite=run.suite, fingerprint=fingerprint, example=name, runs=1, failures=number, **about, **values)
+                    insert(row).values(suite=run.suite, fingerprint=fingerprint, runs=1, failures=number, **about, **values)
                 )
                 continue
             changes: dict[str, Any] = {"runs": row.runs + 1, "failures": row.failures + number}
+            if before.example_key is None:
+                changes |= _example(test)
             if run.started_at >= before.last_at:
                 changes |= {f"last_{name}": value for name, value in seen.items()}
             if run.started_at < before.first_at:
@@ -192,15 +195,7 @@ class CiRepository:
         """Return runs, the one that began last first."""
         row = CiRunRow
         statement = select(*_RUN_COLUMNS).order_by(row.started_at.desc(), row.id.desc()).limit(limit)
-        for column, value in ((row.suite, suite), (row.branch, branch)):
-            if value is not None:
-                statement = statement.where(column == value)
-        if commit is not None:
-            # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
-            statement = statement.where(row.commit.startswith(commit, autoescape=True))
-        if after is not None:
-            time, last = after
-            statement = statement.where(or_(row.started_at < time, and_(row.started_at == time, row.id < last)))
+        statement = _narrowed(statement, suite=suite, branch=branch, commit=commit, after=after)
         return [_run(found) for found in await self._connection.execute(statement)]
 
     async def run_before(self, run: StoredRun) -> StoredRun | None:
@@ -235,18 +230,19 @@ class CiRepository:
 
     async def nearest_before(self, suite: str, fingerprints: Iterable[str], run: StoredRun) -> dict[str, FailedTest]:
         """Return, by fingerprint, the failure of an earlier run that is nearest in time."""
-        row, found = CiFailureRow, {}
-        for fingerprint in fingerprints:
-            statement = (
-                select(row.__table__)
-                .where(row.suite == suite, row.fingerprint == fingerprint, row.at <= run.started_at, row.run_id != run.id)
-                .order_by(row.at.desc())
-                .limit(1)
-            )
-            one = (await self._connection.execute(statement)).one_or_none()
-            if one is not None:
-                found[fingerprint] = _failed(one)
-        return found
+        nearest = {one: await self._nearest(suite, one, run.started_at, run.id) for one in fingerprints}
+        return {fingerprint: one for fingerprint, one in nearest.items() if one is not None}
+
+    async def nearest_like(self, suite: str, failure: FailedTest) -> FailedTest | None:
+        """Return the failure of an earlier run that had the same reason and is nearest in time."""
+        return await self._nearest(suite, failure.fingerprint, failure.at, failure.run_id)
+
+    async def _nearest(self, suite: str, fingerprint: str, until: datetime, run_id: str) -> FailedTest | None:
+        row = CiFailureRow
+        of_kind = (row.suite == suite, row.fingerprint == fingerprint)
+        statement = select(row.__table__).where(*of_kind, row.at <= until, row.run_id != run_id).order_by(row.at.desc()).limit(1)
+        found = (await self._connection.execute(statement)).one_or_none()
+        return None if found is None else _failed(found)
 
     async def failure_kinds(self, suite: str, fingerprints: Sequence[str]) -> list[FailureKind]:
         row, found = CiFailureKindRow, []
@@ -284,15 +280,20 @@ class CiRepository:
         found = (await self._connection.execute(select(row.__table__).where(row.suite == suite, row.key == key))).one_or_none()
         return None if found is None else _test(found)
 
-    async def newest_results(self, suite: str, branch: str | None, commit: str | None, limit: int) -> list[tuple[StoredRun, bytes]]:
-        """Return the newest runs of a suite with their packed results."""
+    async def suites_of_test(self, key: str, limit: int) -> list[KnownTest]:
+        """Return a test as each suite knows it that has it, the one that ran it last first."""
+        row = CiTestRow
+        statement = select(row.__table__).where(row.key == key).order_by(row.last_seen_at.desc(), row.suite).limit(limit)
+        return [_test(one) for one in await self._connection.execute(statement)]
+
+    async def newest_results(
+        self, suite: str, until: datetime, branch: str | None, commit: str | None, after: tuple[datetime, str] | None, limit: int
+    ) -> list[tuple[StoredRun, bytes]]:
+        """Return the newest runs of a suite that began `until` then, with their packed results."""
         row = CiRunRow
-        statement = select(row.__table__).where(row.suite == suite).order_by(row.started_at.desc()).limit(limit)
-        if branch is not None:
-            statement = statement.where(row.branch == branch)
-        if commit is not None:
-            # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
-            statement = statement.where(row.commit.startswith(commit, autoescape=True))
+        of_suite = (row.suite == suite, row.started_at <= until)
+        statement = select(row.__table__).where(*of_suite).order_by(row.started_at.desc(), row.id.desc()).limit(limit)
+        statement = _narrowed(statement, suite=None, branch=branch, commit=commit, after=after)
         return [(_run(one), one.results) for one in await self._connection.execute(statement)]
 
     async def days(self, suite: str, since: date, *, is_reference: bool) -> list[Day]:
@@ -308,6 +309,27 @@ class CiRepository:
             Day(day, int(runs), int(green), int(passed), int(failed), float(took), float(longest))
             for day, runs, green, passed, failed, took, longest in found
         ]
+
+
+def _narrowed(
+    statement: Select[Any], *, suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None
+) -> Select[Any]:  # Any: rows
+    """Return a statement on runs, the newest first, for those that are asked for and come after the last one that was seen."""
+    row = CiRunRow
+    for column, value in ((row.suite, suite), (row.branch, branch)):
+        if value is not None:
+            statement = statement.where(column == value)
+    if commit is not None:
+        # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
+        statement = statement.where(row.commit.startswith(commit, autoescape=True))
+    if after is not None:
+        time, last = after
+        statement = statement.where(or_(row.started_at < time, and_(row.started_at == time, row.id < last)))
+    return statement
+
+
+def _example(test: TestResult) -> dict[str, str]:
+    return {"example": f"{test.group} {test.name}".strip(), "example_key": test.key}
 
 
 def _suite(row: Any) -> Suite:  # Any: rows
@@ -329,7 +351,8 @@ def _run(row: Any) -> StoredRun:  # Any: as above
 def _test(row: Any) -> KnownTest:  # Any: as above
     values = dict(row._mapping)
     flaky = {kind: Evidence(**one | {"at": datetime.fromisoformat(one["at"])}) for kind, one in (values.pop("flaky") or {}).items()}
-    return KnownTest(**values, flaky=flaky)
+    usage = usage_of(values.pop("resources"))
+    return KnownTest(**values, flaky=flaky, usage=usage)
 
 
 def _test_row(suite: str, test: KnownTest) -> dict[str, Any]:
@@ -339,7 +362,7 @@ def _test_row(suite: str, test: KnownTest) -> dict[str, Any]:
         "first_seen_at": test.first_seen_at, "last_seen_at": test.last_seen_at, "last_result": test.last_result,
         "passed": test.passed, "failed": test.failed, "skipped": test.skipped, "duration_s": test.duration_s,
         "longest_s": test.longest_s, "history": test.history, "failing_since": test.failing_since, "flaky_at": test.flaky_at,
-        "flaky": flaky or None,
+        "flaky": flaky or None, "resources": None if test.usage is None else usage_as_json(test.usage),
     }  # fmt: skip
 
 

@@ -81,7 +81,8 @@ async def get_suite(runtime: RuntimeDep, suite: str) -> JsonResponse:
 @router.get("/flaky", dependencies=[Depends(requires("read"))])
 async def list_flaky(runtime: RuntimeDep, suite: Name = None, limit: Limit = 50) -> JsonResponse:
     """List the tests that are flaky now, each with the evidence."""
-    return JsonResponse({"schema": "ci-flaky/1", "items": [answers.test(one) for one in await _service(runtime).flaky(suite, limit)]})
+    found = await _service(runtime).flaky(suite, limit)
+    return JsonResponse({"schema": "ci-flaky/1", "items": [answers.test(one, runtime.settings.base_url) for one in found]})
 
 
 @router.get("/failures", dependencies=[Depends(requires("read"))])
@@ -98,11 +99,19 @@ async def list_failures(
 @router.get("/tests/{key}", dependencies=[Depends(requires("read"))])
 async def get_test(
     runtime: RuntimeDep,
+    request: Request,
     key: str,
-    suite: Annotated[str, Query(min_length=1, max_length=100)],
+    suite: Annotated[str | None, Query(min_length=1, max_length=100)] = None,
     branch: Name = None,
     commit: Annotated[str | None, Query(min_length=4, max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
 ) -> JsonResponse:
-    """Tell one test of a suite over its newest runs, on one branch or commit if asked for."""
-    return JsonResponse(answers.test_story(await _service(runtime).test(suite, key, branch, commit, limit)))
+    """Tell one test over its newest runs, on one branch or commit if asked for: results, failures, whether it is flaky, what it uses.
+
+    Without `suite` it is told of the suite that ran it last; `other_suites` are those that have it, too.
+    """
+    story = await _service(runtime).test(suite, key, branch, commit, read_cursor(cursor), limit)
+    older = make_cursor(*story.older) if story.older is not None else None
+    more = following(request, older, has_more=older is not None)
+    return JsonResponse(answers.test_story(story, runtime.settings.base_url) | more)

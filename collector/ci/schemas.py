@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from isolation_monitor.collector.body import parsed
 from isolation_monitor.collector.ci.domain import FAILED, Failing, Origin, Run, TestResult, key_of
 from isolation_monitor.collector.ci.failures import diagnose
+from isolation_monitor.collector.ci.resources import LEFT_CHARS, use_of
 from isolation_monitor.collector.clock import parse_time
 
 MAX_TESTS = 50_000
@@ -34,7 +35,10 @@ class FailureIn(_Strict):
 
 
 class TestIn(_Strict):
-    """One test; `passes` and `failures` count its attempts in this run."""
+    """One test; `passes` and `failures` count its attempts in this run.
+
+    `resources` are what it used (`ci.resources.AMOUNTS`), `left_behind` the names of what it leaked.
+    """
 
     group: Text = ""
     name: Annotated[str, Field(min_length=1, max_length=500)]
@@ -44,6 +48,8 @@ class TestIn(_Strict):
     passes: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     failures: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     failure: FailureIn | None = None
+    resources: dict[Annotated[str, Field(max_length=50)], Amount] = Field(default_factory=dict, max_length=50)
+    left_behind: Annotated[str, Field(max_length=4 * LEFT_CHARS)] = ""
 
 
 class OriginIn(_Strict):
@@ -121,4 +127,5 @@ def _result(test: TestIn) -> TestResult:
         told = test.failure or FailureIn()
         diagnosis = diagnose(key_of(test.group, test.name), told.type, told.message, told.detail)
         failing = Failing(told.type, told.message, told.detail, diagnosis)
-    return TestResult(test.group, test.name, test.file, test.result, test.duration_s, passes, failures, failing)
+    used = use_of(test.resources, test.left_behind) if test.resources else None
+    return TestResult(test.group, test.name, test.file, test.result, test.duration_s, passes, failures, failing, used)

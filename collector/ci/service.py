@@ -23,12 +23,11 @@ from isolation_monitor.collector.ci.domain import (
     Suite,
     TestResult,
     both_results,
-    packed,
-    result_in,
-    unpacked,
 )
 from isolation_monitor.collector.ci.flakiness import HISTORY, REMEMBERED, is_broken, suspects
+from isolation_monitor.collector.ci.packing import PackedResult, packed, result_in, unpacked, uses_in
 from isolation_monitor.collector.ci.repository import CiRepository
+from isolation_monitor.collector.ci.resources import Heaviest, Use, heaviest
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.storage.database import Database
@@ -37,6 +36,8 @@ SHOWN_FAILURES: Final = 200
 SHOWN_TESTS: Final = 50
 DAYS: Final = 30
 FAILURES_SINCE: Final = timedelta(days=14)
+TEST_FAILURES: Final = 10
+_SUITES_OF_TEST: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,18 @@ class RunStory:
     flaky: list[KnownTest]
     """Tests that failed here and are known to be flaky."""
     slowest: list[tuple[KnownTest, float]]
+    resources: RunResources | None
+    """None where the run measured none of its tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResources:
+    """Which tests of a run used most, and which left something behind; the worst first. `leaked` is how many did in all."""
+
+    memory: list[tuple[KnownTest, Use]]
+    cpu: list[tuple[KnownTest, Use]]
+    leaking: list[tuple[KnownTest, Use]]
+    leaked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +100,18 @@ class SuiteStory:
 
 @dataclass(frozen=True, slots=True)
 class TestStory:
-    """One test over its newest runs."""
+    """One test over some of its runs, the newest first."""
 
     test: KnownTest
-    results: list[tuple[StoredRun, str, float | None]]
-    failures: list[FailedTest]
+    is_flaky: bool
+    """It is so now: there is evidence of the last two weeks."""
+    others: list[KnownTest]
+    """The same test as other suites know it."""
+    results: list[tuple[StoredRun, PackedResult]]
+    older: tuple[datetime, str] | None
+    """Start and id of the last run that was looked at, where more came before; a run without the test is not among the results."""
+    failures: list[tuple[FailedTest, FailedTest | None]]
+    """Its newest failures, each with the nearest earlier one for the same reason, of whatever test."""
 
 
 class CiService:
@@ -156,8 +176,9 @@ class CiService:
             before = await repository.nearest_before(run.suite, fingerprints, run)
             kinds = {one.fingerprint: one for one in await repository.failure_kinds(run.suite, fingerprints)}
             flaky = {one.key: one for one in await repository.flaky_tests(run.suite, run.started_at - REMEMBERED, 10_000)} if failed else {}
-            slow = await asyncio.to_thread(_slowest, await repository.results(run_id))
-            slowest = [(test, took) for key, took in slow if (test := await repository.test(run.suite, key)) is not None]
+            slow, heavy = await asyncio.to_thread(_standing_out, await repository.results(run_id))
+            known = await repository.tests(run.suite, {key for key, _ in slow} | heavy.keys)
+            slowest = [(known[key], took) for key, took in slow if key in known]
             groups = [
                 FailureGroup(
                     kinds[fingerprint],
@@ -170,7 +191,8 @@ class CiService:
             ]
             # What nobody has seen before comes first, then what hits most tests.
             groups.sort(key=lambda group: (all(one.is_flaky for one in group.tests), not group.is_new, -group.number))
-            return RunStory(run, await repository.run_before(run), groups, [flaky[one.key] for one in failed if one.key in flaky], slowest)
+            known_flaky = [flaky[one.key] for one in failed if one.key in flaky]
+            return RunStory(run, await repository.run_before(run), groups, known_flaky, slowest, _run_resources(heavy, known))
 
     async def runs(
         self,
@@ -212,22 +234,36 @@ class CiService:
                 await repository.runs(suite=name, branch=None, commit=None, after=None, limit=20),
             )
 
-    async def test(self, suite: str, key: str, branch: str | None, commit: str | None, limit: int) -> TestStory:
-        """Return one test over the newest `limit` runs of its suite.
+    async def test(
+        self,
+        suite: str | None,
+        key: str,
+        branch: str | None = None,
+        commit: str | None = None,
+        after: tuple[datetime, str] | None = None,
+        limit: int = 50,
+    ) -> TestStory:
+        """Return one test over `limit` runs of its suite, the newest that had it first. Without `suite` it is the one that ran it last.
 
         Raises:
-            NotFound: the suite has no such test.
+            NotFound: no suite has such a test, or that one has not.
             StoreUnavailable: the store cannot answer now.
         """
         async with self._database.reading() as connection:
             repository = CiRepository(connection)
-            test = await repository.test(suite, key)
+            found = await repository.suites_of_test(key, _SUITES_OF_TEST)
+            test = await repository.test(suite, key) if suite is not None else next(iter(found), None)
             if test is None:
-                raise NotFound(f"the suite {suite[:100]!r} has no test {key[:20]!r}")
-            runs = await repository.newest_results(suite, branch, commit, limit)
+                raise NotFound(_no_test(suite, key, [one.suite for one in found]))
+            # From the newest run that had it on: it may be gone from the suite, or be skipped by most of its runs.
+            runs = await repository.newest_results(test.suite, test.last_seen_at, branch, commit, after, limit + 1)
+            last = (runs[limit - 1][0].started_at, runs[limit - 1][0].id) if len(runs) > limit else None
             # To unpack many large runs takes a while, and others are served meanwhile.
-            results = await asyncio.to_thread(_of_test, runs, key)
-            return TestStory(test, results, await repository.failures_of_test(suite, key, 10))
+            results = await asyncio.to_thread(_of_test, runs[:limit], key)
+            failed = await repository.failures_of_test(test.suite, key, TEST_FAILURES)
+            failures = [(one, await repository.nearest_like(test.suite, one)) for one in failed]
+            others = [one for one in found if one.suite != test.suite]
+            return TestStory(test, test.is_flaky(self._clock()), others, results, last, failures)
 
     async def flaky(self, suite: str | None = None, limit: int = SHOWN_TESTS) -> list[KnownTest]:
         """Return the tests that are flaky now, the last one seen first. Raises StoreUnavailable when the store cannot answer."""
@@ -286,15 +322,32 @@ def _learn(
     return list(changed)
 
 
-def _slowest(results: bytes | None) -> list[tuple[str, float]]:
-    """Return the tests that took longest in a run, by key, with their seconds."""
-    took = {key: duration_s or 0.0 for key, (_, duration_s) in unpacked(results).items()} if results is not None else {}
-    return heapq.nlargest(10, took.items(), key=lambda one: one[1])
+def _standing_out(results: bytes | None) -> tuple[list[tuple[str, float]], Heaviest]:
+    """Return the tests that took longest in a run, by key, with their seconds, and those that used most."""
+    if results is None:
+        return [], heaviest({})
+    took = {key: duration_s or 0.0 for key, (_, duration_s) in unpacked(results).items()}
+    return heapq.nlargest(10, took.items(), key=lambda one: one[1]), heaviest(uses_in(results))
 
 
-def _of_test(runs: list[tuple[StoredRun, bytes]], key: str) -> list[tuple[StoredRun, str, float | None]]:
+def _run_resources(found: Heaviest, known: dict[str, KnownTest]) -> RunResources | None:
+    memory, cpu, leaking = ([(known[key], used) for key, used in some if key in known] for some in (found.memory, found.cpu, found.leaking))
+    return RunResources(memory, cpu, leaking, found.leaked) if memory or cpu or leaking else None
+
+
+def _of_test(runs: list[tuple[StoredRun, bytes]], key: str) -> list[tuple[StoredRun, PackedResult]]:
     """Return what a test did in the runs that had it."""
-    return [(run, *result) for run, results in runs if (result := result_in(results, key)) is not None]
+    return [(run, result) for run, results in runs if (result := result_in(results, key)) is not None]
+
+
+def _no_test(suite: str | None, key: str, suites: list[str]) -> str:
+    shown = repr(key[:40])
+    if suites:
+        return f"the suite {(suite or '')[:100]!r} has no test {shown}: it is in {', '.join(map(repr, suites[:5]))}"
+    return (
+        f"there is no test {shown}: its last run is older than runs are kept, or it was renamed (a test with another name is another "
+        "test), or the address was cut short; tests are linked from the pages of their runs"
+    )
 
 
 def _attempt(origin: Origin) -> tuple[str, str, int] | None:
@@ -311,4 +364,4 @@ def _at_commit(run: Run, other: StoredRun, *, failed_here: bool) -> str:
     return f"failed in run {failed} and passed in run {passed}, both of commit {run.commit[:12]}"
 
 
-__all__ = ["DAYS", "HISTORY", "CiService", "FailureGroup", "RunStory", "SuiteStory", "TestStory"]
+__all__ = ["DAYS", "HISTORY", "CiService", "FailureGroup", "RunResources", "RunStory", "SuiteStory", "TestStory"]

@@ -44,6 +44,7 @@ class CiRunRow(Base):
     __table_args__ = (
         Index("ix_ci_runs_suite_started", "suite", "started_at", "id"),
         Index("ix_ci_runs_suite_commit", "suite", "commit"),
+        Index("ix_ci_runs_suite_branch", "suite", "branch", "started_at", "id"),
         Index("ix_ci_runs_started", "started_at", "id"),
         Index("ix_ci_runs_received", "received_at"),
     )
@@ -69,7 +70,7 @@ class CiRunRow(Base):
     is_cut_off: Mapped[bool] = mapped_column(Boolean())
     resources: Mapped[Json]
     results: Mapped[bytes] = mapped_column(LargeBinary())
-    """All results, packed: `ci.domain.packed`."""
+    """All results, packed: `ci.packing`."""
 
 
 class CiTestRow(Base):
@@ -79,6 +80,7 @@ class CiTestRow(Base):
     __table_args__ = (
         Index("ix_ci_tests_suite_duration", "suite", "duration_s"),
         Index("ix_ci_tests_flaky", "flaky_at"),
+        Index("ix_ci_tests_key", "key"),
         Index("ix_ci_tests_seen", "last_seen_at"),
     )
 
@@ -105,6 +107,8 @@ class CiTestRow(Base):
     """When it was last seen to be flaky."""
     flaky: Mapped[Json | None]
     """By which evidence: `ci.domain.Evidence` by its kind."""
+    resources: Mapped[Json | None]
+    """What it used last and at most: `ci.resources.Usage`; None where that was never measured."""
 
 
 class CiFailureRow(Base):
@@ -148,6 +152,8 @@ class CiFailureKindRow(Base):
     message: Mapped[str] = mapped_column(Text())
     example: Mapped[str] = mapped_column(Text())
     """The name of one test that failed so."""
+    example_key: Mapped[str | None] = mapped_column(String(16))
+    """Its key; None until the failure is seen again, where an earlier version stored it."""
     first_at: Mapped[datetime]
     first_commit: Mapped[str] = mapped_column(String(64))
     first_run_id: Mapped[str] = mapped_column(String(64))

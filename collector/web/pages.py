@@ -37,6 +37,7 @@ def views_of(reader: PageReader, ci: CiPages) -> dict[str, View]:
         View("ci", ci.ci, ()),
         View("ci_suite", ci.ci_suite, ()),
         View("ci_run", ci.ci_run, ()),
+        View("ci_test", ci.ci_test, ()),
         View("probes", reader.probes, ("probes",)),
     )
 
@@ -124,6 +125,12 @@ async def ci_suite(request: Request, _visitor: Visitor, name: str) -> Response:
 async def ci_run(request: Request, _visitor: Visitor, run_id: str) -> Response:
     """One run of a test suite: what failed, and why."""
     return await _shown(request, "ci_run", here="ci", is_live=False, id=run_id)
+
+
+@router.get("/ci/tests/{key}")
+async def ci_test(request: Request, _visitor: Visitor, key: str) -> Response:
+    """One test: its runs, why it failed, whether it is flaky, what it uses."""
+    return await _shown(request, "ci_test", here="ci", is_live=False, key=key)
 
 
 @router.get("/probes")

@@ -23,6 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from isolation_monitor import __version__
+from isolation_monitor.collector.ci.resources import WORDS
 from isolation_monitor.collector.problems import NotFound, Problem, Unauthenticated
 from isolation_monitor.collector.storage.database import StoreUnavailable
 
@@ -180,6 +181,20 @@ def size(value: float | None) -> str:
     return f"{value:.1f} GiB"
 
 
+def amount(value: float | None, name: str) -> str:
+    """Return a measured value in the unit that its name ends with; `measured` names it.
+
+    >>> amount(2048, "memory_peak_bytes"), measured("memory_peak_bytes"), amount(3, "leaked_threads")
+    ('2 KiB', 'peak memory', '3')
+    """
+    return size(value) if name.endswith("_bytes") else seconds(value) if name.endswith("_s") else count(value)
+
+
+def measured(name: str) -> str:
+    """Return the name of what was measured in words."""
+    return WORDS.get(name) or words(name)
+
+
 def moment(value: datetime | None) -> str:
     """Return a time in UTC for people, to the second."""
     return "–" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -213,7 +228,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for made in (percent, share, count, seconds, size, moment, iso, words, short, pretty):
+    for made in (percent, share, count, seconds, size, amount, measured, moment, iso, words, short, pretty):
         environment.filters[made.__name__] = made
     environment.globals |= {"pages": PAGES, "static": static_url, "version": __version__}
     return environment

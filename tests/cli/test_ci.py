@@ -6,18 +6,31 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from isolation_monitor.cli import junit
 from isolation_monitor.cli.ci_environment import Place, find_place
 from isolation_monitor.cli.ci_report import body_of, suite_of
-from isolation_monitor.cli.junit import read_reports
+from isolation_monitor.cli.junit import Report, read_reports
 from tests.real_parts.collector import Collector, collector
 
 FILES = Path(__file__).parents[1] / "junit_files"
 TOKEN = "token-that-sends"
+LEAKING = """
+import threading
+
+stop = threading.Event()
+
+def test_leaves_a_thread():
+    threading.Thread(target=stop.wait, args=(60,), name="left-here", daemon=True).start()
+
+def test_leaves_nothing():
+    pass
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +73,42 @@ def test_a_report_is_kept_listed_and_explained(running: Collector, tmp_path: Pat
     assert "4 of 6 tests failed" in lists["runs"].stdout
     assert "no test is known to be flaky" in lists["flaky"].stdout
     assert "nowhere_to_be_found is not there" in lists["failures"].stdout
+
+
+def test_what_a_test_leaves_behind_comes_from_pytest_to_its_page(running: Collector, tmp_path: Path) -> None:
+    """The whole way: the plugin measures, the file carries, the command sends, the collector tells it of the test."""
+    (tmp_path / "test_shop.py").write_text(LEAKING, encoding="utf-8")
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--isolation-resources", "--junit-xml=junit.xml"]
+    subprocess.run(pytest_run, cwd=tmp_path, capture_output=True, timeout=120, check=True)
+
+    done = isomon(
+        "report", "junit.xml", "--suite", "shop", "--url", running.url, "--json", "--markdown", "pr.md", folder=tmp_path, ISOMON_TOKEN=TOKEN
+    )
+    [leaking] = json.loads(done.stdout)["resources"]["leaking"]
+    address = f"{running.url}/v1/ci/tests/{leaking['key']}?suite=shop"
+    with urllib.request.urlopen(urllib.request.Request(address, headers=running.reading), timeout=30) as answer:
+        usage = json.load(answer)["test"]["usage"]
+
+    assert leaking["name"] == "test_leaves_a_thread"
+    assert usage["resources"]["leaked_threads"] == usage["most"]["leaked_threads"] == 1
+    assert "left-here" in usage["left_behind"]
+    assert usage["resources"]["wall_s"] > 0
+    assert "1 threads" in (tmp_path / "pr.md").read_text(encoding="utf-8")
+
+
+def test_a_report_of_very_many_tests_carries_what_stands_out(tmp_path: Path) -> None:
+    """The collector takes 8 MiB: every test must be in it, and the figures of those that used most or leaked."""
+    used = [{"wall_s": 1.0, "cpu_s": float(number), "memory_peak_bytes": 1e9 - number} for number in range(50_000)]
+    tests = [junit.TestRun("g" * 60, f"test_{number:05}", "pass", resources=one) for number, one in enumerate(used)]
+    tests[25_000].resources["leaked_threads"] = 1.0
+
+    body = body_of(Report(tests), Place(), "all", None, 1_800_000_000.0)
+
+    measured = [number for number, test in enumerate(body["tests"]) if "resources" in test]
+    assert len(body["tests"]) == 50_000
+    assert len(json.dumps(body, separators=(",", ":"))) < 8 * 2**20
+    assert 5_000 < len(measured) < 50_000
+    assert {0, 1, 25_000, 49_998, 49_999} <= set(measured)
 
 
 def test_without_a_collector_the_summary_is_printed_all_the_same(tmp_path: Path) -> None:

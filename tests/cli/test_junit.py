@@ -240,13 +240,14 @@ def test_resources_are_read_where_the_plugin_wrote_them(tmp_path: Path) -> None:
     report = read(
         '<testsuite name="a" time="3"><properties><property name="isolation.memory_peak_bytes" value="1048576"/>'
         '<property name="isolation.wall_s" value="4.5"/><property name="other" value="1"/></properties>'
-        '<testcase classname="c" name="n"><properties><property name="isolation.leaked_threads" value="2"/></properties></testcase>'
+        '<testcase classname="c" name="n"><properties><property name="isolation.leaked_threads" value="2"/>'
+        '<property name="isolation.left_behind" value="thread a; thread b"/></properties></testcase>'
         "</testsuite>",
         tmp_path,
     )
 
     assert report.resources == {"memory_peak_bytes": 1048576, "wall_s": 4.5}
-    assert report.tests[0].resources == {"leaked_threads": 2}
+    assert (report.tests[0].resources, report.tests[0].left_behind) == ({"leaked_threads": 2}, "thread a; thread b")
     assert report.duration_s == 4.5
 
 

@@ -100,3 +100,57 @@ async def test_pages_that_are_not_there_say_so(api: Api) -> None:
     await shown(api, "/ci/suites/none", 404)
     await shown(api, "/ci/runs/none", 404)
     await shown(api, "/ci?commit=ab", 422)
+
+
+async def test_a_test_has_a_page_of_its_own_that_every_list_leads_to(api: Api) -> None:
+    """From a red run, a flaky list or a kind of failure to the test: what it did, why, and what it uses."""
+    ci = Ci(api)
+    use = {"resources": {"cpu_s": 1.5, "memory_peak_bytes": 2**28, "leaked_threads": 2}, "left_behind": "thread worker-7"}
+    await ci.send(case("pays", "error", failure=REFUSED), case("adds"), commit="c" * 40)
+    await ci.send(case("pays", **use), case("adds", "skip"), commit="c" * 40)
+    key = (await ci.get("flaky"))["items"][0]["key"]
+    address = f"/ci/tests/{key}?suite=unit"
+
+    page = await shown(api, address)
+
+    for text in ("connection refused", "Nothing listens at 127.0.0.1:8080", "Never seen before that run", "both of commit cccccccccccc"):
+        assert text in page
+    assert page.count('<rect class="fill bad"') == 2, "the run that failed, and the one that leaked"
+    assert "256 MiB" in page
+    assert "thread worker-7" in page
+    assert "2 threads" in page
+    assert all(f'href="/ci/runs/run-00000{number}"' in page for number in (1, 2))
+    for path in ("/ci", "/ci/suites/unit", "/ci/runs/run-000001", "/ci/runs/run-000002"):
+        assert f'href="{address}"' in await shown(api, path)
+    assert "run-000001" not in (await shown(api, f"{address}&commit={'d' * 8}")).split('<h2 id="runs-title"')[1]
+
+
+async def test_a_run_shows_what_its_tests_used_and_left_behind(api: Api) -> None:
+    use = {"resources": {"cpu_s": 1.5, "memory_peak_bytes": 2**28, "leaked_processes": 1}, "left_behind": "<img src=x> sleep 60"}
+    await Ci(api).send(case("pays", **use), case("adds"))
+
+    page = await shown(api, "/ci/runs/run-000001")
+
+    assert "Left behind by tests" in page
+    assert "1 process<" in page
+    assert "&lt;img src=x&gt; sleep 60" in page
+    assert "Most memory" in page
+    assert "Most CPU" in page
+
+
+async def test_the_page_of_a_test_is_for_who_is_signed_in_and_tells_who_is_not_there(api: Api, make_api: Callable[..., Any]) -> None:
+    nasty = {"type": "<b>", "message": "<script>alert(1)</script>", "detail": "</pre><img src=x>"}
+    ci = Ci(api)
+    await ci.send(case("<i>name</i>", "fail", failure=nasty), suite="a & b / <c>?")
+    key = (await ci.get("failures"))["items"][0]["example_key"]
+
+    page = await shown(api, f"/ci/tests/{key}")
+
+    assert "<script>alert" not in page
+    assert "<i>name" not in page
+    assert 'href="/ci/suites/a%20%26%20b%20/%20%3Cc%3E%3F"' in page
+    assert "there is no test" in await shown(api, "/ci/tests/0123456789abcdef", 404)
+    assert "a &amp; b" in await shown(api, f"/ci/tests/{key}?suite=other", 404)
+    api.client.cookies.clear()
+    answer = await api.client.get(f"/ci/tests/{key}", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next=%2Fci%2Ftests%2F{key}")
