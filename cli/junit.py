@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple
 from xml.parsers.expat import errors
@@ -25,6 +24,7 @@ from xml.parsers.expat import errors
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
+from isolation_monitor.cli.junit_values import count, duration, moment_of, seconds
 from isolation_monitor.cli.xml_mending import mended
 from isolation_monitor.collector.ci.resources import AMOUNTS, LEFT_CHARS
 
@@ -37,9 +37,6 @@ _DETAIL_CHARS: Final = 8_000
 _NAME_CHARS: Final = 500
 _KIND_CHARS: Final = 200
 _MOST_USED: Final = 1e15
-_MOST_ATTEMPTS: Final = 1_000_000
-_LONGEST_S: Final = 10 * 365 * 86_400.0
-"""A duration beyond this was not measured: a clock that was set, or milliseconds of an epoch."""
 _DEPTH: Final = 100
 _PROPERTY: Final = "isolation."
 _LEFT_BEHIND: Final = "isolation.left_behind"
@@ -284,8 +281,8 @@ class _Reader:
                     _forget(element, suites)
 
     def _suite(self, tag: str, element: Any, depth: int) -> None:  # Any: an element of a library without types
-        name, told = element.get("name", "").strip(), _duration(element.get("time"))
-        failed = _count(element.get("failures")) + _count(element.get("errors"))
+        name, told = element.get("name", "").strip(), duration(element.get("time"))
+        failed = count(element.get("failures")) + count(element.get("errors"))
         if depth == 1 and ("failures" in element.keys() or "errors" in element.keys()):  # noqa: SIM118 - an element is no mapping
             self._told_all = failed
         elif depth == 2:
@@ -297,7 +294,7 @@ class _Reader:
             self._told_s = told or None
         elif depth == 2 and self.root_tag == "testsuites":
             self._suites_s += told or 0.0
-        moment = _moment(element.get("timestamp"))
+        moment = moment_of(element.get("timestamp"))
         if moment is not None and (self.started_at is None or moment < self.started_at):
             self.started_at = moment
 
@@ -318,7 +315,7 @@ class _Reader:
             group = file
         result, failure, passes, failures = _outcome(element)
         resources, left_behind = _used(element)
-        duration_s = _duration(element.get("time"))
+        duration_s = duration(element.get("time"))
         self._tests_s += duration_s or 0.0
         test = TestRun(
             _stable(group)[:_NAME_CHARS], _stable(name)[:_NAME_CHARS] or "(no name)", result, file[:_NAME_CHARS], duration_s, failure,
@@ -393,7 +390,7 @@ def _resource(element: Any) -> tuple[str, float]:  # Any: as above
     name = (element.get("name") or "").removeprefix(_PROPERTY)
     if not (element.get("name") or "").startswith(_PROPERTY) or name not in AMOUNTS:
         return "", 0.0
-    value = _seconds(element.get("value") or element.text)
+    value = seconds(element.get("value") or element.text)
     return (name, value) if value is not None and value <= _MOST_USED else ("", 0.0)
 
 
@@ -433,47 +430,6 @@ def _relative(file: str, root: Path) -> str:
     if path.startswith(f"{root.as_posix()}/"):
         return path[len(root.as_posix()) + 1 :]
     return path.rsplit("/", 1)[-1] if path.startswith("/") or re.match(r"[A-Za-z]:/", path) else path.removeprefix("./")
-
-
-def _seconds(text: str | None) -> float | None:
-    """Return a number that a runner wrote, in whatever notation; None where there is none that can be used.
-
-    >>> _seconds("1,234.5"), _seconds("1.234,5"), _seconds("0,5"), _seconds("NaN")
-    (1234.5, 1234.5, 0.5, None)
-    """
-    if text is None:
-        return None
-    plain = re.sub(r"[\s\u00a0\u202f's]", "", text)
-    comma, dot = plain.rfind(","), plain.rfind(".")
-    if comma >= 0 and dot >= 0:
-        plain = plain.replace(",", "") if dot > comma else plain.replace(".", "").replace(",", ".")
-    elif plain.count(",") == 1:
-        plain = plain.replace(",", ".")
-    else:
-        plain = plain.replace(",", "")
-    try:
-        value = float(plain)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-def _duration(text: str | None) -> float | None:
-    value = _seconds(text)
-    return value if value is not None and value <= _LONGEST_S else None
-
-
-def _count(text: str | None) -> int:
-    return int(min(_seconds(text) or 0, _MOST_ATTEMPTS))
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Return a time stamp that says its offset. One without may be off by a day's half: the caller's clock is better."""
-    try:
-        moment = datetime.fromisoformat((text or "").strip())
-        return moment.astimezone(UTC) if moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def files_of(patterns: Sequence[str], root: Path) -> list[Path]:

@@ -40,7 +40,7 @@ async def async_engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
             pytest.importorskip("psycopg")
         cluster = request.getfixturevalue("postgres")
         url = cluster.create(name).replace("postgresql+asyncpg", driver)
-    engine = create_async_engine(url, pool_size=3, max_overflow=2, pool_timeout=5)
+    engine = create_async_engine(url, pool_size=3, max_overflow=2, pool_timeout=60)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(100))"))
     yield engine
