@@ -30,10 +30,10 @@ demo: parts ## bring the whole stack up with traffic and a live status; Ctrl-C l
 demo-once: parts ## the same stack as a scripted story: six faults proven, paged and gated (under 4 minutes)
 	@exec $(BIN)/isomon demo once
 
-test: parts-optional ## the tests, real parts included (under 10 minutes)
+test: parts-optional ## the tests, real parts included (about half an hour on two cores)
 	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(PYTEST_ARGS)
 
-test-slow: parts-optional ## kill loops, simulations and the whole story (under 30 minutes)
+test-slow: parts-optional ## kill loops, simulations and the whole story (about half an hour)
 	@$(BIN)/python -m pytest -m slow -n $(WORKERS) $(PYTEST_ARGS)
 
 leaks: parts-optional ## the collection of real bugs and their fixed twins: a scoreboard, and build/leaks.json

@@ -252,8 +252,8 @@ def test_keys_move_between_rows_reach_the_filters_and_open_the_pages(page: WebDr
     assert page.find_element(By.ID, "help").is_displayed()
     pressed(page, Keys.ESCAPE)
     assert not page.find_element(By.ID, "help").is_displayed()
-    pressed(page, "5")
-    eventually(lambda: page.title.startswith("Detectors"), "the fifth page is open")
+    pressed(page, "6")
+    eventually(lambda: page.title.startswith("Detectors"), "the sixth page is open")
 
 
 def test_the_first_tab_leads_past_the_navigation_and_focus_can_be_seen(page: WebDriver) -> None:
