@@ -23,6 +23,7 @@ from tests.real_parts.collector import Collector, collector
 
 OPERATIONS = 28
 """There are so many; fewer would mean that the document lost some."""
+SENDING = {"POST /v1/records", "POST /v1/logs", "POST /v1/alerts", "POST /v1/ci/runs", "POST /v1/container-actions"}
 EXAMPLES = 25
 
 
@@ -85,7 +86,7 @@ def statuses_of(session: requests.Session, running: Collector, cases: SearchStra
 
 def status_of(session: requests.Session, running: Collector, case: Case) -> int:
     """Send a case with the token that its route asks for, and return the status of the answer, which is a problem or a success."""
-    sending = case.operation.label in ("POST /v1/records", "POST /v1/logs", "POST /v1/alerts")
+    sending = case.operation.label in SENDING
     asked = case.as_transport_kwargs(base_url=running.url)
     asked["headers"] = {name: value for name, value in dict(asked.get("headers") or {}).items() if name.lower() != "authorization"}
     asked["headers"] |= running.sending if sending else running.reading
