@@ -60,6 +60,8 @@ def _slow() -> Scenario:
         **start("mixed", "31x100", "15x100") | start("mixed", "2x100", "15x100", "b"),
         # Slow, but long ago; its newest sibling is another instance.
         **start("old", "45x100", "0x100") | {series(names.STARTUP_READY.name, {"service": "old", "instance": "a"}): "1x100"},
+        # A second more than ten minutes at the moment at which it is ten minutes for `slow`.
+        **start("second", "45x100", "59x100"),
         # Nothing declared.
         **start("idle", "0x100", "0x100"),
     }
@@ -72,11 +74,13 @@ def _slow() -> Scenario:
             "what scales the service wait as long. The panel by phase says which one it is.",
         )
 
+    second = firing("second", "45s")
     moments = {
-        30: [firing("mixed", "31s"), firing("old", "45s")],
-        60: [firing("endless", "1m 0s"), firing("slow", "45s"), firing("mixed", "31s"), firing("old", "45s")],
-        600: [firing("endless", "10m 0s"), firing("slow", "45s"), firing("mixed", "31s"), firing("old", "45s")],
-        645: [firing("endless", "10m 45s"), firing("slow", "45s")],
+        30: [firing("mixed", "31s"), firing("old", "45s"), second],
+        60: [firing("endless", "1m 0s"), firing("slow", "45s"), firing("mixed", "31s"), firing("old", "45s"), second],
+        600: [firing("endless", "10m 0s"), firing("slow", "45s"), firing("mixed", "31s"), firing("old", "45s"), second],
+        645: [firing("endless", "10m 45s"), firing("slow", "45s"), second],
+        660: [firing("endless", "11m 0s"), firing("slow", "45s")],
         675: [firing("endless", "11m 15s")],
     }
     return Scenario("StartupSlow", inputs, "StartupSlow", moments, every_s=_STEP_S, step_s=_STEP_S)

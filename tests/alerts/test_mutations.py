@@ -35,6 +35,7 @@ _BATCH = 24
 _ONE_IN = 12
 PROMISES = ("service_slo:", "slo:")
 EQUIVALENT = {
+    "CleanupSlow: 5 becomes 6": "the quantile of 1 is the bound of a bucket, and none is between 5 and 10",
     "DeadMansSwitch: 1 becomes 2": "the value of a constant alert is compared with nothing",
     "DeadMansSwitch: 1 becomes 0": "as above",
     "RolloutLatency: < becomes <=": "a mean of measured percentiles is never exactly four standard errors above zero",
