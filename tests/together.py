@@ -7,6 +7,7 @@ had no effect any more.)
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
@@ -18,8 +19,9 @@ TOGETHER = {
 }
 """By the beginning of a file's path, the name of what they share."""
 
-APART = ("tests/leaks/test_leaks.py",)
-"""Files of hundreds of tests that share nothing: dealt out one by one, or all other workers would wait for one in the end."""
+PARTS = {"tests/leaks/test_leaks.py": 3}
+"""Files of hundreds of tests, dealt out in so many parts, or all other workers would wait for one in the end. Tests of one case, which
+share its runs, stay together."""
 
 
 class ByFile(LoadScopeScheduling):
@@ -27,8 +29,9 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if file in APART:
-            return nodeid
+        if file in PARTS:
+            case = nodeid.partition("[")[2]
+            return f"{file} {zlib.crc32(case.encode()) % PARTS[file]}"
         return next((name for path, name in TOGETHER.items() if file.startswith(path)), file)
 
 

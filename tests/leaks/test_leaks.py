@@ -37,7 +37,7 @@ def each(cases: list[Case], variant: Variant, watch: Watch, all_slow: bool = Fal
     return decorate
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def runs_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
     """Start the runs of all selected tests in their order, some at a time; under xdist each worker runs its own tests only."""
     if not hasattr(request.config, "workerinput"):
