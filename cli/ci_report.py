@@ -11,6 +11,7 @@ from typing import Any, Final
 from isolation_monitor.cli.ci_environment import Place
 from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.junit import Report, TestRun
+from isolation_monitor.cli.printable import one_line
 from isolation_monitor.collector.ci.domain import key_of
 from isolation_monitor.collector.ci.failures import diagnose
 from isolation_monitor.collector.ci.resources import Use, heaviest, use_of
@@ -40,7 +41,7 @@ def suite_of(report: Report, place: Place, given: str | None) -> str:
     # Not the first of many classes: it would be another one as soon as a class is added.
     found = next((every[0] for every in (names, [place.job], roots) if len(every) == 1 and every[0]), "tests")
     name = given if given is not None else found
-    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split()).lstrip("/ ")[:_SUITE_CHARS]
+    name = one_line(name).lstrip("/ ")[:_SUITE_CHARS]
     if not name:
         raise UsageError("--suite is empty: name what these tests are, such as unit or e2e")
     return name

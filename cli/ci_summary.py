@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from isolation_monitor.cli.printable import one_line
 from isolation_monitor.collector.ci.resources import LEAKED
 
 Json = dict[str, Any]  # Any: ci-run-story/1
@@ -179,7 +180,7 @@ def _evidence(one: Json) -> str:
 
 
 def _line(text: str, chars: int = _MESSAGE) -> str:
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    plain = one_line(text)
     return plain if len(plain) <= chars else plain[: chars - 1] + "…"
 
 

@@ -25,6 +25,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from isolation_monitor.cli.junit_values import count, duration, moment_of, seconds
+from isolation_monitor.cli.printable import one_line
 from isolation_monitor.cli.xml_mending import mended
 from isolation_monitor.collector.ci.resources import AMOUNTS, LEFT_CHARS
 
@@ -418,8 +419,7 @@ def _bounded(text: str, chars: int) -> str:
 
 def _stable(name: str) -> str:
     """Return a name without the address of an object, which is another one in each run, and without what cannot be seen."""
-    visible = name if name.isprintable() else "".join(sign if sign.isprintable() else " " for sign in name)
-    return re.sub(r"\b0x[0-9a-fA-F]{6,16}\b", "0x…", " ".join(visible.split()))
+    return re.sub(r"\b0x[0-9a-fA-F]{6,16}\b", "0x…", one_line(name))
 
 
 def _relative(file: str, root: Path) -> str:

@@ -18,9 +18,9 @@ settings.load_profile("any machine")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:  # Any: of pytest-xdist, which needs not be there
-    from tests.together import scheduler
+    from tests.together import ByFile
 
-    return scheduler(config, log)
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,7 +8,6 @@ had no effect any more.)
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -33,7 +32,3 @@ class ByFile(LoadScopeScheduling):
             case = nodeid.partition("[")[2]
             return f"{file} {zlib.crc32(case.encode()) % PARTS[file]}"
         return next((name for path, name in TOGETHER.items() if file.startswith(path)), file)
-
-
-def scheduler(config: Any, log: Any) -> ByFile:  # Any: pytest's and pytest-xdist's own
-    return ByFile(config, log)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from isolation_monitor.cli.junit import MAX_FILE_BYTES, JUnitError, NotJUnitError, Report, files_of, read_reports
+from isolation_monitor.cli.printable import printable
 
 MAX_ARCHIVE_BYTES: Final = 256 * 1024 * 1024
 MAX_INFLATED_BYTES: Final = 512 * 1024 * 1024
@@ -101,7 +102,7 @@ def _unpack(archive: Path, folder: Path, troubles: list[str]) -> None:
             # A library's errors for what it cannot unpack: RuntimeError is a password, NotImplementedError a method it does not know.
             except (_Refused, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
                 told = error if isinstance(error, _Refused) else f"cannot be unpacked ({type(error).__name__})"
-                troubles.append(f"{_printable(member.filename)}: {told}")
+                troubles.append(f"{printable(member.filename)[:200]}: {told}")
 
 
 def _inflate(members: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, left: int) -> int:
@@ -133,10 +134,6 @@ def _over(size: int, left: int) -> str:
     if size > MAX_FILE_BYTES:
         return f"has more than {MAX_FILE_BYTES} bytes, no more of a file are read: write one file a suite"
     return f"makes more than {MAX_INFLATED_BYTES} bytes of the artifact, of which {left} are left: upload it in parts"
-
-
-def _printable(name: str) -> str:
-    return "".join(sign if sign.isprintable() else "?" for sign in name)[:200]
 
 
 def _directory_bytes(archive: Path) -> int:

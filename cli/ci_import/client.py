@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 
 from isolation_monitor.cli.collector_client import NoAnswer, UsageError
+from isolation_monitor.cli.printable import one_line
 from isolation_monitor.collector.outbound import why_unreachable
 
 Params = Mapping[str, str | int]
@@ -216,7 +217,7 @@ class ForgeClient:
             return ""
         told = (value.get("message") or value.get("error_description") or value.get("error")) if isinstance(value, dict) else None
         text = told if isinstance(told, str) else json.dumps(told) if told else ""
-        return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:_REASON_CHARS]
+        return one_line(text)[:_REASON_CHARS]
 
     def _refusal(self, status: int, url: str, reason: str) -> Exception:
         # Not the query: of a storage's address it is the permission to read.

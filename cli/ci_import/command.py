@@ -32,6 +32,7 @@ from isolation_monitor.cli.collector_client import (
     seconds,
 )
 from isolation_monitor.cli.console import stdout_console
+from isolation_monitor.cli.printable import printable
 from isolation_monitor.telemetry.certificates import tls_context
 
 Json = dict[str, Any]  # Any: JSON
@@ -235,7 +236,7 @@ def _address(url: str) -> str:
 
 def _say(text: str) -> None:
     # What a branch or an artifact is called must not style the terminal.
-    print("".join(sign if sign.isprintable() else "?" for sign in text), file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _print(done: Import) -> None:
@@ -250,7 +251,7 @@ def _print(done: Import) -> None:
             rows.append((sent.source, sent.told["suite"], str(numbers["tests"]), str(numbers["failed"] + numbers["errors"]), sent.result))
         rows += [(one.source, "–", "–", "–", one.text) for one in imported.unsent]
         for row in rows:
-            table.add_row(*(Text("".join(sign if sign.isprintable() else "?" for sign in cell)) for cell in (*at, *row)))
+            table.add_row(*(Text(printable(cell)) for cell in (*at, *row)))
     if table.row_count:
         console.print(table)
     console.print(_summary(done))

@@ -21,6 +21,7 @@ from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere
 from isolation_monitor.cli.ci_import.importing import FinishedRun, FoundReport, LeftOut, Trouble, Wanted, moment_of
 from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.junit import JUnitError, Report, read_reports
+from isolation_monitor.cli.printable import one_line
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -209,7 +210,7 @@ def _text(value: object) -> str:
 
 
 def _line(value: object) -> str:
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(value)).split())[:300]
+    return one_line(str(value))[:300]
 
 
 def _seconds(value: object) -> float | None:

@@ -56,8 +56,9 @@ def uses_in(content: bytes) -> dict[str, Use]:
 def result_in(content: bytes, key: str) -> PackedResult | None:
     """Return what one test did, of what `packed` made; None where the run did not have it."""
     results, rest = _parts(content)
-    start = 0 if results.startswith(key.encode()) else results.find(b"\n" + key.encode()) + 1
-    if start == 0 and not results.startswith(key.encode()):
+    # Each line begins with its key, the first one too.
+    start = (b"\n" + results).find(b"\n" + key.encode())
+    if start < 0:
         return None
     line = results[start:].split(b"\n", 1)[0].decode()
     used = zlib.decompress(rest).split(b"\n")[results.count(b"\n", 0, start)].decode() if rest else ""

@@ -16,6 +16,7 @@ from isolation_monitor.cli.console import stdout_console
 from isolation_monitor.cli.docker.audit.audit import Report, audit
 from isolation_monitor.cli.docker.audit.rules import RULES
 from isolation_monitor.cli.docker.audit.sarif import sarif
+from isolation_monitor.cli.printable import printable
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -99,7 +100,7 @@ def _print(report: Report, console: Console) -> None:
         for finding in report.found:
             rule = RULES[finding.rule]
             # Text, not markup: what a file holds must not style the terminal.
-            cells = (f"{finding.path}:{finding.line}", _printable(finding.what), finding.rule, rule.why, rule.instead)
+            cells = (f"{finding.path}:{finding.line}", printable(finding.what), finding.rule, rule.why, rule.instead)
             table.add_row(*(Text(cell) for cell in cells))
         console.print(table)
     for one in report.unread:
@@ -107,7 +108,3 @@ def _print(report: Report, console: Console) -> None:
     found, more = len(report.found), len(report.findings) - len(report.found)
     told = f"{found} found" if found else "nothing found"
     console.print(Text(f"{told} in {report.files} files{f', {more} allowed with a reason' if more else ''}", style="bold"))
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -20,6 +20,7 @@ from rich.text import Text
 from isolation_monitor.cli.collector_client import TOKEN_FILE_ENV, URL_ENV, UsageError, seconds
 from isolation_monitor.cli.console import stdout_console
 from isolation_monitor.cli.docker.guard.journal import PATH_ENV, Journal, journal_path
+from isolation_monitor.cli.printable import printable
 
 if TYPE_CHECKING:
     from isolation_monitor.cli.docker.guard.action import Action
@@ -166,7 +167,7 @@ def journal(
             entry.get("result"),
             entry.get("reason"),
         )
-        table.add_row(*(Text(_printable(str(cell))) for cell in shown))
+        table.add_row(*(Text(printable(str(cell))) for cell in shown))
     console.print(table)
 
 
@@ -197,11 +198,11 @@ def _run(do: Callable[[Guard], Awaitable[list[Action]]], setup: Setup, as_json: 
         for action in actions:
             told = f"{_deed(action.as_json())} {action.container or ''}".strip()
             where = sys.stdout if action.result == "done" else sys.stderr
-            print(_printable(f"{told}: {action.result}: {action.reason}"), file=where)
+            print(printable(f"{told}: {action.result}: {action.reason}"), file=where)
         if not actions:
             print("there is nothing to remove")
     for problem in setup.problems:
-        print(f"isomon docker: {_printable(problem)}", file=sys.stderr)
+        print(f"isomon docker: {printable(problem)}", file=sys.stderr)
     results = {action.result for action in actions}
     if results - {"done"}:
         raise typer.Exit(EXIT_FAILED if "failed" in results else EXIT_REFUSED)
@@ -227,11 +228,6 @@ def _seconds(option: str, text: str) -> float:
 def _deed(entry: dict[str, Any]) -> str:  # Any: JSON
     signal = f" ({entry['signal']})" if entry.get("signal") else ""
     return f"{entry.get('action')}{' by force' if entry.get('forced') else ''}{signal}"
-
-
-def _printable(text: str) -> str:
-    # Names and answers come from elsewhere: they must not steer the terminal.
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _leave(text: str, code: int) -> NoReturn:
