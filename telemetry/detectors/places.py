@@ -28,7 +28,7 @@ from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.naming import fields_of, is_telling
 from isolation_monitor.telemetry.detectors.reach import arguments_of, dict_of_class, function_of, is_class
 
-PLACES_LIMIT: Final = 2_000
+PLACES_LIMIT: Final = 5_000
 
 _PATHS: Final = {name: os.path.realpath(path) + os.sep for name, path in sysconfig.get_paths().items()}
 _STANDARD: Final = tuple(_PATHS[name] for name in ("stdlib", "platstdlib") if name in _PATHS)
@@ -45,13 +45,13 @@ _get_local = threading.local.__getattribute__
 class Place:
     """One place. `words` are the names under which code reaches it; `read` returns its value now, or None.
 
-    `root` is the module global through which code comes to it, where there is one.
+    `roots` are the module globals through which code comes to it, where there are any.
     """
 
-    __slots__ = ("key", "kind", "name", "read", "root", "words")
+    __slots__ = ("key", "kind", "name", "read", "roots", "words")
 
     def __init__(self, kind: str, name: str, key: object, words: frozenset[str], read: Callable[[], object], root: str = "") -> None:
-        self.root = root
+        self.roots = frozenset((root,)) if root else frozenset()
         self.kind = kind
         self.name = name
         self.key = key
@@ -100,8 +100,9 @@ class Places:
                 locals.extend(place for place in _held_locals(module) if all(place.key != known.key for known in locals))
         stores = [self._stores_of(module) for module in own]
         assigned = frozenset().union(*(one.attributes for one in stores))
+        objects: dict[int, Place] = {}
         for module, one in zip(own, stores, strict=True):
-            shared.extend(_assigned_globals(module, assigned, one.globals))
+            shared.extend(_assigned_globals(module, assigned, one.globals, objects))
         self.shared, self.locals, self.words = shared[:PLACES_LIMIT], locals[:PLACES_LIMIT], words
 
     def _stores_of(self, module: ModuleType) -> _Stores:
@@ -226,10 +227,15 @@ def _stores_of(module: ModuleType, stamp: int) -> _Stores:
     return _Stores(stamp, frozenset(attributes), frozenset(variables))
 
 
-def _assigned_globals(module: ModuleType, assigned: frozenset[str], stored: frozenset[str]) -> Iterator[Place]:
+def _assigned_globals(
+    module: ModuleType, assigned: frozenset[str], stored: frozenset[str], objects: dict[int, Place]
+) -> Iterator[Place]:
+    """`objects` are the places found so far that are objects with fields: modules import them from each other."""
     title = str(module.__dict__.get("__name__", "?"))
     space = module.__dict__
     for name, value in list(space.items()):
+        if name.startswith("__"):
+            continue
         if name in stored or (name in assigned and (value is None or type(value) in (str, int))):
             yield Place("global", f"{title}.{name}", ("global", title, name), frozenset((name,)), _reader(space, name), name)
         elif is_class(value) and dict_of_class(value).get("__module__") == title:
@@ -238,10 +244,16 @@ def _assigned_globals(module: ModuleType, assigned: frozenset[str], stored: froz
                     key = ("class", title, name, field)
                     yield Place("global", f"{title}.{name}.{field}", key, frozenset((field,)), _reader_of_class(value, field), name)
         elif is_telling(value) and type(value) not in (dict, list, set, ContextVar, threading.local):
+            known = objects.get(id(value))
+            if known is not None:
+                known.roots |= {name}
+                continue
             fields = frozenset(field for field, _ in fields_of(value)) & assigned
             if fields:
                 # One object for the whole module, whose fields functions assign to.
-                yield Place("global", f"{title}.{name}", ("global", title, name), fields, _reader(space, name), name)
+                place = Place("global", f"{title}.{name}", ("global", title, name), fields, _reader(space, name), name)
+                objects[id(value)] = place
+                yield place
 
 
 def _reader(space: dict[str, Any], name: str) -> Callable[[], object]:

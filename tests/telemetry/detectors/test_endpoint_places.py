@@ -1,0 +1,112 @@
+"""Which places an answer is judged by: few where the endpoint is known, and never for long where it is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from isolation_monitor.telemetry.detectors import endpoint_places
+from isolation_monitor.telemetry.detectors.endpoint_places import READ_AGAIN_S, EndpointPlaces
+from isolation_monitor.telemetry.detectors.places import Place, Places
+from isolation_monitor.telemetry.housekeeper import Housekeeper
+
+current = SimpleNamespace(user="")
+late: Callable[[], str] | None = None
+
+
+def reads_it() -> str:
+    return current.user
+
+
+def reads_it_later() -> object:
+    return late() if late is not None else None
+
+
+def reads_nothing() -> int:
+    return 1
+
+
+def place(name: str, value: object, root: str = "", kind: str = "global") -> Place:
+    return Place(kind, name, name, frozenset((name,)), lambda: value, root)
+
+
+@pytest.fixture
+def housekeeper() -> Iterator[Housekeeper]:
+    housekeeper = Housekeeper(lambda error: None)
+    yield housekeeper
+    housekeeper.close()
+
+
+@pytest.fixture
+def places() -> Places:
+    places = Places()
+    places.shared = [
+        place("user", current, root="current"),
+        place("user", SimpleNamespace(user=""), root="another"),
+        place("tenant", "nobody"),
+        place("held", {}, kind="context_variable"),
+    ]
+    return places
+
+
+@pytest.fixture
+def chosen(places: Places, housekeeper: Housekeeper) -> Callable[[object], list[str]]:
+    chooser = EndpointPlaces(places, housekeeper)
+
+    def run(endpoint: object) -> list[str]:
+        list(chooser.of(endpoint, {}))
+        housekeeper.settle(0.1)
+        return [" ".join((one.name, *one.roots)) for one in chooser.of(endpoint, {})]
+
+    run.chooser = chooser  # type: ignore[attr-defined]
+    return run
+
+
+def test_an_endpoint_is_judged_by_what_its_code_mentions_and_by_context_variables(chosen) -> None:
+    assert chosen(reads_it) == ["user current", "held"]
+    assert chosen(reads_nothing) == ["held"]
+
+
+def test_until_its_code_was_read_and_where_no_endpoint_is_known_all_places_are_looked_at(places, housekeeper) -> None:
+    chooser = EndpointPlaces(places, housekeeper)
+
+    assert [one.name for one in chooser.of(reads_nothing, {})] == ["user", "user", "tenant", "held"]
+    assert [one.name for one in chooser.of(None, {})] == ["user", "user", "tenant", "held"]
+
+
+def test_places_found_later_are_chosen_from_as_well(chosen, places) -> None:
+    assert "tenant" not in chosen(reads_it)
+
+    places.shared = [place("user", "somebody")]
+
+    assert chosen(reads_it) == ["user"]
+
+
+def test_what_was_made_late_leads_on_to_more_code(chosen, monkeypatch) -> None:
+    assert chosen(reads_it_later) == ["held"]
+
+    monkeypatch.setitem(globals(), "late", reads_it)
+    chosen.chooser.tick(time.monotonic())
+    assert chosen(reads_it_later) == ["held"]
+    chosen.chooser.tick(time.monotonic() + READ_AGAIN_S + 1.0)
+    assert chosen(reads_it_later) == ["user current", "held"]
+
+
+def test_objects_are_looked_at_in_turn_for_a_moment_and_plain_and_telling_ones_each_time(housekeeper, monkeypatch) -> None:
+    monkeypatch.setattr(endpoint_places, "LOOK_S", 0.0)
+    places = Places()
+    places.shared = [*(Place("global", f"object {n}", n, frozenset(), lambda: current) for n in range(100)), place("plain", "nobody")]
+    telling = Place("global", "telling", "telling", frozenset(), lambda: current)
+    chooser = EndpointPlaces(places, housekeeper)
+    seen: set[str] = set()
+
+    for look in range(1, 8):
+        looked = [one.name for one in chooser.of(None, {"telling": telling})]
+        seen.update(looked)
+        assert looked[0] == "telling"
+        assert "plain" in looked
+        assert len(looked) <= 2 + endpoint_places.LOOKS_BETWEEN_CLOCKS
+        assert len(seen) == min(102, 2 + look * (endpoint_places.LOOKS_BETWEEN_CLOCKS - 1))
