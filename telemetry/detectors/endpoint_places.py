@@ -3,8 +3,8 @@
 A large application has thousands of places, and a look at each would hold up its loop at every answer. A place that an
 endpoint's code never mentions is never reported for it, so nothing is lost by leaving it out.
 What an endpoint mentions is read off the loop, after its first request, and again each minute: objects that are made late lead
-on to more code. Until then, and where no endpoint is known, looked at are the places that ever named somebody, those that hold a plain value (a
-fraction of a microsecond each), and of the others, objects with fields, some in turn, for at most `LOOK_S` at one answer.
+Until then, and where no endpoint is known, looked at are: places that ever named somebody; those that hold a plain value
+(a fraction of a microsecond each); and some of the others, objects with fields, in turn, for at most `LOOK_S` at one answer.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.naming import PLAIN, fields_of
 from isolation_monitor.telemetry.detectors.places import Place, Places
 from isolation_monitor.telemetry.detectors.reach import function_of, reach_of
-from isolation_monitor.telemetry.housekeeper import Housekeeper
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.housekeeper import Housekeeper
 
 LOOK_S: Final = 0.001
 LOOKS_BETWEEN_CLOCKS: Final = 16

@@ -227,9 +227,7 @@ def _stores_of(module: ModuleType, stamp: int) -> _Stores:
     return _Stores(stamp, frozenset(attributes), frozenset(variables))
 
 
-def _assigned_globals(
-    module: ModuleType, assigned: frozenset[str], stored: frozenset[str], objects: dict[int, Place]
-) -> Iterator[Place]:
+def _assigned_globals(module: ModuleType, assigned: frozenset[str], stored: frozenset[str], objects: dict[int, Place]) -> Iterator[Place]:
     """`objects` are the places found so far that are objects with fields: modules import them from each other."""
     title = str(module.__dict__.get("__name__", "?"))
     space = module.__dict__

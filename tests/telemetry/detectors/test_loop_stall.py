@@ -162,6 +162,21 @@ async def test_uninstrument_ends_the_thread_and_the_collectors_callback(served: 
     assert not [one for one in gc.callbacks if type(getattr(one, "__self__", None)).__module__.startswith("isolation_monitor")]
 
 
+def test_unwatching_does_not_wait_for_the_next_look(make_monitor: Callable[..., IsolationMonitor]) -> None:
+    detector: LoopStall = make_monitor(stall_threshold_ms=600_000).detection.loop_stall
+
+    async def serve() -> None:
+        detector.watch(asyncio.get_running_loop())
+        watch = detector._watch
+        assert watch is not None
+        assert watch.is_running
+        await asyncio.to_thread(detector.unwatch)
+        watch._thread.join(LIMIT_S)
+        assert not watch._thread.is_alive()
+
+    asyncio.run(serve())
+
+
 def test_a_closed_loop_ends_the_watch(monitor: IsolationMonitor) -> None:
     detector: LoopStall = monitor.detection.loop_stall
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, SimpleNamespace
 
 import pytest
 from fastapi import FastAPI
@@ -57,6 +57,32 @@ def test_a_file_linked_into_an_environment_is_installed(tmp_path: Path) -> None:
     assert origin_of_file(str(folder / "sdk.py")) == "installed"
     assert origin_of_file(str(tmp_path / "linked" / "sdk.py")) == "installed"
     assert origin_of_file(str(kept)) == "own"
+
+
+def test_an_object_that_modules_import_is_one_place_under_all_its_names(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ModuleType("places_cart")
+    other.__dict__["__file__"] = str(module.__dict__["__file__"]).replace("places_shop", "places_cart")
+    source = "from types import SimpleNamespace\ncontext = SimpleNamespace(place_user=None)\ndef f(u):\n    context.place_user = u\n"
+    exec(source, module.__dict__)
+    other.__dict__["request_context"] = module.__dict__["context"]
+    monkeypatch.setitem(sys.modules, "places_cart", other)
+
+    places = Places()
+    places.scan()
+
+    (place,) = [one for one in places.shared if "place_user" in one.words]
+    assert place.name == "places_shop.context"
+    assert place.roots == {"context", "request_context"}
+
+
+def test_what_a_module_has_by_itself_is_no_place(module: ModuleType) -> None:
+    exec("def rename(f):\n    f.__name__ = f.__doc__ = ''\ndef load(m):\n    m.loader = m.name = None\n", module.__dict__)
+    module.__dict__["__loader__"] = SimpleNamespace(loader=None, name="")
+
+    places = Places()
+    places.scan()
+
+    assert found(places) == {"places_shop.current"}
 
 
 def test_what_functions_assign_to_is_read_once_and_again_when_the_module_changed(
