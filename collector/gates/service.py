@@ -104,7 +104,10 @@ class GateService:
         decision = _decide(_plan(rollout, self._scrape_stale_after_s), inputs, asked | minutes_asked, as_of, rollout, stage)
         known = self._last.instead_of(decision, stage, minutes)
         if known is not None:
-            return known
+            # Another evaluation, here or in another replica, may have closed the latch while Prometheus was asked.
+            async with self._database.reading() as connection:
+                meanwhile = await GateRepository(connection).rollout(name)
+            return known if meanwhile is None or meanwhile.failed_answer is None else _latched(meanwhile.failed_answer)
 
         async with self._database.writing() as connection:
             repository = GateRepository(connection)

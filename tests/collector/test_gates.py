@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from isolation_monitor.collector.gates.answers import LastAnswers
 from isolation_monitor.collector.gates.domain import GatePlan, Inputs, judge
 from isolation_monitor.collector.storage.models import DecisionRow
 from tests.collector.conftest import Api
@@ -173,6 +175,27 @@ async def test_evaluations_at_the_same_moment_close_the_latch_once(api: Api) -> 
 
     assert {gate["verdict"] for gate in gates} == {"fail"}
     assert len({gate["decision_id"] for gate in gates}) == 1
+
+
+async def test_an_answer_that_says_nothing_new_does_not_overtake_a_closing_latch(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one replica waits for Prometheus, another one finds harm: here the first is held at that point."""
+    await api.start_rollout()
+    await api.gate()
+    service = api.app.state.gates
+    other = copy.copy(service)
+    other._last = LastAnswers()
+    read_metrics = service._read_metrics
+
+    async def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(service, "_read_metrics", read_metrics)
+        await api.send(api.violation())
+        assert (await other.evaluate("canary-1"))["verdict"] == "fail"
+        return await read_metrics(*arguments)
+
+    monkeypatch.setattr(service, "_read_metrics", slowly)
+    gate = await api.gate()
+
+    assert (gate["verdict"], gate["latched"]) == ("fail", True)
 
 
 async def test_a_decision_keeps_everything_that_went_in_and_replays(api: Api) -> None:
