@@ -20,12 +20,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import sysconfig
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.code_files import owner_of
 from isolation_monitor.telemetry.recent import Recent
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ _BAD_GATEWAY: Final = (502, 504)
 _OUTSIDE: Final = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 """What the system says when the other end of a connection is away. Without its number it is a library's own word."""
 _MARK: Final = "__isolation_monitor_failed_in__"
-_LIBRARY: Final = tuple(path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 clock = time.perf_counter
 
@@ -294,9 +293,10 @@ def _signature(chain: list[BaseException]) -> str | None:
         trace = _TRACEBACK(one)
         while trace is not None:
             code = trace.tb_frame.f_code
-            if not code.co_filename.startswith(_LIBRARY):
+            owner = owner_of(code.co_filename)
+            if owner in ("application", "nobody"):
                 site = None
-            elif site is None:
+            elif site is None and owner != "monitor":
                 # The first line of a library below the last one of the application.
                 site = f"{code.co_filename}:{trace.tb_lineno}"
             trace = trace.tb_next

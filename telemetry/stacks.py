@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
+
+from isolation_monitor.telemetry.code_files import owner_of
 
 RawStack = tuple[tuple[CodeType, int], ...]
 
 DEPTH: Final = 20
-_LIBRARY_FOLDERS: Final = tuple(
-    os.path.realpath(path) + os.sep
-    for name, path in sysconfig.get_paths().items()
-    if name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
-_OWN_ROOT: Final = str(Path(__file__).resolve().parent) + os.sep
 
 
 def capture(skip: int = 1) -> RawStack:
@@ -72,8 +66,7 @@ def line_of(code: CodeType, lasti: int) -> int:
 
 def is_library(filename: str) -> bool:
     """Return whether a file is of the standard library, an installed package or the monitor."""
-    real = os.path.realpath(filename)
-    return filename.startswith("<") or real.startswith((_OWN_ROOT, *_LIBRARY_FOLDERS)) or f"{os.sep}site-packages{os.sep}" in real
+    return owner_of(filename) != "application"
 
 
 def _path(filename: str) -> str:

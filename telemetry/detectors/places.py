@@ -11,29 +11,21 @@ what a module's functions assign to is read from their bytecode once.
 from __future__ import annotations
 
 import opcode
-import os
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from isolation_monitor.telemetry.code_files import Owner, owner_of
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.naming import fields_of, is_telling
 from isolation_monitor.telemetry.detectors.reach import arguments_of, dict_of_class, function_of, is_class
 
 PLACES_LIMIT: Final = 5_000
-
-_PATHS: Final = {name: os.path.realpath(path) + os.sep for name, path in sysconfig.get_paths().items()}
-_STANDARD: Final = tuple(_PATHS[name] for name in ("stdlib", "platstdlib") if name in _PATHS)
-_INSTALLED: Final = tuple(_PATHS[name] for name in ("purelib", "platlib") if name in _PATHS)
-_OWN: Final = str(Path(__file__).resolve().parents[1]) + os.sep
 
 _STORE_GLOBAL: Final = opcode.opmap["STORE_GLOBAL"]
 STORE_ATTR: Final = opcode.opmap["STORE_ATTR"]
@@ -90,13 +82,13 @@ class Places:
         words: dict[ContextVar[Any], frozenset[str]] = {}
         own: list[ModuleType] = []
         for module in list(sys.modules.values()):
-            origin = _origin(module)
-            if origin is None:
+            owner = _owner(module)
+            if owner not in ("application", "installed"):
                 continue
-            if origin == "own":
+            if owner == "application":
                 own.append(module)
             _scan_objects(module, shared, locals, words)
-            if origin == "own":
+            if owner == "application":
                 locals.extend(place for place in _held_locals(module) if all(place.key != known.key for known in locals))
         stores = [self._stores_of(module) for module in own]
         assigned = frozenset().union(*(one.attributes for one in stores))
@@ -149,31 +141,13 @@ def cell_places(function: object, name: str = "", depth: int = 0) -> Iterator[Pl
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _origin(module: object) -> str | None:
-    """Return `own` for modules of the application, `installed` for packages, None for the standard library's and ours."""
+def _owner(module: object) -> Owner:
     if type(module) is not ModuleType:
-        return None
+        return "nobody"
     file = module.__dict__.get("__file__")
     if type(file) is not str:
-        return "own" if module.__dict__.get("__name__") == "__main__" else None
-    return origin_of_file(file)
-
-
-@lru_cache(4_096)
-def _real_folder(folder: str) -> str:
-    # Of the folder alone: some installers make each file a link to one copy for all environments, and it is installed all the same.
-    return os.path.realpath(folder)
-
-
-def origin_of_file(file: str) -> str | None:
-    """As for modules: `own`, `installed`, or None for the standard library, ours and code that is in no file."""
-    folder, name = os.path.split(file)
-    path = f"{_real_folder(folder)}{os.sep}{name}"
-    if path.startswith(_OWN) or file.startswith("<"):
-        return None
-    if f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path or path.startswith(_INSTALLED):
-        return "installed"
-    return None if path.startswith(_STANDARD) else "own"
+        return "application" if module.__dict__.get("__name__") == "__main__" else "nobody"
+    return owner_of(file)
 
 
 def _scan_objects(module: ModuleType, shared: list[Place], locals: list[Place], words: dict[ContextVar[Any], frozenset[str]]) -> None:

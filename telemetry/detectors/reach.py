@@ -11,11 +11,12 @@ import dis
 import functools
 import opcode
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from inspect import CO_COROUTINE
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, TypeGuard
+
+from isolation_monitor.telemetry.code_files import owner_of
 
 CODES_LIMIT: Final = 300
 """Functions followed from one; what is beyond is taken as not mentioned."""
@@ -41,8 +42,6 @@ _FRESH_COUNT: Final = next((_FRESH[at + 2 : at + 4] for at in range(0, len(_FRES
 _EVERYDAY: Final = frozenset(dir(dict) + dir(list) + dir(str) + dir(set) + ["set", "put", "put_nowait", "send", "close", "run"])
 """Method names that say nothing of whose method they are."""
 
-
-_INSTALLED: Final = tuple(path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 dict_of_class = type.__dict__["__dict__"].__get__
 _mro_of_class = type.__dict__["__mro__"].__get__
@@ -271,4 +270,4 @@ def _methods_named(names: tuple[str, ...], holder: object) -> Iterator[FunctionT
 
 def _is_own(space: dict[str, Any]) -> bool:
     file = space.get("__file__")
-    return type(file) is str and not file.startswith(_INSTALLED)
+    return type(file) is str and owner_of(file) == "application"

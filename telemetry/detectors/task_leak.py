@@ -22,8 +22,8 @@ from types import AsyncGeneratorType, CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.code_files import owner_of
 from isolation_monitor.telemetry.context import RequestContext
-from isolation_monitor.telemetry.detectors.places import origin_of_file
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -267,4 +267,4 @@ def _is_connected(owner: RequestContext) -> bool:
 
 
 def _is_library(code: object) -> bool:
-    return not isinstance(code, CodeType) or (origin_of_file(code.co_filename) != "own" and code.co_filename[:1] != "<")
+    return not isinstance(code, CodeType) or owner_of(code.co_filename) not in ("application", "nobody")

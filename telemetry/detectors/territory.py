@@ -7,23 +7,15 @@ business) and `library` (every other installed package).
 
 from __future__ import annotations
 
-import os
 import sys
-import sysconfig
 from collections.abc import Callable
 from types import ModuleType
 from typing import Final, Literal, TypeGuard
 
+from isolation_monitor.telemetry.code_files import owner_of
+
 Family = Literal["application", "library", "infrastructure"]
 
-_LIBRARY_FOLDERS: Final = tuple(
-    {
-        os.path.realpath(path) + os.sep
-        for name, path in sysconfig.get_paths().items()
-        if name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
-)
-_PACKAGE_FOLDERS: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _INFRASTRUCTURE: Final = frozenset(
     # One text rather than eighty strings: it is read, and added to, by people.
     """aiohttp aiosqlite amqp anyio asyncpg blacksheep boto3 botocore celery certifi django engineio falcon fastapi flask greenlet
@@ -75,11 +67,10 @@ class Territory:
         if type(file) is not str:
             # Made at run time, like a class built by a factory: the application's, unless the interpreter brought it.
             return "infrastructure" if top in sys.stdlib_module_names else "application"
-        real = os.path.realpath(file)
-        if any(folder in real for folder in _PACKAGE_FOLDERS):
+        owner = owner_of(file)
+        if owner == "installed":
             return "library"
-        # Virtual environments keep their packages below the standard library's folder: asked after those.
-        return "infrastructure" if real.startswith(_LIBRARY_FOLDERS) or top in sys.stdlib_module_names else "application"
+        return "infrastructure" if owner in ("interpreter", "monitor") or top in sys.stdlib_module_names else "application"
 
 
 def is_module(thing: object) -> TypeGuard[ModuleType]:

@@ -15,9 +15,9 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.code_files import owner_of
 from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.foreign_task import job_function
-from isolation_monitor.telemetry.detectors.places import origin_of_file
 from isolation_monitor.telemetry.detectors.reach import function_of
 from isolation_monitor.telemetry.instrument import patches
 from isolation_monitor.telemetry.instrument.integrations import Installed
@@ -82,7 +82,7 @@ def _make_start(original: Callable[..., None], detection: Detection) -> Callable
             if owner is not None and not owner.finished:
                 code = _code_of_thread(self)
                 # Threads that libraries start are those of their pools.
-                if code is not None and origin_of_file(code.co_filename) == "own":
+                if code is not None and owner_of(code.co_filename) == "application":
                     leaks.started(self, "thread", code, owner, 2)
         except Exception as error:
             failed(names.TASK_LEAK, "asyncio", error)

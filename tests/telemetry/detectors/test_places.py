@@ -1,4 +1,4 @@
-"""Places: whose a file is, what functions assign to, and how often that is read."""
+"""Places: what functions assign to, and how often that is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.detectors import places as places_module
-from isolation_monitor.telemetry.detectors.places import Places, origin_of_file
+from isolation_monitor.telemetry.detectors.places import Places
 from isolation_monitor.telemetry.detectors.reach import arguments_of
 from tests.telemetry.conftest import Client
 
@@ -43,20 +43,6 @@ def test_arguments_are_those_that_the_interpreters_own_disassembler_tells() -> N
         for code in codes:
             told = [one.arg or 0 for one in dis.get_instructions(code) if one.opcode == number]
             assert list(arguments_of(code, number)) == told
-
-
-def test_a_file_linked_into_an_environment_is_installed(tmp_path: Path) -> None:
-    """As `uv` with `--link-mode symlink` does: the copy for all environments lies elsewhere."""
-    kept, folder = tmp_path / "cache" / "sdk.py", tmp_path / "site-packages"
-    kept.parent.mkdir()
-    folder.mkdir()
-    kept.write_text("")
-    (folder / "sdk.py").symlink_to(kept)
-    (tmp_path / "linked").symlink_to(folder)
-
-    assert origin_of_file(str(folder / "sdk.py")) == "installed"
-    assert origin_of_file(str(tmp_path / "linked" / "sdk.py")) == "installed"
-    assert origin_of_file(str(kept)) == "own"
 
 
 def test_an_object_that_modules_import_is_one_place_under_all_its_names(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
