@@ -55,9 +55,10 @@ from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.probes import routes as probes
 from isolation_monitor.collector.probes.modules import ProbesFileError
 from isolation_monitor.collector.probes.prober import Prober
-from isolation_monitor.collector.probes.probes_file import ProbesFile, read_probes
+from isolation_monitor.collector.probes.probes_file import ProbesFile
 from isolation_monitor.collector.probes.schedule import ProbeSchedule
 from isolation_monitor.collector.probes.service import ProbeService
+from isolation_monitor.collector.probes.watched_file import WatchedFile
 from isolation_monitor.collector.queues import routes as queues
 from isolation_monitor.collector.queues.service import QueueService
 from isolation_monitor.collector.rates import Allowances, MeterBodies
@@ -137,9 +138,11 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     rules = _container_rules(settings)
     followers = _followers(settings, database, leader, metrics, clock, rules)
 
-    asked = _probes(settings)
+    probes_file = _probes_file(settings)
+    asked = ProbesFile((), None) if probes_file is None else probes_file.asked
     probe_service = ProbeService(database, metrics.probes, clock, asked.probes)
-    schedule = ProbeSchedule(probe_service, Prober(asked.blackbox_url, clock), leader.leads, settings.probes_at_once)
+    prober = Prober(asked.blackbox_url, clock)
+    schedule = ProbeSchedule(probe_service, prober, leader.leads, settings.probes_at_once, probes_file)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -239,21 +242,18 @@ def _followers(
     ]  # fmt: skip
 
 
-def _probes(settings: CollectorSettings) -> ProbesFile:
+def _probes_file(settings: CollectorSettings) -> WatchedFile | None:
     """Return what the operator's file asks to be checked.
 
     Raises:
         SettingsError: the file cannot be used.
     """
     if settings.probes_file is None:
-        return ProbesFile((), None)
+        return None
     try:
-        asked = read_probes(settings.probes_file, settings.blackbox_url)
+        return WatchedFile(settings.probes_file, settings.blackbox_url)
     except ProbesFileError as error:
         raise SettingsError(f"the collector cannot start: COLLECTOR_PROBES_FILE: {error}") from None
-    for note in asked.notes:
-        logger.info("%s: %s", settings.probes_file, note)
-    return asked
 
 
 def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:

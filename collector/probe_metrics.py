@@ -35,6 +35,8 @@ class ProbeMetrics(Collector):
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._shown: dict[str, tuple[ProbeShown, float]] = {}
+        self.file_is_valid = True
+        """False while the operator's file, as it was changed, is not followed because of a mistake."""
 
     def checked(self, probe: str, shown: ProbeShown, ago_s: float = 0.0) -> None:
         """Show the result of a check that ended so many seconds ago."""
@@ -65,6 +67,11 @@ class ProbeMetrics(Collector):
         last = GaugeMetricFamily(
             "isolation_probe_last_check_timestamp_seconds", "Unix time of the last check of an endpoint.", labels=_LABELS
         )
+        valid = GaugeMetricFamily(
+            "isolation_probe_config_last_reload_successful",
+            "1 when the file of probes is followed as it is now, 0 when it was changed and has a mistake; 1 without a file.",
+            value=self.file_is_valid,
+        )
         now = self._monotonic()
         for probe, (shown, seen) in sorted(self._shown.copy().items()):
             labels = (shown.service, probe)
@@ -77,4 +84,4 @@ class ProbeMetrics(Collector):
                 status.add_metric(labels, shown.status_code or 0)
             if shown.certificate_expiry_unix_s is not None:
                 expiry.add_metric(labels, shown.certificate_expiry_unix_s)
-        yield from (success, duration, slow, status, expiry, last)
+        yield from (success, duration, slow, status, expiry, last, valid)

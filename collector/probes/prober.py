@@ -27,7 +27,15 @@ class Prober:
         self._clock = clock
         self._warm = asyncio.Lock()
         self._is_warm = False
+        self._blackbox_url = blackbox_url
         self._blackbox = Blackbox(blackbox_url, clock) if blackbox_url else None
+
+    async def use(self, blackbox_url: str | None) -> None:
+        """Ask this exporter from now on; call it while no check is under way."""
+        if blackbox_url != self._blackbox_url:
+            await self.close()
+            self._blackbox_url = blackbox_url
+            self._blackbox = Blackbox(blackbox_url, self._clock) if blackbox_url else None
 
     async def check(self, probe: Probe) -> Result:
         """Return what one check came to. Never raises for what is wrong with the endpoint."""

@@ -47,11 +47,12 @@ Yaml = Mapping[str, Any]  # Any: YAML
 
 @dataclass(frozen=True, slots=True)
 class ProbesFile:
-    """What a file asks for. `notes` say what of it has no meaning here."""
+    """What a file asks for. `notes` say what of it has no meaning here; `files` are those that were read for it."""
 
     probes: tuple[Probe, ...]
     blackbox_url: str | None
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def read_probes(path: Path, blackbox_url: str | None = None) -> ProbesFile:
@@ -92,7 +93,9 @@ def read_probes(path: Path, blackbox_url: str | None = None) -> ProbesFile:
     notes = tuple(
         f"module {one.name!r}: {', '.join(one.ignored)} has no effect here" for one in modules.values() if one.ignored and one.name in used
     )
-    return ProbesFile(tuple(probes.values()), url.rstrip("/") if url else None, notes)
+    modules_file = document.get("modules_file")
+    files = (path,) if modules_file is None else (path, path.parent / str(modules_file))
+    return ProbesFile(tuple(probes.values()), url.rstrip("/") if url else None, notes, files)
 
 
 def _probe(

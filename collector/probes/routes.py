@@ -25,7 +25,10 @@ async def list_probes(
     service: AllowedService,
     changes: Annotated[int, Query(ge=0, le=100, description="So many changes of each probe, newest first.")] = 0,
 ) -> JsonResponse:
-    """List the endpoints of the operator's file with the last result of each, failing ones first."""
+    """List the endpoints of the operator's file with the last result of each, failing ones first.
+
+    `file_problem` is there while the file was changed and cannot be used: the probes are then those of before.
+    """
     probes: ProbeService = request.app.state.probes
     items = []
     for one in await probes.now(service):
@@ -33,7 +36,10 @@ async def list_probes(
         if changes:
             item["changes"] = [_result(change) for change in await probes.changes(one.probe.name, changes)]
         items.append(item)
-    return JsonResponse({"schema": "probes/1", "as_of": rfc3339(runtime.clock()), "items": items})
+    answer: Json = {"schema": "probes/1", "as_of": rfc3339(runtime.clock()), "items": items}
+    if probes.problem:
+        answer["file_problem"] = probes.problem
+    return JsonResponse(answer)
 
 
 def described(one: ProbeNow) -> Json:

@@ -13,6 +13,7 @@ from isolation_monitor.collector.background import whole
 from isolation_monitor.collector.probes.domain import Probe, Result, State
 from isolation_monitor.collector.probes.prober import Prober
 from isolation_monitor.collector.probes.service import ProbeService
+from isolation_monitor.collector.probes.watched_file import WatchedFile
 
 logger = logging.getLogger("isolation_monitor.collector")
 
@@ -35,8 +36,10 @@ class ProbeSchedule:
         prober: Prober,
         leads: Callable[[], Awaitable[bool]],
         at_once: int,
+        file: WatchedFile | None,
         random_: random.Random | None = None,
     ) -> None:
+        self._file = file
         self._service = service
         self._prober = prober
         self._leads = leads
@@ -46,8 +49,9 @@ class ProbeSchedule:
 
     async def run(self) -> None:
         try:
-            while self._service.probes:
+            while self._file is not None:
                 try:
+                    await self._read_again(self._file)
                     await self._look()
                 except Exception as error:
                     logger.warning("probes wait: %s", error)
@@ -55,6 +59,14 @@ class ProbeSchedule:
         finally:
             await self._stop()
             await self._prober.close()
+
+    async def _read_again(self, file: WatchedFile) -> None:
+        asked = await file.changed()
+        self._service.file_problem(file.problem)
+        if asked is not None:
+            await self._stop()
+            await self._prober.use(asked.blackbox_url)
+            self._service.replace(asked.probes)
 
     async def _look(self) -> None:
         is_leading = await self._leads()

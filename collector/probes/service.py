@@ -32,6 +32,17 @@ class ProbeService:
         self._states: dict[str, State] = {}
         self.probes = {probe.name: probe for probe in probes}
         """Those of the operator's file, by name."""
+        self.problem = ""
+        """Why the file, as it was changed, is not followed."""
+
+    def replace(self, probes: Sequence[Probe]) -> None:
+        """Take what the changed file asks for; call it between `end` and `begin`, or where another replica checks."""
+        self.probes = {probe.name: probe for probe in probes}
+
+    def file_problem(self, problem: str) -> None:
+        """Note why the changed file cannot be used; empty when it can."""
+        self.problem = problem
+        self._metrics.file_is_valid = not problem
 
     async def begin(self) -> None:
         """Take over from whoever checked before: what is fresh of it still holds, what the file names no more is forgotten.

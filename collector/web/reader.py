@@ -125,7 +125,7 @@ class PageReader:
         probes = await self._features.probes.now()
         troubled = [one.probe.name for one in probes if one.word != "ok"][:_TROUBLED]
         changes = {name: await self._features.probes.changes(name, _CHANGES) for name in troubled}
-        return {"probes": probes, "changes": changes, "now": self._features.clock()}
+        return {"probes": probes, "changes": changes, "now": self._features.clock(), "problem": self._features.probes.problem}
 
     async def incidents(self, params: Params) -> Values:
         """What was wrong, newest first, narrowed by the filters of its form."""

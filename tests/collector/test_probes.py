@@ -29,6 +29,7 @@ from isolation_monitor.collector.probes.prober import Prober
 from isolation_monitor.collector.probes.probes_file import ProbesFile, read_probes
 from isolation_monitor.collector.probes.schedule import CONFIRM_AFTER_S, pause_after
 from isolation_monitor.collector.probes.service import ProbeService
+from isolation_monitor.collector.probes.watched_file import WatchedFile
 from isolation_monitor.collector.settings import SettingsError
 from isolation_monitor.collector.storage.database import Database
 from tests.cli.test_collector_command import Authority
@@ -463,6 +464,65 @@ def test_a_collector_checks_what_its_file_names(plain: str, tmp_path: Path) -> N
             thread.join()
             server.server_close()
         assert len(json.loads(answer("/v1/probes?changes=5&service=down"))["items"][0]["changes"]) >= 2
+
+
+async def test_a_file_that_was_changed_is_read_again_and_one_with_a_mistake_is_told(tmp_path: Path) -> None:
+    file, modules = tmp_path / "probes.yml", tmp_path / "blackbox.yml"
+    modules.write_text("modules: {web: {prober: http}}")
+    file.write_text("modules_file: blackbox.yml\nprobes: [{name: a, target: http://a/, module: web}]")
+    watched = WatchedFile(file, None)
+
+    assert [one.name for one in watched.asked.probes] == ["a"]
+    assert await watched.changed() is None
+    modules.write_text("modules: {web: {prober: http, timeout: 9s}}")
+    asked = await watched.changed()
+    assert asked is not None
+    assert asked.probes[0].timeout_s == 9.0
+    file.write_text("probes: [{name: a}, {name: b, target: http://b/, module: none}]")
+    assert await watched.changed() is None
+    assert "target is None" in watched.problem
+    assert "there is no module 'none'" in watched.problem
+    assert await watched.changed() is None
+    assert watched.asked is asked
+    file.unlink()
+    assert await watched.changed() is None
+    assert "cannot be read" in watched.problem
+    # As Kubernetes does it: a link is turned to another version.
+    (tmp_path / "second.yml").write_text("probes: [{name: c, target: http://c/}]")
+    file.symlink_to(tmp_path / "second.yml")
+    asked = await watched.changed()
+    assert asked is not None
+    assert ([one.name for one in asked.probes], watched.problem) == (["c"], "")
+
+
+def test_a_collector_follows_its_changed_file(plain: str, tmp_path: Path) -> None:
+    file = tmp_path / "probes.yml"
+
+    def ask_for(*names: str) -> None:
+        probes = [{"name": name, "target": f"{plain}/healthz", "interval": "2s", "slow_after": "60s"} for name in names]
+        file.write_text(yaml.safe_dump({"probes": probes}))
+
+    ask_for("first", "second")
+    with collector(tmp_path, settings={"COLLECTOR_PROBES_FILE": str(file)}) as running:
+
+        def answer(path: str) -> str:
+            with urllib.request.urlopen(urllib.request.Request(running.url + path, headers=running.reading)) as got:
+                return str(got.read().decode())
+
+        def states() -> dict[str, str]:
+            return {item["name"]: item["state"] for item in json.loads(answer("/v1/probes"))["items"]}
+
+        eventually(lambda: states() == {"first": "ok", "second": "ok"}, "both endpoints were checked")
+        ask_for("second", "third")
+        eventually(lambda: states() == {"second": "ok", "third": "ok"}, "the changed file is followed")
+        assert 'isolation_probe="first"' not in answer("/metrics")
+        file.write_text("probes: []")
+        eventually(lambda: "file_problem" in json.loads(answer("/v1/probes")), "the mistake is told")
+        assert states() == {"second": "ok", "third": "ok"}
+        assert "isolation_probe_config_last_reload_successful 0.0" in answer("/metrics")
+        ask_for("second")
+        eventually(lambda: "file_problem" not in json.loads(answer("/v1/probes")), "the mended file is followed")
+        assert "isolation_probe_config_last_reload_successful 1.0" in answer("/metrics")
 
 
 def test_a_wrong_file_keeps_the_collector_from_starting(tmp_path: Path, sqlite_url: str) -> None:
