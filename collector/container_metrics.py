@@ -35,7 +35,7 @@ ENGINE: Final = "isolation_engine"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One container now; bytes and CPU seconds, None where they are not known or without a limit."""
+    """One container now; bytes, CPU seconds and processors, None where they are not known or without a limit."""
 
     name: str
     state: str
@@ -44,6 +44,7 @@ class Shown:
     memory_bytes: int | None = None
     memory_limit: int | None = None
     cpu_seconds: float | None = None
+    cpu_limit: float | None = None
 
 
 @dataclass(slots=True)
@@ -182,6 +183,12 @@ class ContainerMetrics(Collector):
             by_name,
             # Beside its use alone: a stopped container near its limit is none.
             lambda one: one.memory_limit if one.memory_bytes is not None else None,
+        )
+        yield _summed(
+            "isolation_container_cpu_limit_cores",
+            "Processors that a running container may keep busy; none without a limit.",
+            by_name,
+            lambda one: one.cpu_limit if one.cpu_seconds is not None else None,
         )
         yield _summed(
             "isolation_container_image_created_timestamp_seconds",

@@ -28,6 +28,7 @@ from isolation_monitor.telemetry.names import OTHER
 NO_ENGINE = "no engine followed"
 _STATE = "isolation_container_state"
 _CPU = "isolation_container_cpu_seconds_total"
+_CPU_LIMIT = "isolation_container_cpu_limit_cores"
 _ORPHANS = "isolation_container_orphans"
 _EXPIRED = "isolation_container_expired"
 _VOLUMES = "isolation_container_dangling_volumes"
@@ -227,11 +228,12 @@ def cpu() -> Panel:
         "Processors, by container",
         # A container that starts again begins at zero, as a counter may.
         Query(f"sum by (container_name) (rate({_CPU}[{queries.STEP}]))", "{{container_name}}"),
+        Query(f"max by (container_name) ({_CPU_LIMIT})", "{{container_name}} may use"),
         unit="short",
         no_value=NO_ENGINE,
         description=(
-            "Processors that each keeps busy: 1 is one of them, always. Following the traffic is good. Flat at a "
-            "whole number: it wants more."
+            "Processors that each keeps busy: 1 is one of them, always. Following the traffic is good. Flat at what "
+            "it may use, or at a whole number: it wants more."
         ),
     )
 

@@ -63,6 +63,7 @@ class Seen:
     auto_remove: bool
     stop_signal: int
     memory_limit: int | None
+    cpu_limit: float | None
 
     @property
     def is_running(self) -> bool:
@@ -124,6 +125,8 @@ class Tracked:
     auto_remove: bool = False
     stop_signal: int = SIGTERM
     memory_limit: int | None = None
+    cpu_limit: float | None = None
+    """In processors."""
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
     image_created_at: datetime | None = None

@@ -22,6 +22,8 @@ Json = dict[str, Any]  # Any: what the engine answers
 T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CPU_PERIOD_US: Final = 100_000
+"""The kernel's own, where none was set."""
 _ACTIONS: Final = ("create", "start", "die", "kill", "oom", "destroy", "pause", "unpause", "rename", "health_status")
 _FILTERS: Final = json.dumps({"type": ["container"], "event": list(_ACTIONS)})
 _AT_A_TIME: Final = 8
@@ -198,7 +200,20 @@ def seen_of(told: Json) -> Seen:
         auto_remove=bool(host.get("AutoRemove")),
         stop_signal=signal_number(config.get("StopSignal")) or SIGTERM,
         memory_limit=int(host.get("Memory") or 0) or None,
+        cpu_limit=cpu_limit_of(host),
     )
+
+
+def cpu_limit_of(host: Json) -> float | None:
+    """Return how many processors a container may keep busy; None without a limit. Both ways to set one are known to the engine.
+
+    >>> cpu_limit_of({"NanoCpus": 1_500_000_000}), cpu_limit_of({"CpuQuota": 25_000, "CpuPeriod": 0}), cpu_limit_of({"CpuQuota": -1})
+    (1.5, 0.25, None)
+    """
+    nano, quota = int(host.get("NanoCpus") or 0), int(host.get("CpuQuota") or 0)
+    if nano > 0:
+        return nano / 1e9
+    return quota / (int(host.get("CpuPeriod") or 0) or _CPU_PERIOD_US) if quota > 0 else None
 
 
 def usage_of(told: Json) -> Usage:

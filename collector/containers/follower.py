@@ -339,6 +339,7 @@ class Follower:
                     self._prefix + one.name, one.status, one.shown_health,
                     one.image_created_at.timestamp() if one.image_created_at is not None else None,
                     one.memory_bytes if one.is_open else None, one.memory_limit, one.cpu_seconds if one.is_open else None,
+                    one.cpu_limit,
                 )
                 for one in present
             ),

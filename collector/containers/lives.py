@@ -302,7 +302,7 @@ def _describe(one: Tracked, shown: Seen, rules: Rules) -> None:
     one.owner, one.created_at = owner_of(shown.labels, rules), shown.created_at
     one.expires_at = expiry_of(shown.labels, shown.created_at)
     one.restarts_by_policy, one.auto_remove, one.stop_signal = shown.restarts_by_policy, shown.auto_remove, shown.stop_signal
-    one.memory_limit = shown.memory_limit
+    one.memory_limit, one.cpu_limit = shown.memory_limit, shown.cpu_limit
 
 
 def _be_as(one: Tracked, shown: Seen, rules: Rules) -> None:

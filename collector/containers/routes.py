@@ -143,6 +143,7 @@ def _container(engine: str, one: Tracked, service: ContainerService, now: dateti
         "memory_bytes": one.memory_bytes,
         "memory_limit_bytes": one.memory_limit,
         "cpu_seconds": one.cpu_seconds,
+        "cpu_limit_cores": one.cpu_limit,
         "orphan": one.is_orphan(now, service.rules),
         "expired": one.is_expired(now),
     }

@@ -54,6 +54,7 @@ def seen(status: str = "running", started: float | None = 0, finished: float | N
         "auto_remove": False,
         "stop_signal": 15,
         "memory_limit": None,
+        "cpu_limit": None,
     }
     return Seen(**values | about)
 

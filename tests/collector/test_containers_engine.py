@@ -165,8 +165,9 @@ async def test_a_container_that_is_out_of_memory_is_told_apart_from_one_that_was
 
 
 @pytest.mark.slow
-async def test_memory_is_shown_beside_its_limit(watch: Watch) -> None:
-    name = await watch.run("sh", "-c", "head -c 6000000 /dev/zero | tail -c 6000000 | sleep 600", Memory=32 << 20)
+async def test_memory_and_processors_are_shown_beside_their_limits(watch: Watch) -> None:
+    limits = {"Memory": 32 << 20, "CpuPeriod": 100_000, "CpuQuota": 50_000}
+    name = await watch.run("sh", "-c", "head -c 6000000 /dev/zero | tail -c 6000000 | sleep 600", **limits)
     free = await watch.run("sleep", "600")
 
     async def is_measured() -> bool:
@@ -176,6 +177,8 @@ async def test_memory_is_shown_beside_its_limit(watch: Watch) -> None:
     await until(is_measured)
     assert await watch.metric("isolation_container_memory_limit_bytes", container_name=name) == 32 << 20
     assert await watch.metric("isolation_container_memory_limit_bytes", container_name=free) is None
+    assert await watch.metric("isolation_container_cpu_limit_cores", container_name=name) == 0.5
+    assert await watch.metric("isolation_container_cpu_limit_cores", container_name=free) is None
     assert (await watch.metric("isolation_container_cpu_seconds_total", container_name=name) or 0) > 0
     for one in (name, free):
         await watch.do("DELETE", f"/containers/{one}?force=1")
