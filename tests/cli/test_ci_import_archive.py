@@ -39,7 +39,10 @@ def test_files_of_an_artifact_are_one_report_with_the_digest_of_the_folder_that_
 
 
 def test_files_of_other_kinds_are_no_trouble(tmp_path: Path) -> None:
-    found = read(zipped({"coverage.xml": "<coverage/>", "log.txt": "hello", "image.png": b"\x89PNG"}), tmp_path)
+    jacoco = '<?xml version="1.0"?><!DOCTYPE report PUBLIC "-//JACOCO//DTD Report 1.1//EN" "report.dtd"><report name="shop"/>'
+    files = {"coverage.xml": "<coverage/>", "jacoco.xml": jacoco, "16.xml": jacoco.encode("utf-16"), "log.txt": "hello", "image.png": b"\x89"}
+
+    found = read(zipped(files), tmp_path)
 
     assert found == Found(None, [])
 
