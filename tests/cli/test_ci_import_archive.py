@@ -80,6 +80,20 @@ def test_many_files_together_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     assert [one.partition(":")[0] for one in found.troubles] == ["2.xml", "3.xml"]
 
 
+def test_files_that_break_off_count_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a small artifact of ten thousand members with wrong checksums would be inflated for hours."""
+    monkeypatch.setattr(archives, "MAX_INFLATED_BYTES", 2_500_000)
+    names = [f"{number}.xml" for number in range(4)]
+    content = zipped({name: b" " * 1_000_000 for name in names})
+    with zipfile.ZipFile(io.BytesIO(content)) as made:
+        right = struct.pack("<I", made.getinfo(names[0]).CRC)
+
+    found = read(content.replace(right, b"\0\0\0\0"), tmp_path)
+
+    assert [one.partition(":")[0] for one in found.troubles] == names
+    assert ["of the artifact" in one for one in found.troubles] == [False, False, True, True]
+
+
 def test_more_files_than_are_taken_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_FILES", 3)
 
@@ -151,8 +165,15 @@ def test_what_is_no_zip_file_is_said(tmp_path: Path) -> None:
         assert "no zip file" in found.troubles[0]
 
 
-def test_a_file_without_a_zip_file_around_it_is_read(tmp_path: Path) -> None:
-    found = read(b"\xef\xbb\xbf" + junit("test_adds").encode(), tmp_path, "../results/junit")
+@pytest.mark.parametrize("name", ["../results/junit", "..", "junit.xml", "a\0b", "\N{GRINNING FACE}" * 300])
+def test_a_file_without_a_zip_file_around_it_is_read_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+    found = read(b"\xef\xbb\xbf" + junit("test_adds").encode(), tmp_path, name)
 
     assert found.report is not None
     assert [test.name for test in found.report.tests] == ["test_adds"]
+    assert [one.parent.name for one in tmp_path.rglob("*.xml")] == ["files"]
+
+
+@pytest.mark.parametrize(("content", "name"), [(b"{}", "coverage.json"), (b"\x1f\x8b\x08", "image.tar.gz"), (b"\x89PNG", "page.png")])
+def test_a_file_of_another_kind_without_a_zip_file_around_it_is_no_trouble(content: bytes, name: str, tmp_path: Path) -> None:
+    assert read(content, tmp_path, name) == Found(None, [])
