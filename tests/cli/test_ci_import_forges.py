@@ -99,9 +99,15 @@ def test_a_pull_request_never_speaks_for_the_default_branch(hub: FakeGitHub) -> 
     fork = {"full_name": "ann/shop", "owner": {"login": "ann"}}
     hub.add_run(2, event="pull_request", head_repository=fork)
     hub.add_run(3, pull_requests=[{"number": 6}])
+    hub.add_run(4, event="pull_request", head_repository=None)
+    hub.add_run(5, event="pull_request_target")
+    hub.add_run(6, event="pull_request", head_branch="fix")
 
-    pushed, forked, pulled = (one.place for one in asking(hub).runs(ALL))
+    same, closed, deleted, pushed, forked, pulled = (one.place for one in asking(hub).runs(ALL))
 
+    assert (deleted.branch, deleted.is_default_branch) == ("fork:main", False)
+    assert (closed.branch, closed.is_default_branch) == ("example:main", False)
+    assert (same.branch, same.is_default_branch) == ("fix", False)
     assert (pulled.branch, pulled.pull_request, pulled.is_default_branch) == ("fix", "5", False)
     assert (forked.branch, forked.is_default_branch) == ("ann:main", False)
     assert (pushed.branch, pushed.pull_request, pushed.is_default_branch) == ("main", "", True)
