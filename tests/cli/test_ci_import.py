@@ -180,6 +180,24 @@ def test_what_is_broken_or_expired_is_told_and_stops_nothing(running: Collector,
     assert "b-expired: the artifact expired on 2020-01-30" in done.stderr
 
 
+def test_a_report_that_the_collector_refuses_stops_no_other(running: Collector, hub: FakeGitHub) -> None:
+    """Who may open a pull request must not be able to end every import from then on."""
+    used = '<testsuite><properties><property name="isolation.cpu_s" value="1e15"/></properties><testcase name="a"/></testsuite>'
+    hub.add_run(31)
+    hub.add_artifact(31, "odd", zipped({"a.xml": used, "b.xml": used}))
+    hub.add_run(32)
+    hub.add_artifact(32, "junit", zipped({"junit.xml": junit("test_adds")}))
+
+    done, told = import_github(hub, running, "--suite", "refused {artifact}")
+
+    assert done.exit_code == 3
+    assert results(told) == ["stored"]
+    [refused] = told["runs"][0]["unreadable"]
+    assert refused["source"] == "odd"
+    assert "the collector does not take it: " in refused["text"]
+    assert "cpu_s" in refused["text"]
+
+
 def test_the_table_says_what_became_of_each_run(running: Collector, hub: FakeGitHub, tmp_path: Path) -> None:
     """As a command of its own, since what it prints, and where, is what a person sees."""
     hub.add_run(31, head_branch="fix [bold]it")
