@@ -5,8 +5,8 @@ Source: GitLab's REST API, "Pipelines" (list, test report), "Jobs" and "Merge re
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -214,4 +214,4 @@ def _line(value: object) -> str:
 
 
 def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value >= 0 else None
+    return float(value) if isinstance(value, int | float) and 0 <= value <= sys.float_info.max else None

@@ -225,9 +225,9 @@ def moment_of(text: object) -> datetime | None:
     """Return a moment as a forge writes it, in UTC; None where it is none."""
     try:
         moment = datetime.fromisoformat(str(text or ""))
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _named(run: FinishedRun) -> str:

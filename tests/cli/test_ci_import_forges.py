@@ -16,7 +16,7 @@ from isolation_monitor.cli.ci_import import github as hub_side
 from isolation_monitor.cli.ci_import import gitlab as lab_side
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere, TooLarge
 from isolation_monitor.cli.ci_import.command import since_of
-from isolation_monitor.cli.ci_import.importing import FoundReport, LeftOut, Trouble, Wanted
+from isolation_monitor.cli.ci_import.importing import FoundReport, LeftOut, Trouble, Wanted, moment_of
 from isolation_monitor.cli.collector_client import NoAnswer, UsageError
 from isolation_monitor.telemetry.certificates import tls_context
 from tests.cli.forge_servers import BEGAN, Answer, FakeGitHub, FakeGitLab, Server, at, github, gitlab, junit, said, serving, suite, zipped
@@ -224,6 +224,22 @@ def test_a_refusal_says_why_and_where(answer: Answer, kind: type[Exception], say
     assert "in-the-query" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(302, headers={"Location": "https://[127.0.0.1/x"}),
+        Answer(429, b"{}", {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "999999999999"}),
+        Answer(429, b"{}", {"Retry-After": "999999999"}),
+        Answer(429, b"{}", {"Retry-After": "Fri, 31 Dec 9999 23:59:59 -1200"}),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_told_in_a_line(answer: Answer, server: Server) -> None:
+    server.in_the_way["/x"] = [answer] * 3
+
+    with client(server) as asked, pytest.raises(NoAnswer):
+        list(asked.pages("/x", {}))
+
+
 def test_trouble_that_passes_is_borne_and_trouble_that_stays_is_told(server: Server) -> None:
     server.in_the_way["/x"] = [Answer(502, b"<html>"), Answer(503)]
     server.in_the_way["/y"] = [Answer(500, b'{"message": "oh"}')] * 3
@@ -350,6 +366,19 @@ def test_odd_cases_of_gitlab_are_read(lab: FakeGitLab) -> None:
     assert (first.result, first.failure and first.failure.detail) == ("fail", "E\nboom")
     assert (second.result, second.group, second.failure and second.failure.detail) == ("error", "t.py", "one\ntwo")
     assert (third.result, third.duration_s) == ("error", None)
+
+
+def test_moments_and_durations_beyond_all_calendars_are_none(lab: FakeGitLab) -> None:
+    lab.add_pipeline(8)
+    case = {"status": "success", "name": "a", "classname": "b", "execution_time": 10**400}
+    lab.reports[8] = [suite("unit", test_cases=[case])]
+    forge = lab_side.GitLab(client(lab.api, "/gitlab/api/v4"), "group/shop")
+
+    [found] = forge.reports(forge.runs(ALL)[0])
+
+    assert isinstance(found, FoundReport)
+    assert found.report.tests[0].duration_s is None
+    assert moment_of("0001-01-01T00:00:00+23:00") is None
 
 
 def test_a_job_token_goes_by_its_own_header() -> None:
