@@ -279,6 +279,22 @@ def test_a_job_of_gitlab_that_reported_itself_is_known(running: Collector, both:
     assert "is there twice now" in told_blind["notes"][0]
 
 
+def test_parallel_jobs_of_gitlab_that_reported_themselves_are_known(running: Collector, both: str, lab: FakeGitLab, tmp_path: Path) -> None:
+    """GitLab has one report of all of them, under the pipeline's number: it must not count their tests once more."""
+    for number in (63, 64):
+        lab.add_pipeline(number)
+        lab.jobs[number] = [lab.job(f"e2e {place}/2", number, place) for place in (1, 2)]
+        lab.reports[number] = [suite("e2e")]
+    (tmp_path / "junit.xml").write_text(junit("test_adds", name="e2e"))
+    inside = {"GITLAB_CI": "true", "CI_PROJECT_PATH": "group/shop", "CI_COMMIT_BRANCH": "main", "CI_COMMIT_SHA": f"{63:040x}"}
+    inside |= {"CI_JOB_ID": "6302", "CI_JOB_NAME": "e2e 2/2"}
+    assert isomon("report", str(tmp_path / "junit.xml"), "--url", running.url, "--token", TOKEN, **inside).exit_code == 0
+
+    _, told = import_gitlab(lab, running, token=both)
+
+    assert results(told) == ["known", "stored"]
+
+
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
