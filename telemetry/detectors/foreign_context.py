@@ -133,6 +133,9 @@ class ForeignContext:
             endpoint = request.scope.get("endpoint") if request.scope is not None else None
             for place in self._endpoint_places.of(endpoint, self._telling):
                 found = self._look(place, place.read(), request, principal) or found
+            for place in self._endpoint_places.beside(endpoint, self._telling):
+                # Who is named in it now, by a middleware for one, may be named no more when an endpoint answers that reads it.
+                self._learn(place)
             for place in self._cells_of(endpoint):
                 found = self._look(place, place.read(), request, principal) or found
             found = self._look_at_context(request, principal) or found
@@ -158,13 +161,16 @@ class ForeignContext:
             self.glances_left -= len(places)
             self._barren += 1
             for place in places:
-                if (value := place.read()) is not None:
-                    for path, id in names_in(value, self._principals.known):
-                        self._barren = 0
-                        self._tells(place)
-                        self._slots.names(place.key, path, id)
+                self._learn(place)
         except Exception as error:
             self._reporter.check_failed(names.FOREIGN_CONTEXT, "asyncio", error)
+
+    def _learn(self, place: Place) -> None:
+        if (value := place.read()) is not None:
+            for path, id in names_in(value, self._principals.known):
+                self._barren = 0
+                self._tells(place)
+                self._slots.names(place.key, path, id)
 
     def _tells(self, place: Place) -> None:
         # What a context variable holds for this one request is no place of the application's.

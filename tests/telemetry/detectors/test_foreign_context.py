@@ -268,6 +268,53 @@ async def test_applications_without_a_router_are_judged_too(monitor, client) -> 
     assert any(v.kind == "foreign_context" for v in monitor.ledger.recent)
 
 
+async def test_what_a_middleware_writes_is_learned_from_answers_of_every_endpoint(monitor, client, monkeypatch) -> None:
+    """Between two writes there may be no answer but one of an endpoint that never reads the place."""
+    doors = {name: asyncio.Event() for name in ("alice", "bobby")}
+
+    async def reads(request: Request) -> JSONResponse:
+        if user_of(request) in doors and request.query_params.get("wait"):
+            await doors[user_of(request)].wait()
+        await wait()
+        return JSONResponse({"user": namespace.user})
+
+    async def reads_not(request: Request) -> JSONResponse:
+        await doors[user_of(request)].wait()
+        return JSONResponse({})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await wait()
+        namespace.user = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+        await router(scope, receive, send)
+
+    router = Starlette(routes=[Route("/reads", reads), Route("/reads-not", reads_not)])
+    calls = client(monitor.instrument(app))
+    contexts = monitor.detection.foreign_context
+    monitor.detection.answering = contexts.judge
+    monkeypatch.setattr(contexts, "wants_glance", lambda: False)
+    contexts.places.scan()
+    for user in USERS:
+        # Often enough that the interpreter specialises what was really run.
+        for _ in range(5):
+            await calls.get("/reads", user=user)
+    doors["bobby"].set()
+    await calls.get("/reads-not", user="bobby")
+    doors["bobby"].clear()
+    monitor.housekeeper.settle(0.1)
+
+    other = asyncio.create_task(calls.get("/reads-not", user="bobby"))
+    await asyncio.sleep(0.05)
+    disturbed = asyncio.create_task(_get(calls, "/reads", "wait=1", "alice"))
+    await asyncio.sleep(0.05)
+    doors["bobby"].set()
+    await other
+    await calls.get("/reads", user="carol")
+    doors["alice"].set()
+    await disturbed
+
+    assert [v.kind for v in monitor.ledger.recent].count("foreign_context") == 1
+
+
 LEGITIMATE = {
     "own context variable": (own_variable,),
     "page of somebody else": (shown_page,),
