@@ -3,9 +3,8 @@
 A large application has thousands of places, and a look at each would hold up its loop at every answer. A place that an
 endpoint's code never mentions is never reported for it, so nothing is lost by leaving it out.
 What an endpoint mentions is read off the loop, after its first request, and again each minute, since objects that are made late
-lead on to more code. Until then, and where no endpoint is known, looked at are: places that ever named somebody; those that hold
-a plain value (a fraction of a microsecond each); and some of the others, objects with fields, in turn, for at most `LOOK_S` at
-one answer.
+lead on to more code. Until then, and where no endpoint is known, looked at are: places that ever named somebody, and the others in turn,
+for at most `LOOK_S` at one answer. One that names somebody does so each time, and is found within a few answers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from itertools import islice
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 
-from isolation_monitor.telemetry.detectors.naming import PLAIN, fields_of
+from isolation_monitor.telemetry.detectors.naming import fields_of
 from isolation_monitor.telemetry.detectors.places import Place, Places
 from isolation_monitor.telemetry.detectors.reach import function_of, reach_of
 
@@ -59,6 +58,10 @@ class EndpointPlaces:
         self._housekeeper = housekeeper
         self._endpoints: dict[int, _Endpoint] = {}
         self._next = 0
+        self._all: tuple[Place, ...] = ()
+        self._by_key: dict[object, Place] = {}
+        self._scan: tuple[list[Place], list[Place]] | None = None
+        """What these two were made of."""
 
     def of(self, endpoint: object | None, telling: Mapping[object, Place]) -> Iterable[Place]:
         """Return the places to look at; `telling` are those that have named somebody, by their keys."""
@@ -95,20 +98,26 @@ class EndpointPlaces:
         return known
 
     def _in_turn(self, telling: Mapping[object, Place]) -> Iterator[Place]:
-        others = (*self._places.shared, *self._places.locals)
-        begin = self._next if self._next < len(others) else 0
-        until, looks, is_over = time.perf_counter() + LOOK_S, 0, False
-        for at in (*range(begin, len(others)), *range(begin)):
-            place = others[at]
-            # Of those that named somebody only the application's: a closure is looked at where its endpoint is.
-            if place.key in telling or type(place.read()) in PLAIN:
+        until = time.perf_counter() + LOOK_S
+        shared, locals = self._places.shared, self._places.locals
+        if self._scan is None or self._scan[0] is not shared or self._scan[1] is not locals:
+            self._all, self._scan = (*shared, *locals), (shared, locals)
+            self._by_key = {place.key: place for place in self._all}
+        for key in list(telling):
+            # Only the application's own: what a closure holds is looked at where its endpoint is.
+            if (place := self._by_key.get(key)) is not None:
                 yield place
-            elif not is_over:
-                looks += 1
-                if looks % LOOKS_BETWEEN_CLOCKS == 0 and time.perf_counter() > until:
-                    self._next, is_over = at, True
-                else:
-                    yield place
+        others = self._all
+        begin = self._next if self._next < len(others) else 0
+        looks = 0
+        for at in (*range(begin, len(others)), *range(begin)):
+            if others[at].key in telling:
+                continue
+            looks += 1
+            if looks % LOOKS_BETWEEN_CLOCKS == 0 and time.perf_counter() > until:
+                self._next = at
+                return
+            yield others[at]
 
 
 def codes_of_endpoint(endpoint: object) -> Iterator[CodeType]:
