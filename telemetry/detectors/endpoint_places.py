@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.naming import fields_of
 from isolation_monitor.telemetry.detectors.places import Place, Places
-from isolation_monitor.telemetry.detectors.reach import function_of, reach_of
+from isolation_monitor.telemetry.detectors.reach import functions_of, reach_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.housekeeper import Housekeeper
@@ -123,13 +123,12 @@ class EndpointPlaces:
 def codes_of_endpoint(endpoint: object) -> Iterator[CodeType]:
     """Yield the code that an endpoint reaches, that of the dependencies in its signature too."""
     yield from reach_of(endpoint)
-    function = function_of(endpoint)
-    if function is None:
-        return
-    declared = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for annotation in list(function.__annotations__.values()):
-        metadata = dict(fields_of(annotation)).get("__metadata__")
-        declared.extend(metadata if type(metadata) is tuple else ())
+    declared: list[object] = []
+    for function in functions_of(endpoint):
+        declared += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        for annotation in list(function.__annotations__.values()):
+            metadata = dict(fields_of(annotation)).get("__metadata__")
+            declared.extend(metadata if type(metadata) is tuple else ())
     for one in declared:
         yield from reach_of(dict(fields_of(one)).get("dependency"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -187,6 +189,49 @@ def closure_endpoint() -> Callable[[Request], Any]:
     return endpoint
 
 
+class ClassEndpoint(HTTPEndpoint):
+    """An endpoint of which Starlette makes an object for each request."""
+
+    async def get(self, request: Request) -> JSONResponse:
+        global current_user
+        current_user = user_of(request)
+        await wait()
+        return JSONResponse({"user": current_user})
+
+
+class Resource(HTTPEndpoint):
+    """Who posted last is shown to everybody, and of no matter to who posts."""
+
+    async def post(self, request: Request) -> JSONResponse:
+        global last_writer
+        last_writer = user_of(request)
+        await wait()
+        return JSONResponse({})
+
+    async def get(self, _request: Request) -> JSONResponse:
+        await wait()
+        return JSONResponse({"last": last_writer})
+
+
+class LockedEndpoint(HTTPEndpoint):
+    async def get(self, request: Request) -> JSONResponse:
+        return await under_a_lock(request)
+
+
+class HurriedEndpoint(HTTPEndpoint):
+    """Nothing comes in between: what it answers is right, though others write the place before its middleware is done."""
+
+    async def get(self, request: Request) -> JSONResponse:
+        global current_user
+        current_user = user_of(request)
+        return JSONResponse({"user": current_user})
+
+
+class CallableEndpoint:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (await global_user(Request(scope)))(scope, receive, send)
+
+
 @pytest.fixture(autouse=True)
 def fresh_state() -> None:
     global lock
@@ -230,6 +275,9 @@ BUGS = {
     "mutable default of a context variable": shared_default,
     "growing default of a context variable": shared_history,
     "one object in everybody's context variable": singleton_in_variable,
+    "class-based endpoint": ClassEndpoint,
+    "object that is called": CallableEndpoint(),
+    "partial": functools.partial(global_user),
 }
 
 
@@ -322,6 +370,8 @@ LEGITIMATE = {
     "statistic that the route never reads": (statistic,),
     "statistic read in a branch that is not taken": (not_taken,),
     "global under a lock": (under_a_lock,),
+    "global under a lock, in a class-based endpoint": (LockedEndpoint,),
+    "class-based endpoint that never waits": (HurriedEndpoint,),
     "holder of the one resource": (held_by,),
     "state under the principal's key": (keyed_state,),
     "route that does not use the place": (under_a_lock, nothing),
@@ -333,6 +383,20 @@ async def test_legitimate_uses_stay_silent(drive, case) -> None:
     found = await drive(*LEGITIMATE[case], queries=("", "of=alice", "of=bobby"))
 
     assert found["foreign_context"] == 0
+
+
+async def test_a_class_is_judged_by_the_method_that_serves(monitor, client) -> None:
+    calls = client(monitor.instrument(Starlette(routes=[Route("/", Resource)])))
+    monitor.detection.answering = monitor.detection.foreign_context.judge
+    monitor.detection.foreign_context.places.scan()
+
+    for user in USERS * 3:
+        await calls.get("/", user=user, method="POST")
+        await calls.get("/", user=user)
+    for _ in range(3):
+        await asyncio.gather(*(calls.get("/", user=user, method="POST") for user in USERS))
+
+    assert [v for v in monitor.ledger.recent if v.kind == "foreign_context"] == []
 
 
 async def test_a_counter_is_no_identity_though_users_have_numbers(drive, monkeypatch) -> None:
