@@ -306,7 +306,9 @@ class ForeignContext:
             if holder.request is not None and holder.request.finished:
                 self._holders.pop(variable, None)
         self.glances_left = GLANCES_A_SECOND
-        if self._scanned and self._switch.is_on and (self.places.is_stale() or now - self._scanned > RESCAN_S):
+        if not self._switch.is_on:
+            return
+        if self._scanned and (self.places.is_stale() or now - self._scanned > RESCAN_S):
             self._scan()
         self._endpoint_places.tick(now)
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -397,6 +398,19 @@ async def test_a_class_is_judged_by_the_method_that_serves(monitor, client) -> N
         await asyncio.gather(*(calls.get("/", user=user, method="POST") for user in USERS))
 
     assert [v for v in monitor.ledger.recent if v.kind == "foreign_context"] == []
+
+
+async def test_what_is_switched_off_reads_no_code(drive, monitor, monkeypatch) -> None:
+    await drive(nothing)
+    contexts = monitor.detection.foreign_context
+    read: list[float] = []
+    monkeypatch.setattr(contexts._endpoint_places, "tick", read.append)
+
+    contexts._tick(time.monotonic())
+    monitor.detection.switches.kill(True)
+    contexts._tick(time.monotonic())
+
+    assert len(read) == 1
 
 
 async def test_a_counter_is_no_identity_though_users_have_numbers(drive, monkeypatch) -> None:
