@@ -11,6 +11,7 @@ from typing import Any, Final
 from isolation_monitor.cli.ci_environment import Place
 from isolation_monitor.cli.collector_client import UsageError
 from isolation_monitor.cli.junit import Report, TestRun
+from isolation_monitor.cli.junit_values import MOST_ATTEMPTS
 from isolation_monitor.cli.printable import one_line
 from isolation_monitor.collector.ci.domain import key_of
 from isolation_monitor.collector.ci.failures import diagnose
@@ -65,7 +66,8 @@ def body_of(report: Report, place: Place, suite: str, duration_s: float | None, 
         "schema": "ci-run/1",
         "id": hashlib.sha256("\0".join(known).encode("utf-8", "replace")).hexdigest()[:32],
         "suite": suite,
-        "started_at": datetime.fromtimestamp(min(began, now_s), UTC).isoformat(),
+        # Durations that were never measured may lead back before there were dates.
+        "started_at": datetime.fromtimestamp(max(0.0, min(began, now_s)), UTC).isoformat(),
         "duration_s": took_s,
         "is_default_branch": place.is_default_branch,
         "branch": place.branch[:200],
@@ -120,7 +122,7 @@ def _test(test: TestRun, *, has_detail: bool) -> Json:
     if test.duration_s is not None:
         said["duration_s"] = test.duration_s
     if test.passes + test.failures > 1:
-        said |= {"passes": test.passes, "failures": test.failures}
+        said |= {"passes": min(test.passes, MOST_ATTEMPTS), "failures": min(test.failures, MOST_ATTEMPTS)}
     if test.failure is not None:
         told = test.failure
         said["failure"] = {

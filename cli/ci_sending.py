@@ -18,7 +18,8 @@ def send_report(body: Json, client: CollectorClient) -> Json:
 
     Raises:
         TooLargeToTake: it has more tests than the collector takes; the text says what to change.
-        UsageError: the token, or what was sent, is wrong.
+        NotTaken: something in it is beyond what the collector takes.
+        UsageError: the token is wrong.
         NoAnswer: the collector gave none.
     """
     for pause_s in (*_PAUSES_S, None):

@@ -29,6 +29,10 @@ class TooLargeToTake(UsageError):
     """The collector takes no body of this size."""
 
 
+class NotTaken(UsageError):
+    """The collector does not take what was sent (400, 422); something else it may."""
+
+
 class NoAnswer(Exception):
     """The collector gave no answer this time; another try may get one."""
 
@@ -125,6 +129,8 @@ class CollectorClient:
         detail = str(value.get("detail", "no reason given"))
         if answer.status_code == 413:
             raise TooLargeToTake(detail)
-        if answer.status_code in (400, 401, 403, 404, 405, 409, 415, 422):
+        if answer.status_code in (400, 422):
+            raise NotTaken(detail)
+        if answer.status_code in (401, 403, 404, 405, 409, 415):
             raise UsageError(detail)
         raise NoAnswer(f"the collector answered {answer.status_code}: {detail}")

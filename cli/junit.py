@@ -47,6 +47,7 @@ _ENDS: Final = frozenset(
 )  # fmt: skip
 _FAILED: Final[dict[str, Result]] = {"failure": "fail", "error": "error"}
 _AGAIN: Final[dict[str, Result]] = {"rerunFailure": "fail", "rerunError": "error", "flakyFailure": "fail", "flakyError": "error"}
+_SUITE: Final = re.compile(rb"<(?:[\w.-]+:)?test(?:suites?|case)[\s/>]")
 _SAYS_NOTHING: Final = frozenset({"", "test", "tests", "suite", "root suite", "mocha tests", "jest tests", "pytest", "(empty)"})
 _NOT_RUN: Final = frozenset({"notrun", "disabled", "skipped", "ignored", "suppressed"})
 
@@ -159,6 +160,9 @@ def _read_file(path: Path, content: bytes, root: Path, report: Report, seen: _Se
                     raise JUnitError(f"{path}: is no XML ({error})") from None
                 report.cut_off[path.name] = _why_cut_off(error)
     except DefusedXmlException as error:
+        if _SUITE.search(content.replace(b"\0", b"")) is None:
+            # JaCoCo and Cobertura write one: it often lies beside the tests. NUL: UTF-16.
+            raise NotJUnitError(f"{path}: is no JUnit XML, it has a document type and no <testsuite>") from None
         raise JUnitError(f"{path}: is refused, it has a document type or entities ({type(error).__name__})") from None
     except LookupError as error:
         raise JUnitError(f"{path}: is in an encoding that is not known here ({error})") from None

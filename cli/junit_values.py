@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_MOST_ATTEMPTS: Final = 1_000_000
+MOST_ATTEMPTS: Final = 1_000_000
 _LONGEST_S: Final = 10 * 365 * 86_400.0
 """A duration beyond this was not measured: a clock that was set, or milliseconds of an epoch."""
 
@@ -41,7 +41,7 @@ def duration(text: str | None) -> float | None:
 
 
 def count(text: str | None) -> int:
-    return int(min(seconds(text) or 0, _MOST_ATTEMPTS))
+    return int(min(seconds(text) or 0, MOST_ATTEMPTS))
 
 
 def moment_of(text: str | None) -> datetime | None:

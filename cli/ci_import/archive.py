@@ -5,6 +5,7 @@ Sizes are counted while inflating, whatever the zip file says of itself; nothing
 
 from __future__ import annotations
 
+import mimetypes
 import struct
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ _END: Final = b"PK\x05\x06"
 _LOCATOR64: Final = b"PK\x06\x07"
 _END64: Final = b"PK\x06\x06"
 _PART: Final = 1024 * 1024
+_NAME_CHARS: Final = 60
+"""Of a name that becomes a file's: that may have 255 bytes, and a character has up to four."""
 
 
 @dataclass(slots=True)
@@ -45,7 +48,11 @@ def read_artifact(archive: Path, name: str, folder: Path) -> Found:
         head = file.read(4096)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         # upload-artifact's `archive: false`: the file itself, without a zip file around it.
-        (folder / (PurePosixPath(name).name or "report.xml")).with_suffix(".xml").write_bytes(archive.read_bytes())
+        plain = printable(PurePosixPath(name).name)[:_NAME_CHARS]
+        (folder / (plain or "report.xml")).with_suffix(".xml").write_bytes(archive.read_bytes())
+    elif not head.startswith(b"PK") and mimetypes.guess_type(name) != (None, None) and not name.endswith((".xml", ".zip")):
+        # Without a zip file around it an artifact is called as the file: this is a page or a picture.
+        return found
     else:
         try:
             _unpack(archive, folder, found.troubles)
@@ -97,16 +104,26 @@ def _unpack(archive: Path, folder: Path, troubles: list[str]) -> None:
             files += 1
             if files > MAX_FILES:
                 raise _Refused(f"it holds more than {MAX_FILES} XML files")
+            inflated = _Inflated()
             try:
-                left -= _inflate(members, member, folder, left)
+                _inflate(members, member, folder, left, inflated)
             # A library's errors for what it cannot unpack: RuntimeError is a password, NotImplementedError a method it does not know.
             except (_Refused, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
                 told = error if isinstance(error, _Refused) else f"cannot be unpacked ({type(error).__name__})"
                 troubles.append(f"{printable(member.filename)[:200]}: {told}")
+            # What was refused or broken counts, too: it took as long.
+            left = max(0, left - inflated.size)
 
 
-def _inflate(members: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, left: int) -> int:
-    """Write one member to the folder; return its size."""
+@dataclass(slots=True)
+class _Inflated:
+    """How many bytes came of a member so far."""
+
+    size: int = 0
+
+
+def _inflate(members: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, left: int, inflated: _Inflated) -> None:
+    """Write one member to the folder."""
     limit = min(left, MAX_FILE_BYTES)
     if member.file_size > limit:
         raise _Refused(_over(member.file_size, left))
@@ -115,19 +132,19 @@ def _inflate(members: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, le
         raise _Refused("its name leads out of the artifact")
     path = folder.joinpath(*inside.parts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = 0
     # "x": of two members with one name, which may be a file and a folder too, the first stays.
     with members.open(member) as source, path.open("xb") as target:
         try:
             while part := source.read(_PART):
-                size += len(part)
-                if size > limit:
-                    raise _Refused(_over(size, left))
+                inflated.size += len(part)
+                if inflated.size > limit:
+                    raise _Refused(_over(inflated.size, left))
                 target.write(part)
         except BaseException:
+            # The part that broke off was inflated, too.
+            inflated.size += _PART
             path.unlink()
             raise
-    return size
 
 
 def _over(size: int, left: int) -> str:

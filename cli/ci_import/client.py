@@ -36,6 +36,7 @@ _WAITS: Final = 10
 """Rate limits that are waited for within one request."""
 _SECONDARY_S: Final = 60.0
 """GitHub's advice where a limit does not say how long to wait."""
+_NEVER_S: Final = 1_000 * 365 * 86_400.0
 _REASON_CHARS: Final = 200
 
 
@@ -170,7 +171,8 @@ class ForgeClient:
                 return found
             waits += 1
             if found.seconds > self._max_wait_s or waits > _WAITS:
-                again = datetime.fromtimestamp(time.time() + found.seconds, UTC)
+                # What no calendar holds is as good as never.
+                again = datetime.fromtimestamp(time.time() + min(found.seconds, _NEVER_S), UTC)
                 raise NoAnswer(
                     f"{self._named} takes no more requests until {again:%Y-%m-%d %H:%M:%S} UTC (rate limit): run it again then, what was "
                     "stored stays and is known; or wait for it with --max-wait"
@@ -184,7 +186,10 @@ class ForgeClient:
             client = self._with_token if self._is_api(url) else self._without_token
             with client.stream("GET", url, params=dict(params) if params else None) as answer:
                 if answer.status_code in (301, 302, 303, 307, 308):
-                    following = urljoin(url, answer.headers.get("location", ""))
+                    try:
+                        following = urljoin(url, answer.headers.get("location", ""))
+                    except ValueError:
+                        raise NoAnswer(f"{self._named} redirects to what is no address from {urlsplit(url).path}") from None
                     if urlsplit(url).scheme == "https" and urlsplit(following).scheme != "https":
                         raise UsageError(f"{self._named} redirects from https to {urlsplit(following).scheme or 'nowhere'}: not followed")
                     url, params = following, None

@@ -107,10 +107,13 @@ class GitHub:
         if event.startswith("pull_request"):
             numbers = [str(each["number"]) for each in one.get("pull_requests") or () if isinstance(each, dict) and "number" in each]
             pull = numbers[0] if numbers else ""
-            owner = str(_part(_part(one, "head_repository"), "owner").get("login") or "")
-            if not pull and owner and _part(one, "head_repository").get("full_name") != self._name:
-                # GitHub names no pull request of a fork; its `main` must not speak for ours.
-                branch = f"{owner}:{branch}"
+            theirs = _part(one, "head_repository")
+            owner = str(_part(theirs, "owner").get("login") or "")
+            is_ours = theirs.get("full_name") == self._name
+            if not pull and not (is_ours and not Place(branch=branch, default_branch=self._default_branch).is_default_branch):
+                # GitHub names no pull request of a fork, nor one that is closed; its `main` must not speak for ours. A fork that was
+                # deleted has no owner any more.
+                branch = f"{owner or 'fork'}:{branch}"
         attempt = one.get("run_attempt")
         place = Place(
             "github", self._name, branch, str(one.get("head_sha") or ""), self._default_branch, str(one["id"]),

@@ -5,8 +5,8 @@ Source: GitLab's REST API, "Pipelines" (list, test report), "Jobs" and "Merge re
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -58,6 +58,8 @@ class GitLab:
         self._base = f"/projects/{quote(project, safe='')}"
         self._default_branch = ""
         self._branches: dict[str, str] = {}
+        self._shared: dict[str, set[str]] = {}
+        """Of the pipeline at hand: the numbers of the jobs that share a report, by the name of that."""
 
     @property
     def repository(self) -> str:
@@ -124,6 +126,7 @@ class GitLab:
             return
         suites = told.get("test_suites") if isinstance(told, dict) else None
         jobs: list[Json] | None = None
+        self._shared = {}
         for suite in suites if isinstance(suites, list) else ():
             if not isinstance(suite, dict):
                 continue
@@ -140,7 +143,9 @@ class GitLab:
                 continue
             if jobs is None:
                 jobs = self._jobs(base)
-            place, ended = _placed(run, name, jobs)
+            named = _named(name, jobs)
+            self._shared[name] = {str(one["id"]) for one in named if "id" in one}
+            place, ended = _placed(run, name, named)
             yield FoundReport(place, name, report, ended.timestamp())
 
     def _jobs(self, base: str) -> list[Json]:
@@ -151,14 +156,22 @@ class GitLab:
             return []
 
     def is_same(self, stored: Json, body: Json) -> bool:
-        """Say whether a stored run is of the same job: the job reported itself."""
+        """Say whether a stored run is of the same job, or of one of those that share the report: the job reported itself."""
         theirs, ours = stored.get("origin"), body["origin"]
-        return isinstance(theirs, dict) and all(theirs.get(name) == ours[name] for name in ("provider", "run_id", "job"))
+        if not isinstance(theirs, dict) or theirs.get("provider") != ours["provider"]:
+            return False
+        if _group(str(theirs.get("job") or "")) == ours["job"] and str(theirs.get("run_id")) in self._shared.get(ours["job"], ()):
+            return True
+        return all(theirs.get(name) == ours[name] for name in ("run_id", "job"))
 
 
-def _placed(run: FinishedRun, suite: str, jobs: list[Json]) -> tuple[Place, datetime]:
-    """Return where a suite ran and when that ended. GitLab names it after the job; jobs of `parallel: N` share one."""
-    named = [one for one in jobs if one.get("name") == suite] or [one for one in jobs if _group(str(one.get("name") or "")) == suite]
+def _named(suite: str, jobs: list[Json]) -> list[Json]:
+    """Return the jobs that left a suite. GitLab names it after the job; jobs of `parallel: N` share one."""
+    return [one for one in jobs if one.get("name") == suite] or [one for one in jobs if _group(str(one.get("name") or "")) == suite]
+
+
+def _placed(run: FinishedRun, suite: str, named: list[Json]) -> tuple[Place, datetime]:
+    """Return where a suite ran, by the jobs that left it, and when that ended."""
     ends = [end for one in named if (end := moment_of(one.get("finished_at"))) is not None]
     ended = max(ends, default=None) or moment_of(run.began_at) or datetime.now(UTC)
     if len(named) != 1 or "id" not in named[0]:
@@ -214,4 +227,4 @@ def _line(value: object) -> str:
 
 
 def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value >= 0 else None
+    return float(value) if isinstance(value, int | float) and 0 <= value <= sys.float_info.max else None

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from isolation_monitor.cli.ci_environment import Place
 from isolation_monitor.cli.ci_report import body_of, suite_of
 from isolation_monitor.cli.ci_sending import send_report
-from isolation_monitor.cli.collector_client import CollectorClient, NoAnswer, TooLargeToTake, UsageError
+from isolation_monitor.cli.collector_client import CollectorClient, NoAnswer, NotTaken, TooLargeToTake, UsageError
 from isolation_monitor.cli.junit import Report
 
 Json = dict[str, Any]  # Any: JSON
@@ -180,8 +180,9 @@ class Importer:
                 body = self._body(imported.run, found)
                 try:
                     imported.reports.append(self._sent(found.source, body, done))
-                except TooLargeToTake as error:
-                    imported.troubles.append(Trouble(found.source, str(error)))
+                except (TooLargeToTake, NotTaken) as error:
+                    # Of one report: those after it must not wait for somebody to look.
+                    imported.troubles.append(Trouble(found.source, f"the collector does not take it: {error}"))
 
     def _body(self, run: FinishedRun, found: FoundReport) -> Json:
         place = found.place
@@ -224,9 +225,9 @@ def moment_of(text: object) -> datetime | None:
     """Return a moment as a forge writes it, in UTC; None where it is none."""
     try:
         moment = datetime.fromisoformat(str(text or ""))
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _named(run: FinishedRun) -> str:

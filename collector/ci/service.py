@@ -38,6 +38,7 @@ DAYS: Final = 30
 FAILURES_SINCE: Final = timedelta(days=14)
 TEST_FAILURES: Final = 10
 _SUITES_OF_TEST: Final = 50
+_UNPACKED_AT_ONCE: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +257,23 @@ class CiService:
             if test is None:
                 raise NotFound(_no_test(suite, key, [one.suite for one in found]))
             # From the newest run that had it on: it may be gone from the suite, or be skipped by most of its runs.
-            runs = await repository.newest_results(test.suite, test.last_seen_at, branch, commit, after, limit + 1)
-            last = (runs[limit - 1][0].started_at, runs[limit - 1][0].id) if len(runs) > limit else None
-            # To unpack many large runs takes a while, and others are served meanwhile.
-            results = await asyncio.to_thread(_of_test, runs[:limit], key)
+            results: list[tuple[StoredRun, PackedResult]] = []
+            last, older, left = after, None, limit
+            while left > 0:
+                # Some at a time: all results of one large run are a megabyte.
+                number = min(left, _UNPACKED_AT_ONCE)
+                runs = await repository.newest_results(test.suite, test.last_seen_at, branch, commit, last, number + 1)
+                # To unpack them takes a while, and others are served meanwhile.
+                results += await asyncio.to_thread(_of_test, runs[:number], key)
+                left -= number
+                if len(runs) <= number:
+                    break
+                last = (runs[number - 1][0].started_at, runs[number - 1][0].id)
+                older = None if left else last
             failed = await repository.failures_of_test(test.suite, key, TEST_FAILURES)
             failures = [(one, await repository.nearest_like(test.suite, one)) for one in failed]
             others = [one for one in found if one.suite != test.suite]
-            return TestStory(test, test.is_flaky(self._clock()), others, results, last, failures)
+            return TestStory(test, test.is_flaky(self._clock()), others, results, older, failures)
 
     async def flaky(self, suite: str | None = None, limit: int = SHOWN_TESTS) -> list[KnownTest]:
         """Return the tests that are flaky now, the last one seen first. Raises StoreUnavailable when the store cannot answer."""

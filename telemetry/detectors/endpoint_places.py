@@ -2,27 +2,29 @@
 
 A large application has thousands of places, and a look at each would hold up its loop at every answer. A place that an
 endpoint's code never mentions is never reported for it, so nothing is lost by leaving it out.
-What an endpoint mentions is read off the loop, after its first request, and again each minute: objects that are made late lead
-Until then, and where no endpoint is known, looked at are: places that ever named somebody; those that hold a plain value
-(a fraction of a microsecond each); and some of the others, objects with fields, in turn, for at most `LOOK_S` at one answer.
+What an endpoint mentions is read off the loop, after its first request, and again each minute, since objects that are made late
+lead on to more code. Until then, and where no endpoint is known, looked at are: places that ever named somebody, and the others in turn,
+for at most `LOOK_S` at one answer. One that names somebody does so each time, and is found within a few answers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 
-from isolation_monitor.telemetry.detectors.naming import PLAIN, fields_of
+from isolation_monitor.telemetry.detectors.naming import fields_of
 from isolation_monitor.telemetry.detectors.places import Place, Places
-from isolation_monitor.telemetry.detectors.reach import function_of, reach_of
+from isolation_monitor.telemetry.detectors.reach import functions_of, reach_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.housekeeper import Housekeeper
 
 LOOK_S: Final = 0.001
 LOOKS_BETWEEN_CLOCKS: Final = 16
+BESIDE: Final = 16
 ENDPOINTS_LIMIT: Final = 1_000
 READ_AGAIN_S: Final = 60.0
 READS_A_SECOND: Final = 5
@@ -32,19 +34,20 @@ READS_A_SECOND: Final = 5
 class _Endpoint:
     """What one endpoint mentions, and which places of one scan these are. The endpoint is held, so that its id is not used again."""
 
-    __slots__ = ("at", "endpoint", "places", "scan", "words")
+    __slots__ = ("at", "endpoint", "keys", "places", "scan", "words")
 
     def __init__(self, endpoint: object) -> None:
         self.endpoint = endpoint
         self.words: frozenset[str] | None = None
         self.at = 0.0
         self.places: list[Place] = []
-        self.scan: tuple[list[Place], list[Place]] | None = None
+        self.keys: frozenset[object] = frozenset()
+        self.scan: tuple[list[Place], list[Place], frozenset[str]] | None = None
+        """What `places` were chosen from, and by which words."""
 
     def read(self) -> None:
         self.at = time.monotonic()
         self.words = frozenset(name for code in codes_of_endpoint(self.endpoint) for name in (*code.co_names, *code.co_freevars))
-        self.scan = None
 
 
 class EndpointPlaces:
@@ -55,18 +58,31 @@ class EndpointPlaces:
         self._housekeeper = housekeeper
         self._endpoints: dict[int, _Endpoint] = {}
         self._next = 0
+        self._all: tuple[Place, ...] = ()
+        self._by_key: dict[object, Place] = {}
+        self._scan: tuple[list[Place], list[Place]] | None = None
+        """What these two were made of."""
 
     def of(self, endpoint: object | None, telling: Mapping[object, Place]) -> Iterable[Place]:
         """Return the places to look at; `telling` are those that have named somebody, by their keys."""
         known = None if endpoint is None else self._endpoint(endpoint)
-        if known is None or known.words is None:
+        words = None if known is None else known.words
+        if known is None or words is None:
             return self._in_turn(telling)
-        shared, locals = self._places.shared, self._places.locals
-        if known.scan is None or known.scan[0] is not shared or known.scan[1] is not locals:
-            words = known.words
+        shared, locals, scan = self._places.shared, self._places.locals, known.scan
+        if scan is None or scan[0] is not shared or scan[1] is not locals or scan[2] is not words:
             known.places = [place for place in (*shared, *locals) if _is_mentioned(place, words)]
-            known.scan = (shared, locals)
+            known.keys = frozenset(place.key for place in known.places)
+            known.scan = (shared, locals, words)
         return known.places
+
+    def beside(self, endpoint: object | None, telling: Mapping[object, Place]) -> Iterator[Place]:
+        """Yield some places that have named somebody and that `of` leaves out for this endpoint: what they name now is worth knowing."""
+        known = self._endpoints.get(id(endpoint)) if telling else None
+        if known is not None and known.scan is not None:
+            for key, place in islice(list(telling.items()), BESIDE):
+                if key not in known.keys:
+                    yield place
 
     def tick(self, now: float) -> None:
         """Read the code of some endpoints again, those first that were read longest ago."""
@@ -82,34 +98,37 @@ class EndpointPlaces:
         return known
 
     def _in_turn(self, telling: Mapping[object, Place]) -> Iterator[Place]:
-        yield from list(telling.values())
-        others = (*self._places.shared, *self._places.locals)
-        begin = self._next if self._next < len(others) else 0
-        until, looks, is_over = time.perf_counter() + LOOK_S, 0, False
-        for at in (*range(begin, len(others)), *range(begin)):
-            place = others[at]
-            if place.key in telling:
-                continue
-            if type(place.read()) in PLAIN:
+        until = time.perf_counter() + LOOK_S
+        shared, locals = self._places.shared, self._places.locals
+        if self._scan is None or self._scan[0] is not shared or self._scan[1] is not locals:
+            self._all, self._scan = (*shared, *locals), (shared, locals)
+            self._by_key = {place.key: place for place in self._all}
+        for key in list(telling):
+            # Only the application's own: what a closure holds is looked at where its endpoint is.
+            if (place := self._by_key.get(key)) is not None:
                 yield place
-            elif not is_over:
-                looks += 1
-                if looks % LOOKS_BETWEEN_CLOCKS == 0 and time.perf_counter() > until:
-                    self._next, is_over = at, True
-                else:
-                    yield place
+        others = self._all
+        begin = self._next if self._next < len(others) else 0
+        looks = 0
+        for at in (*range(begin, len(others)), *range(begin)):
+            if others[at].key in telling:
+                continue
+            looks += 1
+            if looks % LOOKS_BETWEEN_CLOCKS == 0 and time.perf_counter() > until:
+                self._next = at
+                return
+            yield others[at]
 
 
 def codes_of_endpoint(endpoint: object) -> Iterator[CodeType]:
     """Yield the code that an endpoint reaches, that of the dependencies in its signature too."""
     yield from reach_of(endpoint)
-    function = function_of(endpoint)
-    if function is None:
-        return
-    declared = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for annotation in list(function.__annotations__.values()):
-        metadata = dict(fields_of(annotation)).get("__metadata__")
-        declared.extend(metadata if type(metadata) is tuple else ())
+    declared: list[object] = []
+    for function in functions_of(endpoint):
+        declared += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        for annotation in list(function.__annotations__.values()):
+            metadata = dict(fields_of(annotation)).get("__metadata__")
+            declared.extend(metadata if type(metadata) is tuple else ())
     for one in declared:
         yield from reach_of(dict(fields_of(one)).get("dependency"))
 

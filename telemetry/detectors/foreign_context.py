@@ -6,10 +6,12 @@ in one context variable (its default, or what was there before any request). Two
 principals.
 Only identity-carrying slots count: those seen to name several principals, and the right one on this route; and only
 where the place named this request's own principal since it began, so that somebody else wrote over it. The endpoint
-must have read it: a branch never taken, a value only written, an endpoint that never waits or that holds a lock are
-safe. What the request itself said (path, query, headers) or read from a store is not foreign. A value that the request
-set in its own context is its own: impersonation by an administrator and the owner of a shown page stay silent.
-Learns from looks at the places after the first step of tasks, which `instrument/asyncio_tasks.py` asks for.
+must have read it (of a class its method that serves): a branch never taken, a value only written, an endpoint that never
+waits or that holds a lock are safe. What the request itself said (path, query, headers) or read from a store is not
+foreign. A value that the request set in its own context is its own: impersonation by an administrator and the owner of a
+shown page stay silent.
+Learns from looks at the places after the first step of tasks, which `instrument/asyncio_tasks.py` asks for, and at every
+answer from those that have named somebody.
 Cannot see: endpoints whose reading function is called dynamically, or ran less than about ten times; identities that do
 not contain the principal's id; places that always name the first one ever seen; a place that was right again by the
 time of the answer; principals known by their credential only.
@@ -34,6 +36,7 @@ from isolation_monitor.telemetry.detectors.endpoint_places import ENDPOINTS_LIMI
 from isolation_monitor.telemetry.detectors.naming import PLAIN, Slots, is_telling, names_in
 from isolation_monitor.telemetry.detectors.places import Place, Places, cell_places
 from isolation_monitor.telemetry.detectors.reach import (
+    handler_of,
     has_read,
     is_locked,
     loads,
@@ -133,6 +136,9 @@ class ForeignContext:
             endpoint = request.scope.get("endpoint") if request.scope is not None else None
             for place in self._endpoint_places.of(endpoint, self._telling):
                 found = self._look(place, place.read(), request, principal) or found
+            for place in self._endpoint_places.beside(endpoint, self._telling):
+                # Who is named in it now, by a middleware for one, may be named no more when an endpoint answers that reads it.
+                self._learn(place)
             for place in self._cells_of(endpoint):
                 found = self._look(place, place.read(), request, principal) or found
             found = self._look_at_context(request, principal) or found
@@ -158,13 +164,16 @@ class ForeignContext:
             self.glances_left -= len(places)
             self._barren += 1
             for place in places:
-                if (value := place.read()) is not None:
-                    for path, id in names_in(value, self._principals.known):
-                        self._barren = 0
-                        self._tells(place)
-                        self._slots.names(place.key, path, id)
+                self._learn(place)
         except Exception as error:
             self._reporter.check_failed(names.FOREIGN_CONTEXT, "asyncio", error)
+
+    def _learn(self, place: Place) -> None:
+        if (value := place.read()) is not None:
+            for path, id in names_in(value, self._principals.known):
+                self._barren = 0
+                self._tells(place)
+                self._slots.names(place.key, path, id)
 
     def _tells(self, place: Place) -> None:
         # What a context variable holds for this one request is no place of the application's.
@@ -238,7 +247,9 @@ class ForeignContext:
         if request.principal is None or not self._slots.named_since(place.key, path, request.principal.id, request.started):
             # It never was this request's place: who holds a lock or hosts a game is named to everybody.
             return True
-        endpoint = request.scope.get("endpoint") if request.scope is not None else None
+        endpoint = None
+        if request.scope is not None:
+            endpoint = handler_of(request.scope.get("endpoint"), request.scope.get("method", ""))
         using = [code for code in codes_of_endpoint(endpoint) if mentions_in(code, place.words)]
         if endpoint is None:
             return not self._slots.is_written_by(place.key, path, route)
@@ -295,7 +306,9 @@ class ForeignContext:
             if holder.request is not None and holder.request.finished:
                 self._holders.pop(variable, None)
         self.glances_left = GLANCES_A_SECOND
-        if self._scanned and self._switch.is_on and (self.places.is_stale() or now - self._scanned > RESCAN_S):
+        if not self._switch.is_on:
+            return
+        if self._scanned and (self.places.is_stale() or now - self._scanned > RESCAN_S):
             self._scan()
         self._endpoint_places.tick(now)
 

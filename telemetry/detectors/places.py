@@ -206,7 +206,8 @@ def _assigned_globals(module: ModuleType, assigned: frozenset[str], stored: froz
     title = str(module.__dict__.get("__name__", "?"))
     space = module.__dict__
     for name, value in list(space.items()):
-        if name.startswith("__"):
+        if name.startswith("__") and name.endswith("__"):
+            # The interpreter's. Two at the beginning alone are how some write "private".
             continue
         if name in stored or (name in assigned and (value is None or type(value) in (str, int))):
             yield Place("global", f"{title}.{name}", ("global", title, name), frozenset((name,)), _reader(space, name), name)

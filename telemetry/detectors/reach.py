@@ -114,9 +114,12 @@ def may_have_read(code: CodeType, words: frozenset[str]) -> bool:
 
 
 def never_waits(function: object) -> bool:
-    """Return whether a function is a coroutine function without any `await`: nothing else runs while it does."""
-    plain = function_of(function)
-    return plain is not None and bool(plain.__code__.co_flags & CO_COROUTINE) and not any(True for _ in arguments_of(plain.__code__, _SEND))
+    """Return whether a function is a coroutine function without any `await`: nothing else runs while it does.
+
+    Of a class or an object none of the functions may wait.
+    """
+    codes = [plain.__code__ for plain in functions_of(function)]
+    return any(code.co_flags & CO_COROUTINE for code in codes) and not any(True for code in codes for _ in arguments_of(code, _SEND))
 
 
 def is_locked(code: CodeType) -> bool:
@@ -124,9 +127,8 @@ def is_locked(code: CodeType) -> bool:
 
 
 def reach_of(function: object) -> Iterator[CodeType]:
-    """Yield the code of a function and of those that it calls; nothing for what is no plain function."""
-    plain = function_of(function)
-    if plain is not None:
+    """Yield the code of a function, or of the functions of a class or an object (`functions_of`), and of those that they call."""
+    for plain in functions_of(function):
         yield from reach(plain.__code__, plain.__globals__, plain.__closure__)
 
 
@@ -235,6 +237,28 @@ def function_of(value: object) -> FunctionType | None:
     return None
 
 
+def functions_of(value: object) -> list[FunctionType]:
+    """Return the plain functions that may run when `value` serves: itself, the application's methods of a class, an object's call.
+
+    Frameworks make an object of a class for each request or connection, and call its methods by names of their own.
+    """
+    plain = function_of(value)
+    if plain is not None:
+        return [plain]
+    if is_class(value):
+        return list(_own_methods(value).values())
+    call = _own_methods(type(value)).get("__call__")
+    return [] if call is None else [call]
+
+
+def handler_of(endpoint: object, method: str) -> object:
+    """Return what serves requests of an HTTP method: of a class its method of that name, where it has one; else the endpoint itself."""
+    if not is_class(endpoint) or not method:
+        return endpoint
+    methods = _own_methods(endpoint)
+    return methods.get(method.lower()) or (methods.get("get") if method == "HEAD" else None) or endpoint
+
+
 def is_class(value: object) -> TypeGuard[type]:
     # `isinstance` would ask the object for its class, and a proxy answers with code of its own.
     return type in _mro_of_class(type(value))
@@ -251,6 +275,20 @@ def _functions_named(name: str, globals: dict[str, Any]) -> Iterator[FunctionTyp
                 method = function_of(dict_of_class(value).get(name))
                 if method is not None:
                     yield method
+
+
+def _own_methods(cls: type) -> dict[str, FunctionType]:
+    """Return the methods of a class that the application defines, by name."""
+    found: dict[str, FunctionType] = {}
+    for base in _mro_of_class(cls):
+        space = dict_of_class(base)
+        module = sys.modules.get(space["__module__"]) if type(space.get("__module__")) is str else None
+        if type(module) is ModuleType and _is_own(module.__dict__):
+            for name, entry in list(space.items()):
+                method = function_of(entry)
+                if method is not None:
+                    found.setdefault(name, method)
+    return found
 
 
 def _methods_named(names: tuple[str, ...], holder: object) -> Iterator[FunctionType]:

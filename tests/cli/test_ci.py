@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from isolation_monitor.cli import junit
 from isolation_monitor.cli.ci_environment import Place, find_place
 from isolation_monitor.cli.ci_report import body_of, suite_of
 from isolation_monitor.cli.junit import Report, read_reports
+from isolation_monitor.collector.ci.schemas import parse_run
 from tests.real_parts.collector import Collector, collector
 
 FILES = Path(__file__).parents[1] / "junit_files"
@@ -148,6 +150,16 @@ def test_a_report_of_as_many_tests_as_are_read_fits_the_collector(tmp_path: Path
 
     assert body.count('"detail": "at') > 50
     assert len(body) < 8 * 1024 * 1024
+
+
+def test_numbers_that_were_never_measured_fit_the_collector(tmp_path: Path) -> None:
+    """Ten years for each of 400 tests would begin before there were dates."""
+    cases = "".join(f'<testcase name="{number}" time="315000000"/>' for number in range(400))
+    (tmp_path / "junit.xml").write_text(f'<testsuite failures="900000" errors="900000">{cases}</testsuite>')
+
+    body = body_of(read_reports([tmp_path / "junit.xml"], tmp_path), Place(), "unit", None, 1e9)
+
+    assert parse_run(json.dumps(body).encode(), datetime.now(UTC)).started_at == datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def test_a_report_that_the_collector_does_not_take_says_what_to_change(tmp_path: Path) -> None:

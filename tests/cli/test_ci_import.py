@@ -158,7 +158,7 @@ def test_what_is_broken_or_expired_is_told_and_stops_nothing(running: Collector,
     hub.add_artifact(21, "b-expired", b"", expired=True)
     hub.add_artifact(21, "c-gone", b"")
     hub.api.in_the_way["/api/v3/repos/example/shop/actions/artifacts/1002/zip"] = [Answer(410, b'{"message": "Artifact has expired"}')]
-    bad = {"bad.xml": "no XML", "dtd.xml": '<!DOCTYPE x [<!ENTITY a "b">]><x/>'}
+    bad = {"bad.xml": "no XML", "dtd.xml": '<!DOCTYPE x [<!ENTITY a "b">]><testsuite/>'}
     hub.add_artifact(21, "d-mixed", zipped({"good.xml": junit("test_adds")} | bad))
     hub.add_artifact(21, "e-good", zipped({"junit.xml": junit("test_pays")}))
     hub.add_artifact(21, "f-denied", b"")
@@ -178,6 +178,24 @@ def test_what_is_broken_or_expired_is_told_and_stops_nothing(running: Collector,
     assert "403 from 127.0.0.1" in denied["text"]
     assert tempfile.gettempdir() not in json.dumps(told)
     assert "b-expired: the artifact expired on 2020-01-30" in done.stderr
+
+
+def test_a_report_that_the_collector_refuses_stops_no_other(running: Collector, hub: FakeGitHub) -> None:
+    """Who may open a pull request must not be able to end every import from then on."""
+    used = '<testsuite><properties><property name="isolation.cpu_s" value="1e15"/></properties><testcase name="a"/></testsuite>'
+    hub.add_run(31)
+    hub.add_artifact(31, "odd", zipped({"a.xml": used, "b.xml": used}))
+    hub.add_run(32)
+    hub.add_artifact(32, "junit", zipped({"junit.xml": junit("test_adds")}))
+
+    done, told = import_github(hub, running, "--suite", "refused {artifact}")
+
+    assert done.exit_code == 3
+    assert results(told) == ["stored"]
+    [refused] = told["runs"][0]["unreadable"]
+    assert refused["source"] == "odd"
+    assert "the collector does not take it: " in refused["text"]
+    assert "cpu_s" in refused["text"]
 
 
 def test_the_table_says_what_became_of_each_run(running: Collector, hub: FakeGitHub, tmp_path: Path) -> None:
@@ -259,6 +277,22 @@ def test_a_job_of_gitlab_that_reported_itself_is_known(running: Collector, both:
 
     assert (looked_up.exit_code, results(told), told["notes"]) == (0, ["known"], [])
     assert "is there twice now" in told_blind["notes"][0]
+
+
+def test_parallel_jobs_of_gitlab_that_reported_themselves_are_known(running: Collector, both: str, lab: FakeGitLab, tmp_path: Path) -> None:
+    """GitLab has one report of all of them, under the pipeline's number: it must not count their tests once more."""
+    for number in (63, 64):
+        lab.add_pipeline(number)
+        lab.jobs[number] = [lab.job(f"e2e {place}/2", number, place) for place in (1, 2)]
+        lab.reports[number] = [suite("e2e")]
+    (tmp_path / "junit.xml").write_text(junit("test_adds", name="e2e"))
+    inside = {"GITLAB_CI": "true", "CI_PROJECT_PATH": "group/shop", "CI_COMMIT_BRANCH": "main", "CI_COMMIT_SHA": f"{63:040x}"}
+    inside |= {"CI_JOB_ID": "6302", "CI_JOB_NAME": "e2e 2/2"}
+    assert isomon("report", str(tmp_path / "junit.xml"), "--url", running.url, "--token", TOKEN, **inside).exit_code == 0
+
+    _, told = import_gitlab(lab, running, token=both)
+
+    assert results(told) == ["known", "stored"]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def test_files_of_an_artifact_are_one_report_with_the_digest_of_the_folder_that_
 
 
 def test_files_of_other_kinds_are_no_trouble(tmp_path: Path) -> None:
-    found = read(zipped({"coverage.xml": "<coverage/>", "log.txt": "hello", "image.png": b"\x89PNG"}), tmp_path)
+    jacoco = '<?xml version="1.0"?><!DOCTYPE report PUBLIC "-//JACOCO//DTD Report 1.1//EN" "report.dtd"><report name="shop"/>'
+    files = {"coverage.xml": "<coverage/>", "jacoco.xml": jacoco, "16.xml": jacoco.encode("utf-16")}
+
+    found = read(zipped(files | {"log.txt": "hello", "image.png": b"\x89PNG"}), tmp_path)
 
     assert found == Found(None, [])
 
@@ -75,6 +78,20 @@ def test_many_files_together_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     found = read(zipped(files), tmp_path)
 
     assert [one.partition(":")[0] for one in found.troubles] == ["2.xml", "3.xml"]
+
+
+def test_files_that_break_off_count_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a small artifact of ten thousand members with wrong checksums would be inflated for hours."""
+    monkeypatch.setattr(archives, "MAX_INFLATED_BYTES", 2_500_000)
+    names = [f"{number}.xml" for number in range(4)]
+    content = zipped(dict.fromkeys(names, b" " * 1_000_000))
+    with zipfile.ZipFile(io.BytesIO(content)) as made:
+        right = struct.pack("<I", made.getinfo(names[0]).CRC)
+
+    found = read(content.replace(right, b"\0\0\0\0"), tmp_path)
+
+    assert [one.partition(":")[0] for one in found.troubles] == names
+    assert ["of the artifact" in one for one in found.troubles] == [False, False, True, True]
 
 
 def test_more_files_than_are_taken_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +165,15 @@ def test_what_is_no_zip_file_is_said(tmp_path: Path) -> None:
         assert "no zip file" in found.troubles[0]
 
 
-def test_a_file_without_a_zip_file_around_it_is_read(tmp_path: Path) -> None:
-    found = read(b"\xef\xbb\xbf" + junit("test_adds").encode(), tmp_path, "../results/junit")
+@pytest.mark.parametrize("name", ["../results/junit", "..", "junit.xml", "a\0b", "\N{GRINNING FACE}" * 300])
+def test_a_file_without_a_zip_file_around_it_is_read_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+    found = read(b"\xef\xbb\xbf" + junit("test_adds").encode(), tmp_path, name)
 
     assert found.report is not None
     assert [test.name for test in found.report.tests] == ["test_adds"]
+    assert [one.parent.name for one in tmp_path.rglob("*.xml")] == ["files"]
+
+
+@pytest.mark.parametrize(("content", "name"), [(b"{}", "coverage.json"), (b"\x1f\x8b\x08", "image.tar.gz"), (b"\x89PNG", "page.png")])
+def test_a_file_of_another_kind_without_a_zip_file_around_it_is_no_trouble(content: bytes, name: str, tmp_path: Path) -> None:
+    assert read(content, tmp_path, name) == Found(None, [])

@@ -16,7 +16,7 @@ from isolation_monitor.cli.ci_import import github as hub_side
 from isolation_monitor.cli.ci_import import gitlab as lab_side
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere, TooLarge
 from isolation_monitor.cli.ci_import.command import since_of
-from isolation_monitor.cli.ci_import.importing import FoundReport, LeftOut, Trouble, Wanted
+from isolation_monitor.cli.ci_import.importing import FoundReport, LeftOut, Trouble, Wanted, moment_of
 from isolation_monitor.cli.collector_client import NoAnswer, UsageError
 from isolation_monitor.telemetry.certificates import tls_context
 from tests.cli.forge_servers import BEGAN, Answer, FakeGitHub, FakeGitLab, Server, at, github, gitlab, junit, said, serving, suite, zipped
@@ -99,9 +99,15 @@ def test_a_pull_request_never_speaks_for_the_default_branch(hub: FakeGitHub) -> 
     fork = {"full_name": "ann/shop", "owner": {"login": "ann"}}
     hub.add_run(2, event="pull_request", head_repository=fork)
     hub.add_run(3, pull_requests=[{"number": 6}])
+    hub.add_run(4, event="pull_request", head_repository=None)
+    hub.add_run(5, event="pull_request_target")
+    hub.add_run(6, event="pull_request", head_branch="fix")
 
-    pushed, forked, pulled = (one.place for one in asking(hub).runs(ALL))
+    same, closed, deleted, pushed, forked, pulled = (one.place for one in asking(hub).runs(ALL))
 
+    assert (deleted.branch, deleted.is_default_branch) == ("fork:main", False)
+    assert (closed.branch, closed.is_default_branch) == ("example:main", False)
+    assert (same.branch, same.is_default_branch) == ("fix", False)
     assert (pulled.branch, pulled.pull_request, pulled.is_default_branch) == ("fix", "5", False)
     assert (forked.branch, forked.is_default_branch) == ("ann:main", False)
     assert (pushed.branch, pushed.pull_request, pushed.is_default_branch) == ("main", "", True)
@@ -216,6 +222,22 @@ def test_a_refusal_says_why_and_where(answer: Answer, kind: type[Exception], say
     assert says in str(refused.value)
     assert TOKEN not in str(refused.value) + repr(asked)
     assert "in-the-query" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(302, headers={"Location": "https://[127.0.0.1/x"}),
+        Answer(429, b"{}", {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "999999999999"}),
+        Answer(429, b"{}", {"Retry-After": "999999999"}),
+        Answer(429, b"{}", {"Retry-After": "Fri, 31 Dec 9999 23:59:59 -1200"}),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_told_in_a_line(answer: Answer, server: Server) -> None:
+    server.in_the_way["/x"] = [answer] * 3
+
+    with client(server) as asked, pytest.raises(NoAnswer):
+        list(asked.pages("/x", {}))
 
 
 def test_trouble_that_passes_is_borne_and_trouble_that_stays_is_told(server: Server) -> None:
@@ -344,6 +366,19 @@ def test_odd_cases_of_gitlab_are_read(lab: FakeGitLab) -> None:
     assert (first.result, first.failure and first.failure.detail) == ("fail", "E\nboom")
     assert (second.result, second.group, second.failure and second.failure.detail) == ("error", "t.py", "one\ntwo")
     assert (third.result, third.duration_s) == ("error", None)
+
+
+def test_moments_and_durations_beyond_all_calendars_are_none(lab: FakeGitLab) -> None:
+    lab.add_pipeline(8)
+    case = {"status": "success", "name": "a", "classname": "b", "execution_time": 10**400}
+    lab.reports[8] = [suite("unit", test_cases=[case])]
+    forge = lab_side.GitLab(client(lab.api, "/gitlab/api/v4"), "group/shop")
+
+    [found] = forge.reports(forge.runs(ALL)[0])
+
+    assert isinstance(found, FoundReport)
+    assert found.report.tests[0].duration_s is None
+    assert moment_of("0001-01-01T00:00:00+23:00") is None
 
 
 def test_a_job_token_goes_by_its_own_header() -> None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isolation_monitor.collector.ci import domain
+from isolation_monitor.collector.ci import domain, service
 from isolation_monitor.collector.ci.packing import packed, result_in, unpacked, uses_in
+from isolation_monitor.collector.ci.repository import CiRepository
 from isolation_monitor.collector.ci.resources import AMOUNTS, Usage, Use, heaviest, usage_as_json, usage_of, use_of
 from tests.collector.conftest import SEND, START
 from tests.collector.test_ci import REFUSED, Ci, case
@@ -120,6 +121,31 @@ async def test_runs_of_a_test_go_on_by_cursor_and_begin_where_it_last_ran(make_a
 
     assert [one["run_id"] for one in (*first["results"], *rest["results"])] == ["run-000003", "run-000002", "run-000001"]
     assert rest["next_cursor"] is None
+
+
+async def test_runs_of_a_test_are_unpacked_some_at_a_time(ci: Ci, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred runs of fifty thousand tests each must not stand in memory together."""
+    held: list[int] = []
+    newest_results = CiRepository.newest_results
+
+    async def counting(*arguments: Any) -> Any:
+        found = await newest_results(*arguments)
+        held.append(len(found))
+        return found
+
+    monkeypatch.setattr(service, "_UNPACKED_AT_ONCE", 2)
+    monkeypatch.setattr(CiRepository, "newest_results", counting)
+    await ci.send_all(*(((case("adds"),), {}) for _ in range(7)))
+    key = await key_of_test(ci, "adds")
+    first = await ci.get(f"tests/{key}?limit=5")
+    rest = await ci.get(f"tests/{key}?limit=5&cursor={first['next_cursor']}")
+    whole = await ci.get(f"tests/{key}?limit=7")
+
+    assert [one["run_id"] for one in first["results"]] == [f"run-{number:06d}" for number in (7, 6, 5, 4, 3)]
+    assert [one["run_id"] for one in rest["results"]] == ["run-000002", "run-000001"]
+    assert whole["results"] == first["results"] + rest["results"]
+    assert (rest["next_cursor"], whole["next_cursor"]) == (None, None)
+    assert max(held) == 3
 
 
 async def test_a_key_that_is_not_there_says_so(ci: Ci) -> None:

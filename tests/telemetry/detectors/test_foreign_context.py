@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -187,6 +190,49 @@ def closure_endpoint() -> Callable[[Request], Any]:
     return endpoint
 
 
+class ClassEndpoint(HTTPEndpoint):
+    """An endpoint of which Starlette makes an object for each request."""
+
+    async def get(self, request: Request) -> JSONResponse:
+        global current_user
+        current_user = user_of(request)
+        await wait()
+        return JSONResponse({"user": current_user})
+
+
+class Resource(HTTPEndpoint):
+    """Who posted last is shown to everybody, and of no matter to who posts."""
+
+    async def post(self, request: Request) -> JSONResponse:
+        global last_writer
+        last_writer = user_of(request)
+        await wait()
+        return JSONResponse({})
+
+    async def get(self, _request: Request) -> JSONResponse:
+        await wait()
+        return JSONResponse({"last": last_writer})
+
+
+class LockedEndpoint(HTTPEndpoint):
+    async def get(self, request: Request) -> JSONResponse:
+        return await under_a_lock(request)
+
+
+class HurriedEndpoint(HTTPEndpoint):
+    """Nothing comes in between: what it answers is right, though others write the place before its middleware is done."""
+
+    async def get(self, request: Request) -> JSONResponse:
+        global current_user
+        current_user = user_of(request)
+        return JSONResponse({"user": current_user})
+
+
+class CallableEndpoint:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await (await global_user(Request(scope)))(scope, receive, send)
+
+
 @pytest.fixture(autouse=True)
 def fresh_state() -> None:
     global lock
@@ -230,6 +276,9 @@ BUGS = {
     "mutable default of a context variable": shared_default,
     "growing default of a context variable": shared_history,
     "one object in everybody's context variable": singleton_in_variable,
+    "class-based endpoint": ClassEndpoint,
+    "object that is called": CallableEndpoint(),
+    "partial": functools.partial(global_user),
 }
 
 
@@ -268,6 +317,53 @@ async def test_applications_without_a_router_are_judged_too(monitor, client) -> 
     assert any(v.kind == "foreign_context" for v in monitor.ledger.recent)
 
 
+async def test_what_a_middleware_writes_is_learned_from_answers_of_every_endpoint(monitor, client, monkeypatch) -> None:
+    """Between two writes there may be no answer but one of an endpoint that never reads the place."""
+    doors = {name: asyncio.Event() for name in ("alice", "bobby")}
+
+    async def reads(request: Request) -> JSONResponse:
+        if user_of(request) in doors and request.query_params.get("wait"):
+            await doors[user_of(request)].wait()
+        await wait()
+        return JSONResponse({"user": namespace.user})
+
+    async def reads_not(request: Request) -> JSONResponse:
+        await doors[user_of(request)].wait()
+        return JSONResponse({})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await wait()
+        namespace.user = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+        await router(scope, receive, send)
+
+    router = Starlette(routes=[Route("/reads", reads), Route("/reads-not", reads_not)])
+    calls = client(monitor.instrument(app))
+    contexts = monitor.detection.foreign_context
+    monitor.detection.answering = contexts.judge
+    monkeypatch.setattr(contexts, "wants_glance", lambda: False)
+    contexts.places.scan()
+    for user in USERS:
+        # Often enough that the interpreter specialises what was really run.
+        for _ in range(5):
+            await calls.get("/reads", user=user)
+    doors["bobby"].set()
+    await calls.get("/reads-not", user="bobby")
+    doors["bobby"].clear()
+    monitor.housekeeper.settle(0.1)
+
+    other = asyncio.create_task(calls.get("/reads-not", user="bobby"))
+    await asyncio.sleep(0.05)
+    disturbed = asyncio.create_task(_get(calls, "/reads", "wait=1", "alice"))
+    await asyncio.sleep(0.05)
+    doors["bobby"].set()
+    await other
+    await calls.get("/reads", user="carol")
+    doors["alice"].set()
+    await disturbed
+
+    assert [v.kind for v in monitor.ledger.recent].count("foreign_context") == 1
+
+
 LEGITIMATE = {
     "own context variable": (own_variable,),
     "page of somebody else": (shown_page,),
@@ -275,6 +371,8 @@ LEGITIMATE = {
     "statistic that the route never reads": (statistic,),
     "statistic read in a branch that is not taken": (not_taken,),
     "global under a lock": (under_a_lock,),
+    "global under a lock, in a class-based endpoint": (LockedEndpoint,),
+    "class-based endpoint that never waits": (HurriedEndpoint,),
     "holder of the one resource": (held_by,),
     "state under the principal's key": (keyed_state,),
     "route that does not use the place": (under_a_lock, nothing),
@@ -286,6 +384,33 @@ async def test_legitimate_uses_stay_silent(drive, case) -> None:
     found = await drive(*LEGITIMATE[case], queries=("", "of=alice", "of=bobby"))
 
     assert found["foreign_context"] == 0
+
+
+async def test_a_class_is_judged_by_the_method_that_serves(monitor, client) -> None:
+    calls = client(monitor.instrument(Starlette(routes=[Route("/", Resource)])))
+    monitor.detection.answering = monitor.detection.foreign_context.judge
+    monitor.detection.foreign_context.places.scan()
+
+    for user in USERS * 3:
+        await calls.get("/", user=user, method="POST")
+        await calls.get("/", user=user)
+    for _ in range(3):
+        await asyncio.gather(*(calls.get("/", user=user, method="POST") for user in USERS))
+
+    assert [v for v in monitor.ledger.recent if v.kind == "foreign_context"] == []
+
+
+async def test_what_is_switched_off_reads_no_code(drive, monitor, monkeypatch) -> None:
+    await drive(nothing)
+    contexts = monitor.detection.foreign_context
+    read: list[float] = []
+    monkeypatch.setattr(contexts._endpoint_places, "tick", read.append)
+
+    contexts._tick(time.monotonic())
+    monitor.detection.switches.kill(True)
+    contexts._tick(time.monotonic())
+
+    assert len(read) == 1
 
 
 async def test_a_counter_is_no_identity_though_users_have_numbers(drive, monkeypatch) -> None:

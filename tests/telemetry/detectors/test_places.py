@@ -71,6 +71,15 @@ def test_what_a_module_has_by_itself_is_no_place(module: ModuleType) -> None:
     assert found(places) == {"places_shop.current"}
 
 
+def test_a_name_that_begins_with_two_underscores_is_a_place(module: ModuleType) -> None:
+    exec("__tenant = None\ndef choose(tenant):\n    global __tenant\n    __tenant = tenant\n", module.__dict__)
+
+    places = Places()
+    places.scan()
+
+    assert found(places) == {"places_shop.current", "places_shop.__tenant"}
+
+
 def test_what_functions_assign_to_is_read_once_and_again_when_the_module_changed(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
