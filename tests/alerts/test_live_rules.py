@@ -19,7 +19,16 @@ ALIVE = {"here": [{"kind": "a"}], "recorded": None}
     [
         *("here", 'here{kind="a"}', 'here{kind=~"a|b"}', 'here{kind!="b"}', 'here{kind!~"b.*"}', 'here{other=""}', 'recorded{any="thing"}'),
         *("sum by (kind) (rate(here[5m])) > 0", "gone or here", "here unless gone", "here + on (kind) recorded", "-(here)"),
-        *("absent(gone)", "absent_over_time(gone[1m])", "vector(1)", "vector(time())", "hour()", "scalar(gone)", "1 + 1", '{__name__=~"h.*"}'),
+        *(
+            "absent(gone)",
+            "absent_over_time(gone[1m])",
+            "vector(1)",
+            "vector(time())",
+            "hour()",
+            "scalar(gone)",
+            "1 + 1",
+            '{__name__=~"h.*"}',
+        ),
         *("max_over_time(here[5m:1m])", "here - last_over_time(here[5m] offset 10s)", "histogram_quantile(0.9, here)"),
     ],
 )
