@@ -202,7 +202,9 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         *(queues.router, probes.router, subjects.router, incidents.router, containers.router, ci.router, health.router, runbooks.router),
         *(rendering.router, signing_in.router, pages.router),
     ):
-        app.include_router(router)
+        # Not include_router(), which builds every route a second time when the first request comes: a fifth of a second for nothing,
+        # since nothing is added to them.
+        app.router.routes.extend(router.routes)
     return app
 
 

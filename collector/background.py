@@ -6,7 +6,7 @@ A nudge carries no facts: what happened is in the store, where it survives this 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -34,12 +34,16 @@ class Nudge:
         return subjects
 
 
-async def whole(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; when cancelled, let it come to its end first: a driver cut off in the middle of a statement loses its connection."""
+async def whole(work: Coroutine[Any, Any, T], ending: Callable[[], None] = lambda: None) -> T:
+    """Await `work`; when cancelled, let it come to its end first: a driver cut off in the middle of a statement loses its connection.
+
+    `ending` is called when this is cancelled: it tells work of many steps not to begin another.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        ending()
         done, late = await asyncio.wait([task], timeout=_END_S)
         for one in done:
             # Taken, or the loop would complain that nobody did: whoever ends everything asks for no results.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,17 @@ from isolation_monitor.telemetry.instrument import patches
 # A busy machine is slow for a second now and then, which says nothing of the code: durations belong to benchmarks.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile our code once. Images of Python often forbid it to keep bytecode, and hundreds of processes would each compile all of it."""
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        for folder in ("telemetry", "collector", "dashboards", "alerts", "cli", "demo", "bench", "examples", "src", "tests"):
+            # Where the checkout cannot be written to, it is as slow as it was.
+            compileall.compile_dir(CHECKOUT / folder, quiet=2)
 
 
 @pytest.hookimpl(optionalhook=True)

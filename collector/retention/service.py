@@ -55,9 +55,15 @@ class RetentionService:
         self._interval_s = interval_s
         self._complained_s = float("-inf")
         self._working = asyncio.Lock()
+        self._is_ending = False
         self.rounds = 0
         """Rounds that came to their end, since the process started."""
         metrics.keeps_house_every(interval_s)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a round is under way."""
+        return self._working.locked()
 
     async def run(self) -> None:
         """Keep house until cancelled, whenever this replica leads."""
@@ -65,12 +71,20 @@ class RetentionService:
             pause_s = self._interval_s
             try:
                 if await whole(self._leader.leads()):
-                    await whole(self.keep_house())
+                    await whole(self.keep_house(), self._end)
             except Exception as error:
                 pause_s = min(self._interval_s, _RETRY_S)
                 self._complain(error)
             self._metrics.leading(self._leader.is_leading)
             await asyncio.sleep(pause_s)
+
+    def _end(self) -> None:
+        self._is_ending = True
+
+    def _go_on(self) -> None:
+        """Called between two transactions: what is not begun can wait for the next start, who stops the collector cannot."""
+        if self._is_ending:
+            raise asyncio.CancelledError
 
     async def keep_house(self) -> Round:
         """Do one round: expiry, size, partitions.
@@ -108,6 +122,7 @@ class RetentionService:
             for day in days:
                 if day in there:
                     continue
+                self._go_on()
                 try:
                     await self._insist(done, lambda repository, t=table, d=day: repository.add_partition(t, d))  # type: ignore[misc]
                 except Exception as error:
@@ -123,7 +138,9 @@ class RetentionService:
             for table, there in (await self._partitions()).items():
                 for day in there:
                     if day < first_kept:
+                        self._go_on()
                         await self._drop_partition(done, table, day)
+            self._go_on()
             async with self._database.reading() as connection:
                 left_over = await RetentionRepository(connection).left_over()
             for name in left_over:
@@ -145,6 +162,7 @@ class RetentionService:
     async def _expire_table(self, done: Round, what: Expiring) -> None:
         chunk = Chunk()
         while True:
+            self._go_on()
             # Looked up where nobody waits; by key, the transaction that makes writers wait is short.
             async with self._database.reading() as connection:
                 keys = await RetentionRepository(connection).oldest(what, chunk.rows)
@@ -209,6 +227,7 @@ class RetentionService:
         left, before = 1, 0
         while left and left != before:
             before = left
+            self._go_on()
             async with self._timed(done, "") as (repository, _):
                 left = await repository.vacuum(_VACUUM_PAGES)
             await asyncio.sleep(max(_SHORTEST_PAUSE_S, self._last_s))

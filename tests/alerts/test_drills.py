@@ -22,6 +22,7 @@ from isolation_monitor.alerts.drills import RECIPES, drilled, own_wait_s
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.errors import SettingsError
 from isolation_monitor.telemetry.settings import load_settings
+from tests.real_parts.live_rules import write_live_rules
 from tests.real_parts.promtool import Scenario, run_tests, write_test
 
 ALERTS = {alert.name: alert for alert in drilled()}
@@ -95,7 +96,7 @@ def test_a_recipe_fires_its_alert_and_no_page_of_another_name(alert, tmp_path: P
     expected = {f'{{alertname="{name}",alertstate="firing"}}': 1.0 for name in {alert, *INCLUDES.get(alert, ())}}
     scenario = Scenario(alert, inputs, samples={(by_name, healthy - 1): {}, (by_name, fires_at): expected})
 
-    result = run_tests(write_test(tmp_path / "test.yml", RULE_FILES, [scenario], {}))
+    result = run_tests(write_test(tmp_path / "test.yml", write_live_rules(RULE_FILES, inputs, tmp_path), [scenario], {}))
 
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -120,7 +121,9 @@ def test_a_drill_that_was_killed_is_not_taken_for_an_unknown_service(tmp_path: P
     query = 'count by (service) (ALERTS{alertstate="firing",alertname="IsolationTargetDown"})'
     scenario = Scenario("left behind", inputs, samples={(query, 100): {f'{{service="{SERVICE}"}}': 1.0}})
 
-    assert run_tests(write_test(tmp_path / "test.yml", RULE_FILES, [scenario], {})).returncode == 0
+    result = run_tests(write_test(tmp_path / "test.yml", write_live_rules(RULE_FILES, inputs, tmp_path), [scenario], {}))
+
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_a_drill_that_ended_is_not_missed(tmp_path: Path):
@@ -129,7 +132,9 @@ def test_a_drill_that_ended_is_not_missed(tmp_path: Path):
     inputs = {info: "1x20 stale", f'up{{job="isolation",service="{SERVICE}",instance="x"}}': "1x20 stale", "time": "0x200"}
     scenario = Scenario("ended", inputs, samples={('count(ALERTS{alertname="IsolationTargetDown"})', 180): {}})
 
-    assert run_tests(write_test(tmp_path / "test.yml", RULE_FILES, [scenario], {})).returncode == 0
+    result = run_tests(write_test(tmp_path / "test.yml", write_live_rules(RULE_FILES, inputs, tmp_path), [scenario], {}))
+
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_folder_of_drills_is_read_by_the_jobs_that_a_drill_is_scraped_by():

@@ -9,6 +9,7 @@ import pytest
 
 from isolation_monitor.alerts import build
 from tests.alerts.scenarios import LINKS, NO_SERVICE, SCENARIOS
+from tests.real_parts.live_rules import write_live_rules
 from tests.real_parts.promtool import run_tests, write_test
 
 RULE_FILES = [build.GENERATED / name for name in build.rules()]
@@ -16,7 +17,9 @@ RULE_FILES = [build.GENERATED / name for name in build.rules()]
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_rules_do_what_the_scenario_says(scenario, tmp_path: Path):
-    result = run_tests(write_test(tmp_path / "test.yml", RULE_FILES, [scenario], LINKS))
+    rules = write_live_rules(RULE_FILES, scenario.inputs, tmp_path)
+
+    result = run_tests(write_test(tmp_path / "test.yml", rules, [scenario], LINKS))
 
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -91,12 +91,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def own_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def own_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a migrated database whose schema the test may change."""
     if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path / 'collector.sqlite3'}"
-        asyncio.run(migrate(url))
-        yield url
+        yield request.getfixturevalue("sqlite_url")
         return
     cluster: Postgres = request.getfixturevalue("postgres")
     name = f"test_{next(_numbers)}"
@@ -105,10 +103,12 @@ def own_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
 
 
 async def emptied(url: str) -> None:
+    # TRUNCATE makes new files for each table, index and partition, which takes far longer than most tests.
+    deletes = " ".join(f"DELETE FROM {table.name};" for table in reversed(Base.metadata.sorted_tables))
     database = Database(url)
     try:
         async with database.writing() as connection:
-            await connection.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+            await connection.execute(text(f"DO $$ BEGIN {deletes} END $$"))
     finally:
         await database.close()
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from isolation_monitor.collector.background import Nudge
+from isolation_monitor.collector.background import Nudge, whole
 from isolation_monitor.collector.clock import utc_now
 from isolation_monitor.collector.rollouts.announcer import Announcer
 
@@ -34,3 +34,24 @@ async def test_a_change_that_comes_with_the_end_does_not_swallow_the_end(monkeyp
 
         assert done, f"it goes on after {turns} turns of the loop"
         assert task.cancelled()
+
+
+async def test_work_of_many_steps_is_told_of_the_end_and_waited_for() -> None:
+    """Whoever stops the collector does not wait for a long round of expiry, nor is a statement cut off in its middle."""
+    is_ending, steps = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal steps
+        while not is_ending.is_set():
+            await asyncio.sleep(0)
+            steps += 1
+
+    task = asyncio.create_task(whole(work(), is_ending.set))
+    while steps < 2:
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=10)
+
+    assert done
+    assert task.cancelled()
+    assert is_ending.is_set()

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
+from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.retention.domain import Chunk, Policy, too_many_days, wanted_partitions
 from isolation_monitor.collector.retention.repository import RetentionRepository
-from isolation_monitor.collector.retention.service import DiskGuard
+from isolation_monitor.collector.retention.service import DiskGuard, RetentionService
 from isolation_monitor.collector.storage.database import Database, StoreUnavailable
 from isolation_monitor.collector.storage.days import day_in, day_of
 from isolation_monitor.collector.storage.leader import Leader
@@ -100,6 +101,23 @@ async def test_records_older_than_they_are_kept_go_and_the_others_stay(keeper: A
     assert await rows(keeper, "violation_counts") == 1
     assert done.expired["alert_notifications"] == 1
     assert (await keep_house(keeper)).expired.get("violations", 0) == 0
+
+
+async def test_a_round_does_not_keep_the_collector_from_stopping(sqlite_url: str) -> None:
+    """A round that has a month to forget takes minutes; the next start goes on with it."""
+    database = Database(sqlite_url)
+    service = RetentionService(database, Leader(database), CollectorMetrics(), lambda: START, Policy(), 600)
+    task = asyncio.create_task(service.run())
+    while not service.is_working:
+        await asyncio.sleep(0)
+
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=30)
+    await database.close()
+
+    assert done
+    assert task.cancelled()
+    assert service.rounds == 0, "it came to its end, which nobody waited for"
 
 
 async def test_a_record_from_before_any_partition_is_taken_and_goes_in_the_next_round(keeper: Api) -> None:
