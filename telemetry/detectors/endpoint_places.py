@@ -4,18 +4,19 @@ A large application has thousands of places, and a look at each would hold up it
 endpoint's code never mentions is never reported for it, so nothing is lost by leaving it out.
 What an endpoint mentions is read off the loop, after its first request, and again each minute, since objects that are made late
 lead on to more code. Until then, and where no endpoint is known, looked at are: places that ever named somebody, and the others in turn,
-for at most `LOOK_S` at one answer. One that names somebody does so each time, and is found within a few answers.
+those with a plain value and those with an object for half of `LOOK_S` each. One that names somebody does so each time, and is found
+within a few answers.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 
-from isolation_monitor.telemetry.detectors.naming import fields_of
+from isolation_monitor.telemetry.detectors.naming import PLAIN, fields_of
 from isolation_monitor.telemetry.detectors.places import Place, Places
 from isolation_monitor.telemetry.detectors.reach import functions_of, reach_of
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.housekeeper import Housekeeper
 
 LOOK_S: Final = 0.001
+"""Processor time at most, at one answer."""
 LOOKS_BETWEEN_CLOCKS: Final = 16
 BESIDE: Final = 16
 ENDPOINTS_LIMIT: Final = 1_000
@@ -57,7 +59,7 @@ class EndpointPlaces:
         self._places = places
         self._housekeeper = housekeeper
         self._endpoints: dict[int, _Endpoint] = {}
-        self._next = 0
+        self._plain, self._objects = _Round(is_plain=True), _Round(is_plain=False)
         self._all: tuple[Place, ...] = ()
         self._by_key: dict[object, Place] = {}
         self._scan: tuple[list[Place], list[Place]] | None = None
@@ -98,7 +100,6 @@ class EndpointPlaces:
         return known
 
     def _in_turn(self, telling: Mapping[object, Place]) -> Iterator[Place]:
-        until = time.perf_counter() + LOOK_S
         shared, locals = self._places.shared, self._places.locals
         if self._scan is None or self._scan[0] is not shared or self._scan[1] is not locals:
             self._all, self._scan = (*shared, *locals), (shared, locals)
@@ -107,17 +108,30 @@ class EndpointPlaces:
             # Only the application's own: what a closure holds is looked at where its endpoint is.
             if (place := self._by_key.get(key)) is not None:
                 yield place
-        others = self._all
-        begin = self._next if self._next < len(others) else 0
-        looks = 0
-        for at in (*range(begin, len(others)), *range(begin)):
-            if others[at].key in telling:
-                continue
-            looks += 1
-            if looks % LOOKS_BETWEEN_CLOCKS == 0 and time.perf_counter() > until:
+        yield from self._plain.of(self._all, telling)
+        yield from self._objects.of(self._all, telling)
+
+
+class _Round:
+    """Goes round the places that hold a plain value, or those that hold an object: a look at an object costs ten times as much."""
+
+    def __init__(self, *, is_plain: bool) -> None:
+        self._is_plain = is_plain
+        self._next = 0
+
+    def of(self, places: Sequence[Place], telling: Mapping[object, Place]) -> Iterator[Place]:
+        """Yield as many as there is time for, beginning behind the last one of the last time."""
+        # Of this thread's processor: where others have it meanwhile, nobody is held up by us.
+        until = time.thread_time() + LOOK_S / 2
+        begin = self._next if self._next < len(places) else 0
+        for looks, at in enumerate((*range(begin, len(places)), *range(begin)), 1):
+            if looks % LOOKS_BETWEEN_CLOCKS == 0 and time.thread_time() > until:
                 self._next = at
                 return
-            yield others[at]
+            place = places[at]
+            value = place.read()
+            if value is not None and (type(value) in PLAIN) is self._is_plain and place.key not in telling:
+                yield place
 
 
 def codes_of_endpoint(endpoint: object) -> Iterator[CodeType]:

@@ -10,6 +10,7 @@ import pytest
 
 from isolation_monitor.telemetry.detectors import endpoint_places
 from isolation_monitor.telemetry.detectors.endpoint_places import READ_AGAIN_S, EndpointPlaces
+from isolation_monitor.telemetry.detectors.naming import names_in
 from isolation_monitor.telemetry.detectors.places import Place, Places
 from isolation_monitor.telemetry.housekeeper import Housekeeper
 
@@ -73,8 +74,8 @@ def test_an_endpoint_is_judged_by_what_its_code_mentions_and_by_context_variable
 def test_until_its_code_was_read_and_where_no_endpoint_is_known_all_places_are_looked_at(places, housekeeper) -> None:
     chooser = EndpointPlaces(places, housekeeper)
 
-    assert [one.name for one in chooser.of(reads_nothing, {})] == ["user", "user", "tenant", "held"]
-    assert [one.name for one in chooser.of(None, {})] == ["user", "user", "tenant", "held"]
+    assert [one.name for one in chooser.of(reads_nothing, {})] == ["tenant", "user", "user", "held"]
+    assert [one.name for one in chooser.of(None, {})] == ["tenant", "user", "user", "held"]
 
 
 def test_places_found_later_are_chosen_from_as_well(chosen, places) -> None:
@@ -109,16 +110,29 @@ def test_places_are_looked_at_in_turn_for_a_moment_and_telling_ones_each_time(ho
     """Thousands of them, each a microsecond, would hold up the loop at every answer of a framework that names no endpoint."""
     monkeypatch.setattr(endpoint_places, "LOOK_S", 0.0)
     places = Places()
-    telling, plain = Place("global", "telling", "telling", frozenset(), lambda: current), place("plain", "nobody")
-    places.shared = [*(Place("global", f"object {n}", n, frozenset(), lambda: current) for n in range(100)), plain, telling]
+    telling, few = Place("global", "telling", "telling", frozenset(), lambda: current), endpoint_places.LOOKS_BETWEEN_CLOCKS - 1
+    objects = [Place("global", f"object {n}", f"object {n}", frozenset(), lambda: current) for n in range(3 * few)]
+    plain = [Place("global", f"plain {n}", f"plain {n}", frozenset(), lambda: "nobody") for n in range(3 * few)]
+    empty = [Place("global", f"empty {n}", f"empty {n}", frozenset(), lambda: None) for n in range(3 * few)]
+    places.shared = [telling, *objects, *plain, *empty]
     closure = Place("closure", "closure", "closure", frozenset(), lambda: current)
     chooser = EndpointPlaces(places, housekeeper)
     seen: set[str] = set()
 
-    for look in range(1, 8):
+    for _ in range(20):
         looked = [one.name for one in chooser.of(None, {"telling": telling, "closure": closure})]
         seen.update(looked)
         assert looked[0] == "telling"
-        assert "closure" not in looked, "it is another endpoint's"
-        assert len(looked) <= 1 + endpoint_places.LOOKS_BETWEEN_CLOCKS
-        assert len(seen) == min(102, 1 + look * (endpoint_places.LOOKS_BETWEEN_CLOCKS - 1))
+        assert len(looked) <= 1 + 2 * few
+    assert seen == {one.name for one in (telling, *objects, *plain)}
+
+
+def test_objects_do_not_use_up_the_time_of_plain_values(housekeeper, monkeypatch) -> None:
+    places = Places()
+    large = SimpleNamespace(**{f"field{n}": [SimpleNamespace(**{f"f{m}": "x" for m in range(40)})] * 40 for n in range(40)})
+    places.shared = [*(Place("global", f"object {n}", n, frozenset(), lambda: large) for n in range(1_000)), place("plain", "nobody")]
+    chooser = EndpointPlaces(places, housekeeper)
+
+    answers = [[one.name for one in chooser.of(None, {}) if not list(names_in(one.read(), lambda text: None))] for _ in range(5)]
+    assert any("plain" in names for names in answers)
+    assert max(map(len, answers)) < 1_000
