@@ -1,0 +1,144 @@
+"""Replies: whose the answers are that come back over queues, where requests hand their calls to tasks of nobody's.
+
+A task that took a request's item from a queue works for that request until it takes the next. What it puts into a queue in
+the meantime is the reply to that call: not the task's, nor that of the request which happened to start the task. A reply is in the
+wrong hands when a request of another principal takes it that put a call into the same queue and waits for its own, from a queue
+that requests of several principals take from. Evidence only: what was in it is judged when it leaves (`foreign_content.py`).
+Silent: queues of one's own, also where others' news come in by them; jobs that are handed out to whoever works them off and has
+called nobody; what a task passes on as it came, as pools do with what is given back.
+Cost: 0.3 us for an item put and taken by requests, about 1 us where a task of nobody's does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from isolation_monitor.telemetry.context import CURRENT
+from isolation_monitor.telemetry.detectors.by_identity import ByIdentity
+from isolation_monitor.telemetry.recent import forget_oldest
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.context import RequestContext
+
+QUEUES_LIMIT: Final = 10_000
+TASKS_LIMIT: Final = 10_000
+CALLS_LIMIT: Final = 4_000
+"""Requests whose calls are remembered."""
+CALLED_LIMIT: Final = 8
+"""Queues remembered of one request."""
+TAKERS_LIMIT: Final = 16
+PARTS_LIMIT: Final = 20
+"""Parts of a call in which what was passed on is looked for."""
+
+
+class Reply(NamedTuple):
+    """An item that a task put into a queue while it worked for a request. `calls` is the number of the queue with the calls."""
+
+    by: RequestContext
+    calls: int
+
+
+class _Queue:
+    __slots__ = ("number", "takers")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Never used again, as an identity is."""
+        self.takers: set[str] = set()
+        """Ids of principals whose requests took replies from it."""
+
+
+class _Work:
+    """What a task took last: the item, whose it was and from which queue."""
+
+    __slots__ = ("by", "call", "queue")
+
+    def __init__(self, by: RequestContext, call: object, queue: int) -> None:
+        self.by = by
+        self.call = call
+        self.queue = queue
+
+
+class Replies:
+    """Knows for whom tasks of nobody's work, and who has called whom. Called on the event loop."""
+
+    def __init__(self) -> None:
+        self._numbers = 0
+        self._queues: ByIdentity[_Queue] = ByIdentity(QUEUES_LIMIT)
+        self._work: ByIdentity[_Work] = ByIdentity(TASKS_LIMIT)
+        self._called: dict[int, list[int]] = {}
+        """By serial number of the request: the queues that it put something into."""
+
+    def owner_of_put(self, queue: Any, item: object) -> RequestContext | Reply | None:
+        """Return whose an item is that the running code is putting into a queue: a request's, or a reply to one."""
+        mine = CURRENT.get()
+        if _is_nobodys(mine):
+            task = asyncio.current_task()
+            work = self._work.get(task) if task is not None and len(self._work) else None
+            if work is not None:
+                return None if _is_part_of(item, work.call) else Reply(work.by, work.queue)
+        elif mine is not None and mine.principal is not None:
+            number = self._queue(queue).number
+            called = self._called.get(mine.serial)
+            if called is None:
+                self._called[mine.serial] = [number]
+                forget_oldest(self._called, CALLS_LIMIT, 0.1)
+            elif number not in called and len(called) < CALLED_LIMIT:
+                called.append(number)
+        return mine
+
+    def taken(self, queue: Any, item: object, owner: RequestContext | Reply | None) -> RequestContext | None:
+        """Note that the running code took an item of somebody's from a queue; return for whom it was made.
+
+        Of replies only those are told that another principal's request took in place of its own.
+        """
+        mine = CURRENT.get()
+        if _is_nobodys(mine):
+            by = owner.by if type(owner) is Reply else owner
+            self._works_for(by, item, queue)  # type: ignore[arg-type]  # a request, if no reply
+        if type(owner) is not Reply:
+            return owner  # type: ignore[return-value]  # as above
+        if mine is None or mine.principal is None or _is_nobodys(mine):
+            return None
+        takers = self._queue(queue).takers
+        if len(takers) < TAKERS_LIMIT:
+            takers.add(mine.principal.id)
+        is_mine = not owner.by.is_of_another(mine)
+        return owner.by if not is_mine and len(takers) > 1 and owner.calls in self._called.get(mine.serial, ()) else None
+
+    def _works_for(self, by: RequestContext | None, call: object, queue: Any) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            return
+        if by is None or by.principal is None:
+            self._work.drop(task)
+            return
+        work = self._work.get(task)
+        number = self._queue(queue).number
+        if work is None:
+            self._work.put(task, _Work(by, call, number))
+        else:
+            work.by, work.call, work.queue = by, call, number
+
+    def _queue(self, queue: Any) -> _Queue:
+        known = self._queues.get(queue)
+        if known is None:
+            self._numbers += 1
+            known = _Queue(self._numbers)
+            self._queues.put(queue, known)
+        return known
+
+
+def _is_nobodys(request: RequestContext | None) -> bool:
+    """Return whether code that runs in this context works for nobody in particular: nor for a request that is over, which started it."""
+    return request is None or (request.finished and (request.connection is None or request.connection.closed))
+
+
+def _is_part_of(item: object, call: object) -> bool:
+    """Return whether a task passes on what it was handed, or a part of it: no reply of its own making."""
+    if item is call:
+        return True
+    if type(call) in (list, tuple):
+        return any(part is item for part in call[:PARTS_LIMIT])  # type: ignore[index]  # an exact sequence
+    return type(call) is dict and any(part is item for part in list(call.values())[:PARTS_LIMIT])
