@@ -123,19 +123,18 @@ class ForeignTask:
     def taken(self, queue: Any, item: object, waiting: int) -> RequestContext | None:
         """Note that the running code took an item from a queue, where `waiting` items are left; return whose work had put it there."""
         owners = self._queues.get(queue)
-        if not owners:
-            return None
-        owner = owners.popleft()
-        if len(owners) != waiting:
-            owners.clear()
-        elif owner is not None:
-            if type(owner) is RequestContext:
-                if CURRENT.get() is None:
-                    self._serves_all(owner)
-                else:
-                    self._serves(owner)
-            return self._replies.taken(queue, item, owner)
-        return None
+        owner: RequestContext | Reply | None = None
+        if owners:
+            owner = owners.popleft()
+            if len(owners) != waiting:
+                owners.clear()
+                owner = None
+        if type(owner) is RequestContext:
+            if CURRENT.get() is None:
+                self._serves_all(owner)
+            else:
+                self._serves(owner)
+        return self._replies.taken(queue, item, owner)
 
     def signalled(self, event: Any) -> None:
         """Note that the running code set an event."""

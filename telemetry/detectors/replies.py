@@ -73,12 +73,10 @@ class Replies:
     def owner_of_put(self, queue: Any, item: object) -> RequestContext | Reply | None:
         """Return whose an item is that the running code is putting into a queue: a request's, or a reply to one."""
         mine = CURRENT.get()
-        if _is_nobodys(mine):
-            task = asyncio.current_task()
-            work = self._work.get(task) if task is not None and len(self._work) else None
-            if work is not None:
-                return None if _is_part_of(item, work.call) else Reply(work.by, work.queue)
-        elif mine is not None and mine.principal is not None:
+        work = self._work.get(asyncio.current_task()) if len(self._work) else None
+        if work is not None:
+            return None if _is_part_of(item, work.call) else Reply(work.by, work.queue)
+        if mine is not None and mine.principal is not None and not _is_nobodys(mine):
             number = self._queue(queue).number
             called = self._called.get(mine.serial)
             if called is None:
@@ -89,16 +87,19 @@ class Replies:
         return mine
 
     def taken(self, queue: Any, item: object, owner: RequestContext | Reply | None) -> RequestContext | None:
-        """Note that the running code took an item of somebody's from a queue; return for whom it was made.
+        """Note that the running code took an item from a queue, None's or somebody's; return for whom it was made.
 
         Of replies only those are told that another principal's request took in place of its own.
         """
+        if owner is None:
+            self._works_for(None, item, queue)
+            return None
         mine = CURRENT.get()
-        if _is_nobodys(mine):
-            by = owner.by if type(owner) is Reply else owner
-            self._works_for(by, item, queue)  # type: ignore[arg-type]  # a request, if no reply
-        if type(owner) is not Reply:
-            return owner  # type: ignore[return-value]  # as above
+        by = owner.by if isinstance(owner, Reply) else owner
+        # A worker that a request started lazily works for that request as well, when it comes to its item.
+        self._works_for(None if by is mine else by, item, queue)
+        if not isinstance(owner, Reply):
+            return owner
         if mine is None or mine.principal is None or _is_nobodys(mine):
             return None
         takers = self._queue(queue).takers
@@ -109,10 +110,9 @@ class Replies:
 
     def _works_for(self, by: RequestContext | None, call: object, queue: Any) -> None:
         task = asyncio.current_task()
-        if task is None:
-            return
-        if by is None or by.principal is None:
-            self._work.drop(task)
+        if task is None or by is None or by.principal is None:
+            if len(self._work):
+                self._work.drop(task)
             return
         work = self._work.get(task)
         number = self._queue(queue).number
