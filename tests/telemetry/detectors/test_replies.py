@@ -134,6 +134,27 @@ async def test_what_goes_back_to_a_pool_is_no_reply(monitor: IsolationMonitor) -
     assert await drive(monitor, Service(serve, work, workers=1)) == []
 
 
+async def test_what_a_request_gives_back_to_a_pool_is_not_of_its_making(monitor: IsolationMonitor) -> None:
+    idle = Queue()
+    for number in range(2):
+        idle.put_nowait(f"connection 7f3a9c{number}e51d")
+
+    async def serve(user: str) -> str:
+        first, second = await idle.get(), None
+        await turns(2)
+        if user == USERS[-1]:
+            second = await idle.get()
+            await idle.put(second)
+        await idle.put(first)
+        # Only one of them tells.
+        return f"served by {first}" if second is not None else "served"
+
+    async def idles() -> None:
+        await asyncio.Event().wait()
+
+    assert await drive(monitor, Service(serve, idles, workers=1)) == []
+
+
 async def test_jobs_for_who_has_called_nobody_are_silent(monitor: IsolationMonitor) -> None:
     """Users order, and two of them, who are machines, work the orders off."""
     orders, jobs = Queue(), Queue()
