@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, step_of
 from isolation_monitor.telemetry.detectors.raw_objects import Child
@@ -11,12 +11,11 @@ from isolation_monitor.telemetry.detectors.residue import Place, Residue
 from isolation_monitor.telemetry.detectors.slots import content_of, is_scratch
 from isolation_monitor.telemetry.recent import forget_oldest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 LABELS_LIMIT: Final = 10_000
 TOO_LARGE: Final = (-1, 0)
 """In place of the length and hash of a buffer that is left alone from then on."""
+SHORT: Final = 4_096
+"""Characters of a buffer that is worth a watch though it has only grown: reports are written into short ones, and logs into long ones."""
 
 
 class Changes:
@@ -60,17 +59,26 @@ class Changes:
         forget_oldest(self._seen, LABELS_LIMIT, 0.1)
 
     def _is_reused(self, label: str, value: object) -> bool:
-        """Return whether a buffer or list holds other things than at the last walk, and no more of them."""
+        """Return whether a list or buffer does not begin with all that it held at the last walk: not just grown, but filled anew.
+
+        A short buffer need not have been seen empty in between: few are shared, and none of them by intention.
+        """
         before = self._contents.get(label)
         if before == TOO_LARGE:
             return False
         content = content_of(value)
-        known = TOO_LARGE
-        if content is not None:
-            items: Iterable[int] | str = content if isinstance(content, str) else tuple(map(id, content))
-            known = len(content), hash(items)
+        if content is None:
+            self._note_content(label, TOO_LARGE)
+            return False
+        items: tuple[int, ...] | str = content if isinstance(content, str) else tuple(map(id, content))
+        known = len(items), hash(items)
         if before == known:
             return False
+        self._note_content(label, known)
+        if before is None or not items:
+            return False
+        return (type(items) is str and len(items) <= SHORT) or (before[0] > 0 and hash(items[: before[0]]) != before[1])
+
+    def _note_content(self, label: str, known: tuple[int, int]) -> None:
         self._contents[label] = known
         forget_oldest(self._contents, LABELS_LIMIT, 0.1)
-        return before is not None and known != TOO_LARGE and 0 < known[0] <= before[0]

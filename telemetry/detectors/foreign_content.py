@@ -2,7 +2,8 @@
 
 Sees: tokens (`tokens.py`) and phrases of eight words that came in with one principal's request, tokens that an endpoint
 gives to one principal alone, and tokens that the application's memory keeps under a principal's id (`ownership.py`): in
-bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others.
+bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others. Of requests that call
+tasks over an `asyncio.Queue` and take the replies from another: what was made for one and taken by another (`replies.py`).
 Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from the SQL database
 (what a query may return is declared by `monitor.owns`); content that the request asked for by naming a room, a document
 or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items

@@ -34,6 +34,7 @@ from isolation_monitor.telemetry.detectors.foreign_context import was_said
 from isolation_monitor.telemetry.detectors.naming import Slots, names_in
 from isolation_monitor.telemetry.detectors.places import Place, cell_places
 from isolation_monitor.telemetry.detectors.reach import function_of, may_have_read, mentions_in, reach, reach_of, sets_context
+from isolation_monitor.telemetry.detectors.replies import Replies, Reply
 from isolation_monitor.telemetry.detectors.thread_values import Held, ThreadValues
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
@@ -93,7 +94,8 @@ class ForeignTask:
         self._places = contexts.places
         self._slots = Slots()
         self._values = ThreadValues()
-        self._queues: ByIdentity[deque[RequestContext | None]] = ByIdentity(QUEUES_LIMIT)
+        self._queues: ByIdentity[deque[RequestContext | Reply | None]] = ByIdentity(QUEUES_LIMIT)
+        self._replies = Replies()
         self._events: ByIdentity[RequestContext] = ByIdentity(QUEUES_LIMIT)
         self._workers: ByIdentity[_Worker] = ByIdentity()
         self._servers: ByIdentity[_Server] = ByIdentity()
@@ -101,12 +103,12 @@ class ForeignTask:
 
     # --- queues and events ------------------------------------------------------------------------------------------
 
-    def put(self, queue: Any, waiting: int) -> None:
+    def put(self, queue: Any, item: object, waiting: int) -> None:
         """Note that the running code put an item into a first-in-first-out queue, where `waiting` items are now."""
-        owner = CURRENT.get()
+        owner = self._replies.owner_of_put(queue, item)
         owners = self._queues.get(queue)
         if owners is None:
-            if owner is None or owner.principal is None:
+            if owner is None or (type(owner) is RequestContext and owner.principal is None):
                 return
             self._queues.put(queue, owners := deque())
         if waiting > ITEMS_LIMIT:
@@ -118,21 +120,21 @@ class ForeignTask:
             owners.extend([None] * (waiting - 1))
             owners.append(owner)
 
-    def taken(self, queue: Any, waiting: int) -> RequestContext | None:
-        """Note that the running code took an item from a queue, where `waiting` items are left; return who had put it there."""
+    def taken(self, queue: Any, item: object, waiting: int) -> RequestContext | None:
+        """Note that the running code took an item from a queue, where `waiting` items are left; return whose work had put it there."""
         owners = self._queues.get(queue)
-        if not owners:
-            return None
-        owner = owners.popleft()
-        if len(owners) != waiting:
-            owners.clear()
-        elif owner is not None:
+        owner: RequestContext | Reply | None = None
+        if owners:
+            owner = owners.popleft()
+            if len(owners) != waiting:
+                owners.clear()
+                owner = None
+        if type(owner) is RequestContext:
             if CURRENT.get() is None:
                 self._serves_all(owner)
             else:
                 self._serves(owner)
-            return owner
-        return None
+        return self._replies.taken(queue, item, owner)
 
     def signalled(self, event: Any) -> None:
         """Note that the running code set an event."""

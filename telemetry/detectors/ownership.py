@@ -2,7 +2,8 @@
 
 Six ways lead to an owner, from the weakest to the strongest:
 - `ingress`: the token came in with a request of one principal. A second principal that brings it too makes it public.
-- `made`: the code of one principal's request put it into a queue, or sent it, and nobody had seen it before.
+- `made`: the code of one principal's request put it into a queue, or sent it, and nobody had seen it before; or a task put it
+  into a queue in reply to that request, and another took it (`replies.py`).
 - `credential`: the same for what a principal proves himself with.
 - `answers`: an endpoint that addresses nothing gives each principal a value of its own, the same one again and again
   (`answers.py`); so the value belongs to who gets it.

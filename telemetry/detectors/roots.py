@@ -50,10 +50,14 @@ class Roots:
         return iter([*self._borrowed.values(), *self._modules.values(), *self._others.values()])
 
     def nearest(self) -> Any:
-        """Iterate for a look that is short: in a large service it would not get beyond the modules."""
-        if len(self._modules) <= FEW_MODULES:
-            return iter(self)
-        return iter([*self._borrowed.values(), *self._others.values(), *self._modules.values()])
+        """Iterate for a look that is short: what functions hold comes first, and in a large service it would not get beyond the modules."""
+        others = list(self._others.values())
+        if len(self._modules) > FEW_MODULES:
+            return iter([*self._borrowed.values(), *others, *self._modules.values()])
+        # No variable of a module has another name in a closure, as objects may have.
+        held = [self._layouts.of(root.value).kind == "function" for root in others]
+        first, last = ([root for root, is_function in zip(others, held, strict=True) if is_function is wanted] for wanted in (True, False))
+        return iter([*self._borrowed.values(), *first, *self._modules.values(), *last])
 
     def __len__(self) -> int:
         return len(self._modules) + len(self._others)

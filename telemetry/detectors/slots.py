@@ -115,11 +115,15 @@ class Scratch(Slot):
         own: list[frozenset[str]] = []
         lost: list[frozenset[str]] = []
         foreign: dict[str, RequestContext | None] = {}
-        has_emptied = False
+        has_emptied = was_mine = False
+        is_buffer = isinstance(self._content, str)
         for write in self.writes:
             if write.request is request:
                 own.append(write.marks)
-                has_emptied = has_emptied or write.empties
+                was_mine = was_mine or write.empties
+                # Who had a buffer for himself and writes on into it has not noticed that another emptied it in between.
+                # A list that both load anew, and one of them adds to, may be everybody's.
+                has_emptied = has_emptied or write.empties or (was_mine and is_buffer)
             elif own and write.request is not None and write.request.is_of_another(request):
                 if write.resets:
                     # What this request had put there is gone, and not by its own hand.

@@ -138,7 +138,7 @@ class AsyncioTasks:
             original(self, item)
             if type(self) is asyncio.Queue:
                 try:
-                    foreign.put(self, len(self._queue))  # type: ignore[attr-defined]  # the queue's own deque
+                    foreign.put(self, item, len(self._queue))  # type: ignore[attr-defined]  # the queue's own deque
                 except Exception as error:
                     failed(names.FOREIGN_TASK, "asyncio", error)
 
@@ -152,7 +152,7 @@ class AsyncioTasks:
             item = original(self)
             if type(self) is asyncio.Queue:
                 try:
-                    owner = foreign.taken(self, len(self._queue))  # type: ignore[attr-defined]
+                    owner = foreign.taken(self, item, len(self._queue))  # type: ignore[attr-defined]
                     taker = CURRENT.get()
                     if owner is not None and taker is not None and taker.principal is not owner.principal:
                         content.made(item, owner)

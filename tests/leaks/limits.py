@@ -12,7 +12,6 @@ LIMITS: Final[dict[str, str]] = {
     "shared-row-generator": "A generator that two requests share hands out rows of nobody in particular: only their order is wrong.",
     "cache-by-path-middleware": "The first answer to a path is given to all for ever, as a cache of public pages would, and names no user.",
     "session-by-address": "The session is found by the network address that users really share, and holds values that the service made up.",
-    "one-reply-queue": "Replies are made by a worker that belongs to no request, and taken from one queue by whoever waits first.",
     "lock-around-upstream": "The lock is held by the request that uses it, for as long as its call lasts: slow, and nobody's failure.",
     "coalesced-by-month": "What one computation gives to all who wait for it looks the same as a public result that is computed once.",
     "wire-shared-io-threads": "Plain sockets used by threads run in C, without a step or a stream that could be watched.",

@@ -71,6 +71,46 @@ def test_what_another_fills_a_list_with_in_place_of_ones_own(monitor: IsolationM
     assert shared.crossing(f"[{A1}]") is None, "a copy was taken in time"
 
 
+def test_who_writes_on_into_a_buffer_that_another_has_emptied(monitor: IsolationMonitor) -> None:
+    """The second one comes before the first has written anything of its own, so nothing of the first is lost."""
+    shared = Shared(monitor, io.StringIO("old9988content"))
+    emptied(shared.value).write("id\n")
+    shared.step(shared.ann)
+    shared.value.write("a line of nobody's\n")
+    shared.slot.look(None)
+    emptied(shared.value).write("id\n")
+    shared.step(shared.bob)
+    shared.value.write(f"{B1}\n")
+    shared.step(shared.bob)
+    shared.value.write(f"{A1}\n")
+    shared.step(shared.ann)
+
+    assert shared.crossing(shared.value.getvalue()) == (True, {B1})
+
+
+def test_a_buffer_that_was_given_back_before_another_took_it_is_silent(monitor: IsolationMonitor) -> None:
+    shared = Shared(monitor, io.StringIO("old9988content"))
+    emptied(shared.value).write(f"{A1} and the public {A2}\n")
+    shared.step(shared.ann)
+    answer = shared.value.getvalue()
+    emptied(shared.value).write(f"{B1} and the public {A2}\n")
+    shared.step(shared.bob)
+
+    assert shared.crossing(answer) is None
+
+
+def test_a_public_list_that_both_load_anew_and_one_adds_to_is_silent(monitor: IsolationMonitor) -> None:
+    shared = Shared(monitor, ["old9988content"])
+    shared.value[:] = ["".join((A1,))]
+    shared.step(shared.ann)
+    shared.value[:] = [str(bytes(one, "ascii"), "ascii") for one in (A1, B1)]
+    shared.step(shared.bob)
+    shared.value.append(A2)
+    shared.step(shared.ann)
+
+    assert shared.crossing(f"{A1} {B1} {A2}") is None
+
+
 def test_a_list_that_all_add_to_is_silent(monitor: IsolationMonitor) -> None:
     shared = Shared(monitor, ["old9988content"])
     for who, what in ((shared.ann, A1), (shared.bob, B1), (shared.ann, A2), (shared.bob, B2)):
