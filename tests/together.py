@@ -55,7 +55,7 @@ class ByFile(LoadScopeScheduling):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # Any: as xdist gives them
         super().__init__(*arguments, **options)
-        self.workqueue = _LongestFirst()
+        self.workqueue = LongestFirst()
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -65,7 +65,7 @@ class ByFile(LoadScopeScheduling):
         return next((name for path, name in TOGETHER.items() if file.startswith(path)), file)
 
 
-class _LongestFirst(OrderedDict[str, dict[str, bool]]):
+class LongestFirst(OrderedDict[str, dict[str, bool]]):
     """The scheduler's queue: tests by what they share, the first of which it takes."""
 
     def popitem(self, last: bool = True) -> tuple[str, dict[str, bool]]:
