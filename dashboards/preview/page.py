@@ -8,7 +8,7 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from isolation_monitor.dashboards.preview import charts, formats, svg, tiles
-from isolation_monitor.dashboards.preview.board import Board, Panel
+from isolation_monitor.dashboards.preview.board import Board, Panel, Target
 from isolation_monitor.dashboards.preview.charts import Line
 from isolation_monitor.dashboards.preview.prometheus import Prometheus, Series, Window
 from isolation_monitor.dashboards.preview.svg import Box
@@ -31,12 +31,16 @@ def ask(board: Board, prometheus: Prometheus, window: Window) -> dict[str, Answe
     Raises:
         QueryError: Prometheus refused a query or did not answer.
     """
-    return {
-        key(panel): {
-            target.ref: (prometheus.now if target.is_instant else prometheus.over)(target.expr, window) for target in panel.targets
-        }
-        for panel in board.panels
-    }
+    return {key(panel): {target.ref: answer(target, prometheus, window) for target in panel.targets} for panel in board.panels}
+
+
+def answer(target: Target, prometheus: Prometheus, window: Window) -> list[Series]:
+    """Return the answer to one query.
+
+    Raises:
+        QueryError: Prometheus refused it or did not answer.
+    """
+    return (prometheus.now if target.is_instant else prometheus.over)(target.expr, window)
 
 
 def key(panel: Panel) -> str:

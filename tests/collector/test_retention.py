@@ -108,7 +108,7 @@ async def test_a_round_does_not_keep_the_collector_from_stopping(sqlite_url: str
     database = Database(sqlite_url)
     service = RetentionService(database, Leader(database), CollectorMetrics(), lambda: START, Policy(), 600)
     task = asyncio.create_task(service.run())
-    while not service.is_working:  # noqa: ASYNC110  # the product's own state
+    while not service.is_working:  # noqa: ASYNC110 - the round begins after a few turns of the loop, and no event tells so
         await asyncio.sleep(0)
 
     task.cancel()

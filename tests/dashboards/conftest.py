@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def watched(service: LivingService, tmp_path_factory: pytest.TempPathFactory) ->
     folder: Path = tmp_path_factory.mktemp("prometheus")
     for name, text in alerts_build.rules().items():
         # Promises are counted each 30 s and judged over minutes: here as often as the service lives.
-        (folder / name).write_text(text.replace("interval: 30s", "interval: 5s").replace("interval: 1m\n", "interval: 5s\n"))
+        (folder / name).write_text(re.sub("interval: (15s|30s|1m)$", "interval: 5s", text, flags=re.MULTILINE))
     config: dict[str, Any] = yaml.safe_load(
         prometheus_config.render(
             isolation_targets=[service.address],
