@@ -26,7 +26,7 @@ from tests.real_parts.drills import drill_stack
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 OUTPUT: Final = ROOT / "build" / "bench" / "watch.json"
-PARTS: Final = ("containers", "ci", "lifecycle")
+PARTS: Final = ("containers", "ci", "lifecycle", "conditions")
 NOTIFIED_S: Final = 30.0
 QUICK_ALERTS: Final = ("SessionLeak", "IsolationViolation", "RunStuck")
 """What the short form causes: alerts that wait for nothing."""
