@@ -1,4 +1,4 @@
-"""How each condition on containers, CI, probes, start-up and clean-up is caused for real: a function that causes it and says since when it holds.
+"""How each condition on containers, CI, probes, start-up and clean-up is caused for real, and since when it holds.
 
 The time is that of the last look at which it did not hold yet, or of the command that causes it: what is measured from there is rather
 too long than too short.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from bench.watch_service import PHASE, SERVICE
 from bench.watch_world import DOWN, EXPIRING, SLOW, World
@@ -33,13 +34,21 @@ _COMMIT: Final = "c0ffee" + "0" * 34
 class Cause:
     """One condition. `act` causes it and returns the Unix time since when it holds; `labels` are those of its notification.
 
-    `turn`: all of a turn are caused at the same time, when those of the turn before were notified of.
+    `turn`: all of a turn are caused when those of the turn before were notified of; those of one `kind` one after the other, so that
+    what is measured is the way of the notification and not a machine that starts twenty programs at once.
     """
 
+    kind: Literal["containers", "ci", "probes", "service"]
     alert: str
     act: Callable[[World], float]
     labels: Mapping[str, str] = field(default_factory=dict)
     turn: int = 1
+    what: str = ""
+    """Tells causes of one alert apart."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.alert} ({self.what})" if self.what else self.alert
 
 
 class NotCaused(Exception):
@@ -69,6 +78,14 @@ def _out_of_memory(world: World) -> float:
 def _crash(world: World) -> float:
     world.engine.run("crashing", "sh", "-c", "sleep 0.5; exit 3")
     return _ended(world, "crashing")
+
+
+def _killed(world: World) -> float:
+    """Past the engine, as the kernel or another program of the machine does it."""
+    world.engine.run("killed", "sleep", "3600")
+    now = time.time()
+    os.kill(int(world.engine.state("killed")["Pid"]), signal.SIGKILL)
+    return now
 
 
 def _ended(world: World, name: str) -> float:
@@ -190,7 +207,8 @@ def _pytest(world: World, suite: str, *, breaks: bool) -> Path:
     report = folder / f"{breaks}.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", f"--rootdir={folder}", str(folder)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    subprocess.run(command, cwd=folder, env=environ | {"BREAKS": "1" if breaks else ""}, capture_output=True, timeout=PATIENCE_S, check=False)
+    environ["BREAKS"] = "1" if breaks else ""
+    subprocess.run(command, cwd=folder, env=environ, capture_output=True, timeout=PATIENCE_S, check=False)
     return report
 
 
@@ -199,7 +217,8 @@ def _junit(world: World, suite: str, *, seconds: float, at: datetime.datetime | 
     at = at or datetime.datetime.now(datetime.UTC)
     memory = f'<properties><property name="isolation.memory_peak_bytes" value="{memory_bytes}"/></properties>' if memory_bytes else ""
     cases = "".join(f'<testcase classname="shop" name="test_{n}" time="{seconds / 2:g}"/>' for n in range(2))
-    text = f'<testsuites><testsuite name="{suite}" tests="2" time="{seconds:g}" timestamp="{at.isoformat()}">{memory}{cases}</testsuite></testsuites>'
+    about = f'name="{suite}" tests="2" time="{seconds:g}" timestamp="{at.isoformat()}"'
+    text = f"<testsuites><testsuite {about}>{memory}{cases}</testsuite></testsuites>"
     path = world.folder / f"{suite}.xml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -279,29 +298,30 @@ def _ended_by_signal(world: World, conduct: str) -> float:
 
 CAUSES: Final = (
     # Alone: commands that follow each other by chance would be another storm.
-    Cause("ContainerCommandStorm", _command_storm, turn=0),
-    Cause("ContainerOutOfMemory", _out_of_memory, {"container_name": "hungry"}),
-    Cause("ContainerCrashed", _crash, {"container_name": "crashing"}),
-    Cause("ContainerRestarting", _restart_loop, {"container_name": "looping"}),
-    Cause("ContainerUnhealthy", _unhealthy, {"container_name": "ill"}),
-    Cause("ContainerMemoryNearLimit", _memory_near_limit, {"container_name": "full"}),
-    Cause("ContainerStopNeededKill", _stop_needs_kill),
-    Cause("ContainerForcedRemoval", _forced_removal),
-    Cause("CiPassRateLow", _pass_rate, {"test_suite_name": "ci-pass"}),
-    Cause("CiFlakyTests", _flaky, {"test_suite_name": "ci-flaky"}),
-    Cause("CiRunSlow", _slow_run, {"test_suite_name": "ci-slow"}),
-    Cause("CiRunSlower", _slower_runs, {"test_suite_name": "ci-slower"}),
-    Cause("CiMemoryHigh", _hungry_run, {"test_suite_name": "ci-hungry"}),
-    Cause("CiRunsMissing", _no_run, {"test_suite_name": "ci-missing"}),
-    Cause("ProbeFailing", _endpoint_down, {"service": SERVICE, "isolation_probe": DOWN}),
-    Cause("ProbeSlow", _endpoint_slow, {"service": SERVICE, "isolation_probe": SLOW}),
-    Cause("CertificateExpiresSoon", _certificate_expires, {"service": SERVICE, "isolation_probe": EXPIRING}),
-    Cause("StartupPhaseHanging", _phase_hangs, {"service": SERVICE, "isolation_phase": PHASE}),
-    Cause("StartupSlow", _slow_start, {"service": SERVICE}),
-    Cause("StartupFailed", _phase_fails, {"service": SERVICE, "isolation_phase": PHASE}),
-    Cause("CleanupLeftovers", _leaves_something, {"service": SERVICE, "isolation_resource": "children"}),
-    Cause("CleanupSlow", _slow_clean_up, {"service": SERVICE}),
+    Cause("containers", "ContainerCommandStorm", _command_storm, turn=0),
+    Cause("containers", "ContainerOutOfMemory", _out_of_memory, {"container_name": "hungry"}),
+    Cause("containers", "ContainerCrashed", _crash, {"container_name": "crashing"}),
+    Cause("containers", "ContainerCrashed", _killed, {"container_name": "killed"}, what="killed"),
+    Cause("containers", "ContainerRestarting", _restart_loop, {"container_name": "looping"}),
+    Cause("containers", "ContainerUnhealthy", _unhealthy, {"container_name": "ill"}),
+    Cause("containers", "ContainerMemoryNearLimit", _memory_near_limit, {"container_name": "full"}),
+    Cause("containers", "ContainerStopNeededKill", _stop_needs_kill),
+    Cause("containers", "ContainerForcedRemoval", _forced_removal),
+    Cause("ci", "CiPassRateLow", _pass_rate, {"test_suite_name": "ci-pass"}),
+    Cause("ci", "CiFlakyTests", _flaky, {"test_suite_name": "ci-flaky"}),
+    Cause("ci", "CiRunSlow", _slow_run, {"test_suite_name": "ci-slow"}),
+    Cause("ci", "CiRunSlower", _slower_runs, {"test_suite_name": "ci-slower"}),
+    Cause("ci", "CiMemoryHigh", _hungry_run, {"test_suite_name": "ci-hungry"}),
+    Cause("ci", "CiRunsMissing", _no_run, {"test_suite_name": "ci-missing"}),
+    Cause("probes", "ProbeFailing", _endpoint_down, {"service": SERVICE, "isolation_probe": DOWN}),
+    Cause("probes", "ProbeSlow", _endpoint_slow, {"service": SERVICE, "isolation_probe": SLOW}),
+    Cause("probes", "CertificateExpiresSoon", _certificate_expires, {"service": SERVICE, "isolation_probe": EXPIRING}),
+    Cause("service", "StartupPhaseHanging", _phase_hangs, {"service": SERVICE, "isolation_phase": PHASE}),
+    Cause("service", "StartupSlow", _slow_start, {"service": SERVICE}),
+    Cause("service", "StartupFailed", _phase_fails, {"service": SERVICE, "isolation_phase": PHASE}),
+    Cause("service", "CleanupLeftovers", _leaves_something, {"service": SERVICE, "isolation_resource": "children"}),
+    Cause("service", "CleanupSlow", _slow_clean_up, {"service": SERVICE}),
     # Last: nothing is heard of containers then.
-    Cause("ContainerEngineDown", _engine_away, turn=2),
+    Cause("containers", "ContainerEngineDown", _engine_away, turn=2),
 )
 """Every alert on containers, CI, probes, start-up and clean-up; a test holds that none is left out."""

@@ -1,4 +1,4 @@
-"""What the causes of `bench.watch_conditions` act on: a stack as it is shipped, a Docker engine, a service, and endpoints that are probed."""
+"""What `bench.watch_causes` acts on: a stack as it is shipped, a Docker engine, a service, and endpoints that are probed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class World:
             if not self._hanging:
                 _process, moment = self.closing.enter_context(self.worker("hangs"))
                 self._hanging.append(moment)
-        return eventually(lambda: float(self._hanging[0].read_text() or 0) if self._hanging[0].exists() else None, "a phase begins")
+        return eventually(lambda: float(self._hanging[0].read_text()) if self._hanging[0].exists() else None, "a phase begins")
 
     @contextlib.contextmanager
     def serving(self, port: int) -> Iterator[None]:
@@ -112,8 +112,9 @@ class World:
 
     def _uvicorn(self, conduct: str, port: int) -> tuple[list[str], dict[str, str], Path]:
         moment = self.folder / f"{conduct}.moment"
-        command = [sys.executable, "-m", "uvicorn", "bench.watch_service:app", "--app-dir", str(ROOT), "--port", str(port)]
-        return [*command, "--log-level", "warning"], {**self.service_environ, "WATCH_CONDUCT": conduct, "WATCH_MOMENT": str(moment)}, moment
+        command = [sys.executable, "-m", "uvicorn", "--factory", "bench.watch_service:create_app", "--app-dir", str(ROOT)]
+        environ = {**self.service_environ, "WATCH_CONDUCT": conduct, "WATCH_MOMENT": str(moment)}
+        return [*command, "--port", str(port), "--log-level", "warning"], environ, moment
 
     def await_watched(self) -> None:
         """Return when Prometheus reads everything, and all is well so far: what is caused from now on is news.
