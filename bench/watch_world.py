@@ -72,7 +72,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that runs. `service_environ` is that of the service's processes, which are its workers: they share their metrics."""
+    """Everything that runs. `service_environ` is that of the service's processes, which are its workers: they share their metrics.
+
+    What has to go on until the end is entered into `closing`.
+    """
 
     folder: Path
     stack: Stack
