@@ -24,7 +24,7 @@ _NOW: Final = "The newest run that speaks for it is on the collector's page /ci,
 
 def groups(t: Thresholds) -> list[Group]:
     """Return the group of alerts on CI."""
-    return [Group("ci", "15s", [_pass_rate(t), _flaky(t), _slow(t), _slower(t), _memory(t), _missing(t)])]
+    return [Group("ci", "5s", [_pass_rate(t), _flaky(t), _slow(t), _slower(t), _memory(t), _missing(t)])]
 
 
 def _of(aggregation: str, series: str) -> str:

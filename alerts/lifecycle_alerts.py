@@ -12,10 +12,13 @@ RESOURCE = "{{ $labels.isolation_resource }}"
 
 
 def groups(t: Thresholds) -> list[Group]:
-    """Return the group of the alert that somebody waits for, and the one of those that read the slower page."""
+    """Return the group of the alert that somebody waits for, and the one of those that read the slower page.
+
+    That page is read each 15 s: evaluated as seldom, half a minute would be gone before anybody is told.
+    """
     return [
         Group("isolation-startup", "5s", [_hanging(t)]),
-        Group("isolation-lifecycle", "15s", [_failed(t), _slow(t), _left(t), _slow_cleanup(t)]),
+        Group("isolation-lifecycle", "5s", [_failed(t), _slow(t), _left(t), _slow_cleanup(t)]),
     ]
 
 

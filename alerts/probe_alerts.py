@@ -18,7 +18,7 @@ _PROBE = "{{ $labels.isolation_probe }}"
 
 def groups(t: Thresholds) -> list[Group]:
     """Return the group of probes."""
-    return [Group("isolation-probes", "15s", [_failing(t), _slow(t), _certificate(t)])]
+    return [Group("isolation-probes", "5s", [_failing(t), _slow(t), _certificate(t)])]
 
 
 def _failing(t: Thresholds) -> Alert:

@@ -1,6 +1,7 @@
 """`python -m bench.watch`: containers, CI, start-up and clean-up watched on real parts, and every alert notified in time.
 
-The rows of each part come from a module of its own, `bench.watch_containers`, `bench.watch_ci` and `bench.watch_lifecycle`, as they are.
+The rows of each part come from a module of its own, `bench.watch_containers`, `bench.watch_ci`, `bench.watch_lifecycle` and
+`bench.watch_conditions`, which causes conditions for real, as they are.
 The row `condition notified` is of this module: the condition of every alert is brought about on the pages that Prometheus reads, and the
 notification awaited at the collector, through the project's own rules, Prometheus, Alertmanager and its webhook. Waits that a rule
 makes on purpose (`for:`) are not counted. Writes build/bench/watch.json.
@@ -26,7 +27,7 @@ from tests.real_parts.drills import drill_stack
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 OUTPUT: Final = ROOT / "build" / "bench" / "watch.json"
-PARTS: Final = ("containers", "ci", "lifecycle")
+PARTS: Final = ("containers", "ci", "lifecycle", "conditions")
 NOTIFIED_S: Final = 30.0
 QUICK_ALERTS: Final = ("SessionLeak", "IsolationViolation", "RunStuck")
 """What the short form causes: alerts that wait for nothing."""

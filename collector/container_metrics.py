@@ -19,7 +19,8 @@ from isolation_monitor.telemetry.names import OTHER
 CONTAINER_STATES: Final = ("running", "exited", "restarting", "paused", "dead", "created")
 CONTAINER_HEALTH: Final = ("healthy", "unhealthy", "starting", "none")
 EXIT_REASONS: Final = ("clean", "error", "oom_killed", "killed", "unknown")
-"""How a container ended. `unknown`: it ended unseen, and is gone or lives again, so that nobody knows its exit code."""
+"""How a container ended. `error`: another exit code, or a SIGKILL that did not come by the engine.
+`unknown`: it ended unseen, and is gone or lives again, so that nobody knows its exit code."""
 REMOVAL_MODES: Final = ("graceful", "forced", "unknown")
 """How a container was removed. `forced`: together with a SIGKILL that no stop signal came before; `unknown`: nobody saw it."""
 NAME_CAP: Final = 50
@@ -208,7 +209,8 @@ class ContainerMetrics(Collector):
         restarts = CounterMetricFamily("isolation_container_restarts", "Times that a container was started again.", labels=[NAME])
         exits = CounterMetricFamily(
             "isolation_container_exits",
-            "Ends of containers: clean, error (another exit code), oom_killed, killed (SIGKILL), unknown (it ended unseen).",
+            "Ends of containers: clean, error (another exit code, or SIGKILL from outside of the engine), oom_killed, killed (SIGKILL by "
+            "the engine), unknown (it ended unseen).",
             labels=[NAME, REASON],
         )
         removals = CounterMetricFamily(

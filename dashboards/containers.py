@@ -153,8 +153,8 @@ def exits() -> Panel:
         width=12,
         alerts=["ContainerCrashed", "ContainerOutOfMemory"],
         description=(
-            "How containers ended. Clean is good. Error: their own program failed; killed: SIGKILL; oom_killed: no memory; unknown: it "
-            "ended while nobody saw it, and is gone or lives again."
+            "How containers ended. Clean is good. Error: their own program failed, or was killed past the engine; killed: SIGKILL; "
+            "oom_killed: no memory; unknown: it ended while nobody saw it, and is gone or lives again."
         ),
     )
 

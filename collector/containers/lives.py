@@ -131,6 +131,9 @@ class Lives:
         # A worker that was ended for want of memory, and that the container survived, is not why it ends a day later.
         oom = one.oom_at is not None and event.at - one.oom_at <= _OOM_BEFORE
         reason = reason_of(event.exit_code, oom=oom, killed=one.killed_at is not None, stop_signal=one.stop_signal)
+        if reason == "killed" and one.killed_at is None and one.stop_asked_at is None:
+            # The engine tells of each signal that it sends before the end. This one it did not send: to whoever runs it, a crash.
+            reason = "error"
         return [self._death(one, event.at, event.exit_code, reason, "event")]
 
     def _destroyed(self, one: Tracked, event: EngineEvent) -> list[Happening]:

@@ -187,6 +187,16 @@ class TestHowItEnded:
         assert [one.reason for one in killed.event(event("die", 9000.1, exit_code=137))] == ["killed"]
         assert [one.reason for one in again.event(event("die", 9000.1, exit_code=137))] == ["oom_killed"]
 
+    def test_killed_past_the_engine_is_a_crash_and_by_a_command_is_not(self) -> None:
+        """`kill -9` on the machine, or its kernel: without a ticket nobody would ever hear of it."""
+        outside, command, stopped = (followed(seen("running", 0)) for _ in range(3))
+        told(command, event("kill", 1, signal=9))
+        told(stopped, event("kill", 1, signal=15), event("kill", 1.5, signal=9))
+
+        deaths = [lives.event(event("die", 2, exit_code=137))[0] for lives in (outside, command, stopped)]
+
+        assert [one.reason for one in deaths] == ["error", "killed", "killed"]
+
     def test_one_life_runs_out_of_memory_once(self) -> None:
         lives = followed(seen("running", 0))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import itertools
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -162,6 +164,17 @@ async def test_a_container_that_is_out_of_memory_is_told_apart_from_one_that_was
     assert (starved["exit_code"], starved["reason"]) == (137, "oom_killed")
     assert (shot["exit_code"], shot["reason"], shot["forced"]) == (137, "killed", True)
     assert len(await watch.found(kind="out_of_memory", container=hungry)) == 1
+
+
+async def test_one_that_is_killed_past_the_engine_has_crashed(watch: Watch) -> None:
+    """Nobody asked the engine for it, so nobody knows of it: ContainerCrashed tells."""
+    name = await watch.run("sleep", "600")
+
+    os.kill((await asyncio.to_thread(watch.engine.state, name))["Pid"], signal.SIGKILL)
+
+    (death,) = await watch.found(kind="death", container=name)
+    assert (death["exit_code"], death["reason"], death["forced"]) == (137, "error", None)
+    await watch.counts(1, "isolation_container_exits_total", container_name=name, isolation_reason="error")
 
 
 @pytest.mark.slow

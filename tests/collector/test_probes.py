@@ -340,9 +340,11 @@ def test_modules_of_the_exporter_are_read_from_its_file(tmp_path: Path) -> None:
 
     ours = read(tmp_path, document)
     theirs = read(tmp_path, document | {"blackbox_url": "http://127.0.0.1:9115", "modules_file": None})
+    patient = read(tmp_path, {"probes": [{"name": "slow", "target": "http://a/", "timeout": "20s"}]})
 
     [probe] = ours.probes
-    assert (probe.timeout_s, probe.prefers_ipv6, probe.by) == (3.0, False, "collector")
+    assert (probe.timeout_s, probe.interval_s, probe.prefers_ipv6, probe.by) == (3.0, 10.0, False, "collector")
+    assert (patient.probes[0].timeout_s, patient.probes[0].interval_s) == (20.0, 20.0)
     assert probe.shown_target == "http://a/"
     assert ours.notes == ("module 'web': http.enable_http2 has no effect here",)
     assert theirs.probes[0].by == "blackbox"

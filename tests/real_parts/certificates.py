@@ -27,9 +27,9 @@ class Authority:
     def file(self) -> Path:
         return self.folder / f"{self.name}.crt"
 
-    def certificate(self, name: str) -> tuple[Path, Path]:
-        """Return a certificate and its key, for this machine."""
-        self._sign(name, self.name)
+    def certificate(self, name: str, days: int = 1) -> tuple[Path, Path]:
+        """Return a certificate that is valid for so many days, and its key, for this machine."""
+        self._sign(name, self.name, days)
         return self.folder / f"{name}.crt", self.folder / f"{name}.key"
 
     def in_one_file(self, name: str) -> Path:
@@ -39,7 +39,7 @@ class Authority:
         both.write_bytes(certificate.read_bytes() + key.read_bytes())
         return both
 
-    def _sign(self, name: str, by: str | None) -> None:
+    def _sign(self, name: str, by: str | None, days: int = 1) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         signer, issuer = key, subject
@@ -55,7 +55,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=by is None, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
             .sign(signer, hashes.SHA256())

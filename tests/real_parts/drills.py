@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,18 @@ class Stack:
 
 
 @contextlib.contextmanager
-def drill_stack(folder: Path, *, is_patient: bool = False) -> Iterator[Stack]:
-    """Run a stack until the block ends. Unless it is patient, alerts that wait five minutes on purpose wait 20 s."""
+def drill_stack(
+    folder: Path,
+    *,
+    is_patient: bool = False,
+    services: Sequence[str] = (),
+    main_interval: str = "5s",
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
+    """Run a stack until the block ends. Unless it is patient, alerts that wait five minutes on purpose wait 20 s.
+
+    `services` are further targets (`host:port`) that Prometheus reads, `settings` more of the collector's environment.
+    """
     for job in ("services", "collector"):
         (folder / "drills" / job).mkdir(parents=True)
     rule_files = []
@@ -50,14 +60,14 @@ def drill_stack(folder: Path, *, is_patient: bool = False) -> Iterator[Stack]:
     with contextlib.ExitStack() as running:
         port = free_port()
         telling = {"COLLECTOR_ALERTMANAGER_URL": f"http://127.0.0.1:{port}"}
-        receiving = running.enter_context(collector(folder / "collector", settings=telling))
+        receiving = running.enter_context(collector(folder / "collector", settings=telling | dict(settings or {})))
         (folder / "send.token").write_text(receiving.send_token)
         (folder / "read.token").write_text(receiving.read_token)
         routes = alertmanager_config.render(webhook_url=f"{receiving.url}/v1/alerts", webhook_token_file=str(folder / "send.token"))
         manager = running.enter_context(alertmanager(folder / "alertmanager", routes, port=port))
         config = prometheus_config.render(
-            isolation_targets=[],
-            main_interval="5s",
+            isolation_targets=services,
+            main_interval=main_interval,
             collector_target=receiving.url.removeprefix("http://"),
             alertmanager=manager.address,
             rule_files=rule_files,
