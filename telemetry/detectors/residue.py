@@ -50,10 +50,14 @@ _NUMBERED_NAME: Final = re.compile(
 _NAMING_NAME: Final = re.compile(r"_*(?:(?:user|nick|full|display|screen)_?)?(?:name|id|uid|handle|login|email)_*", re.IGNORECASE)
 """Names of fields that name whoever the object stands for."""
 _TRACE_NAME: Final = re.compile(r"request_?id|correlation|trace|span|nonce", re.IGNORECASE)
+_PASSING: Final = (
+    "error", "exception", "log(?!in)", "trace", "warning", "stat(?![eio])", "statistic", "metric", "count(?!r)", "time(?!line)",
+    "date", "update", "version", "path", "route", "debug",
+)  # fmt: skip
 _PASSING_NAME: Final = re.compile(
-    r"error|exception|log|trace|warning|stat|metric|count|time|date|version|path|route|debug|status", re.IGNORECASE
+    rf"(?:^|[^A-Za-z])(?i:{'|'.join(_PASSING)})|(?<=[a-z])(?:{'|'.join(word.capitalize() for word in _PASSING)})"
 )
-"""Names of fields that tell what happened last, which is nobody's state."""
+"""Names of fields that tell what happened last, which is nobody's state. Words that only contain one, as `account` does, are others."""
 
 Proof = Literal["token", "id", "text"]
 
