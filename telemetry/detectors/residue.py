@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, key_texts, step_of
-from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_leaf, is_number, plain
+from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_closure, is_leaf, is_number, plain
 from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import tokens_of
 
@@ -414,7 +414,7 @@ class Residue:
         return [(child, label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
 
     def slots_in(self, node: Node) -> list[tuple[Child, str]]:
-        """Return the fields which are written over that hold containers or objects, with their way."""
+        """Return the fields which are written over that hold containers, objects or closures, with their way."""
         if node.varies or node.library > 1 or (node.layout is not None and (node.layout.kind in ("class", "function") or node.is_table)):
             return []
         label = node.label
@@ -423,7 +423,7 @@ class Residue:
             for child in node.holds
             if type(child.key) is str
             and is_field(child, False, False)
-            and self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance")
+            and (self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance") or is_closure(child.value))
             and _PASSING_NAME.search(child.key) is None
         ]
 
