@@ -2,7 +2,8 @@
 
 Two ways to a proof. What stands in a field when the only request of its owner ends was left behind by it. And a field
 whose values nobody can name still shows whose they are, when each of three principals has its own value there, seen at
-least twice: the value is determined by who asked.
+least twice: the value is determined by who asked. Where an object stands in the field, such as a `current_user` out of a table of
+users that was there before, it is the id that the object names.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
-from isolation_monitor.telemetry.detectors.raw_objects import Child, is_leaf, plain
+from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_closure, is_leaf, plain
 
 if TYPE_CHECKING:
-    from isolation_monitor.telemetry.detectors.residue import Place
+    from collections.abc import Callable
+
+    from isolation_monitor.telemetry.detectors.residue import Place, Residue
     from isolation_monitor.telemetry.principals import Principal
 
 FIELDS_LIMIT: Final = 8
@@ -32,10 +35,11 @@ TEXT_LENGTHS: Final = (4, 200)
 class Field:
     """One field under watch. Holds its holder strongly, until the watch is dropped."""
 
-    __slots__ = ("_child", "_holder", "latest", "place", "written")
+    __slots__ = ("_child", "_holder", "_named_by", "latest", "place", "written")
 
-    def __init__(self, place: Place, node: Node, child: Child) -> None:
+    def __init__(self, place: Place, node: Node, child: Child, named_by: Callable[[object], str | None] = lambda value: None) -> None:
         self.place = place
+        self._named_by = named_by
         # A node of its own, so that nothing else of the walk stays alive.
         self._holder = Node(node.value, node.layout, None, "", None, 0)
         self._child = Child(child.step, child.key, None)
@@ -55,7 +59,7 @@ class Field:
         if value is self.latest:
             return None
         self.latest = value
-        return plain(value) if is_leaf(value) else None
+        return plain(value) if is_leaf(value) else self._named_by(value)
 
     def wrote(self, principal: Principal, text: str) -> None:
         """Note that a value was new when a request of a principal ended."""
@@ -85,3 +89,27 @@ class Field:
         if len(own) < PRINCIPALS_NEEDED or any(len(principals) > 1 for principals in own.values()):
             return []
         return [principals[0] for principals in own.values()]
+
+
+class Named:
+    """Tells whom an object names in a field of its own, or a closure in a variable or a field of what that holds; None for several."""
+
+    def __init__(self, residue: Residue, layouts: Layouts) -> None:
+        self._residue = residue
+        self._layouts = layouts
+
+    def __call__(self, value: object) -> str | None:
+        held = list(children(value, self._layouts.of(value))) if is_closure(value) else [Child("attribute", None, value)]
+        named = self._names_in({child.key: child.value for child in held if child.step == "cell" and is_leaf(child.value)})
+        for child in held:
+            if self._layouts.of(child.value).kind in ("dict", "instance"):
+                named |= self._names_in(child.value)
+        return named.pop() if len(named) == 1 else None
+
+    def _names_in(self, value: object) -> set[str]:
+        layout = self._layouts.of(value)
+        node = Node(value, layout, None, "", None, 0)
+        node.holds = list(children(value, layout))
+        # A link of a chain is one of many alike, as in a cache with a first and a last one.
+        is_link = layout.kind == "instance" and any(type(child.value) is type(value) for child in node.holds)
+        return set() if is_link else self._residue.names_in(node)

@@ -190,7 +190,7 @@ class Walk:
             return held if node.only is None else [child for child in held if child.key in node.only]
         held = list(children(node.value, node.layout))
         if node.layout.kind in ("class", "instance", "function"):
-            held = [child for child in held if type(child.key) is str and not _is_private_to_python(child.key)]
+            held = [child for child in held if child.step == "part" or (type(child.key) is str and not _is_private_to_python(child.key))]
         return held if node.only is None else [child for child in held if type(child.key) is str and child.key in node.only]
 
     def _enqueue(self, node: Node, seen: set[int], data: deque[Node], code: deque[Node]) -> None:
@@ -268,6 +268,8 @@ def step_of(child: Child, is_table: bool) -> str:
         return "[*]" if is_table or not _is_word(child.key) else f"['{child.key}']"
     if child.step == "item":
         return "[*]"
+    if child.step == "part":
+        return ".*"
     if child.step == "result":
         return "()"
     return f".{child.key}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import uuid
 import weakref
 from collections import deque
@@ -23,7 +24,7 @@ Kind = Literal[
     "leaf", "nothing", "dict", "list", "tuple", "set", "deque", "function", "method", "class", "cached", "partial", "module", "variable",
     "instance",
 ]  # fmt: skip
-Step = Literal["attribute", "key", "item", "name", "cell", "default", "result"]
+Step = Literal["attribute", "key", "item", "name", "cell", "default", "result", "part"]
 
 CHILDREN_LIMIT: Final = 96
 """Entries looked at of one container, the newest first where it has an order."""
@@ -60,7 +61,7 @@ class Child(NamedTuple):
 class Layout:
     """How instances of one class are looked at; found once per class."""
 
-    __slots__ = ("_of", "attributes", "base_modules", "kind", "module", "name", "slots")
+    __slots__ = ("_of", "attributes", "base_modules", "is_closed", "kind", "module", "name", "slots")
 
     def __init__(self, cls: type) -> None:
         self._of = weakref.ref(cls)
@@ -81,6 +82,15 @@ class Layout:
                         self.attributes = self.attributes or member.__get__
                     elif is_member and type(name) is str:
                         self.slots.append((name, member.__get__))
+        self.is_closed = (
+            self.kind == "instance"
+            and self.attributes is None
+            and not self.slots
+            and self.module.partition(".")[0] not in sys.stdlib_module_names
+            and not any("__getitem__" in _namespace(base) for base in bases)
+        )
+        """Compiled code of an installed package, as providers of dependencies are: only the garbage collector sees what they hold.
+        Not of containers: it does not tell which key a value is under."""
 
     def is_of(self, cls: type) -> bool:
         return self._of() is cls
@@ -141,6 +151,11 @@ def is_leaf(value: object) -> bool:
     return id(type(value)) in _LEAVES
 
 
+def is_closure(value: object) -> bool:
+    """Whether a value is a function that holds variables of the one that made it."""
+    return type(value) is FunctionType and value.__closure__ is not None
+
+
 def is_number(value: object) -> bool:
     """Whether a value is exactly a number, a truth value or None."""
     return id(type(value)) in _NUMBERS
@@ -187,6 +202,11 @@ def _instance(thing: object, layout: Layout) -> Iterator[Child]:
             yield Child("attribute", name, get(thing))
         except AttributeError:
             continue
+    if layout.is_closed:
+        cls = type(thing)
+        for value in islice(gc.get_referents(thing), CHILDREN_LIMIT):
+            if value is not cls:
+                yield Child("part", None, value)
 
 
 def _dict(thing: Any, layout: Layout) -> Iterator[Child]:

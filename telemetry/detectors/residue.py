@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, key_texts, step_of
-from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_leaf, is_number, plain
+from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_closure, is_leaf, is_number, plain
 from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import tokens_of
 
@@ -50,10 +50,14 @@ _NUMBERED_NAME: Final = re.compile(
 _NAMING_NAME: Final = re.compile(r"_*(?:(?:user|nick|full|display|screen)_?)?(?:name|id|uid|handle|login|email)_*", re.IGNORECASE)
 """Names of fields that name whoever the object stands for."""
 _TRACE_NAME: Final = re.compile(r"request_?id|correlation|trace|span|nonce", re.IGNORECASE)
+_PASSING: Final = (
+    "error", "exception", "log(?!in)", "trace", "warning", "stat(?![eio])", "statistic", "metric", "count(?!r)", "time(?!line)",
+    "date", "update", "version", "path", "route", "debug",
+)  # fmt: skip
 _PASSING_NAME: Final = re.compile(
-    r"error|exception|log|trace|warning|stat|metric|count|time|date|version|path|route|debug|status", re.IGNORECASE
+    rf"(?:^|[^A-Za-z])(?i:{'|'.join(_PASSING)})|(?<=[a-z])(?:{'|'.join(word.capitalize() for word in _PASSING)})"
 )
-"""Names of fields that tell what happened last, which is nobody's state."""
+"""Names of fields that tell what happened last, which is nobody's state. Words that only contain one, as `account` does, are others."""
 
 Proof = Literal["token", "id", "text"]
 
@@ -410,7 +414,7 @@ class Residue:
         return [(child, label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
 
     def slots_in(self, node: Node) -> list[tuple[Child, str]]:
-        """Return the fields which are written over that hold containers or objects, with their way."""
+        """Return the fields which are written over that hold containers, objects or closures, with their way."""
         if node.varies or node.library > 1 or (node.layout is not None and (node.layout.kind in ("class", "function") or node.is_table)):
             return []
         label = node.label
@@ -419,7 +423,7 @@ class Residue:
             for child in node.holds
             if type(child.key) is str
             and is_field(child, False, False)
-            and self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance")
+            and (self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance") or is_closure(child.value))
             and _PASSING_NAME.search(child.key) is None
         ]
 

@@ -45,6 +45,8 @@ class Roots:
         """What is not the application's and is written to by it."""
         self._read: set[str] = set()
         """Modules whose code was looked through for such writes."""
+        self._takes_all = False
+        """Nothing leads to the application's modules: all that are loaded are taken."""
 
     def __iter__(self) -> Any:
         return iter([*self._borrowed.values(), *self._modules.values(), *self._others.values()])
@@ -177,6 +179,14 @@ class Roots:
         known = self._borrowed.get(label)
         if stored and (known is not None or len(self._borrowed) < BORROWED_LIMIT):
             self._borrowed[label] = Root(label, value, only=stored | (known.only or frozenset() if known is not None else frozenset()))
+
+    def fall_back(self) -> Iterator[None]:
+        """Take all modules of the application where no search led to any: Django finds its views by the name of their module."""
+        self._takes_all = self._takes_all or not self._modules
+        if self._takes_all:
+            for name in list(sys.modules):
+                self._learn_module(name)
+                yield
 
     def refresh(self) -> None:
         """Look again which modules the known ones use: some are imported late."""

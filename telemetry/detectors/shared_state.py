@@ -2,13 +2,14 @@
 
 Sees: variables of the application's modules, attributes of its classes and singletons, closures, defaults of functions, results
 of `functools.cache`, the application's `state`, dependencies, middleware, the environment, libraries' variables that the application
-assigns to: an agent with one history for all, a `current_user`, a key of an SDK, a cache whose key leaves the user out, a mutable
-default. A place is named by its way, `shop.agents:agent.history[*]`, and reported once it has held what two principals left
-there (`residue.py`), or once each of three principals was seen to have its own value there (`fields.py`).
+assigns to: an agent with one history for all, a `current_user` (his id, his row of a table, a function made for him), a key of an
+SDK, a cache whose key leaves the user out, a mutable default. A place is named by its way, `shop.agents:agent.history[*]`, and
+reported once it has held what two principals left there (`residue.py`), or once each of three principals was seen
+to have its own value there (`fields.py`).
 Cannot see: what was made for the first user and then serves everybody unchanged: only one principal is there (`whereabouts`
 knows the place, the crossing is the business of the detectors of answers); values that are no strings, whole numbers, bytes
-or UUIDs; what is taken away again before the request ends; state inside of frameworks and drivers, in C extensions and in
-other processes; values that nobody is known to own and that come back in no field; entries beyond the newest 96 of a
+or UUIDs; what is taken away again before the request ends; state inside of frameworks and drivers, in compiled containers
+and in other processes; values that nobody is known to own and that come back in no field; entries beyond the newest 96 of a
 container and 7 steps from a root.
 Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows
 that name their owner, values that several principals know (public ones), whatever is gone when its request is.
@@ -31,12 +32,12 @@ from typing import TYPE_CHECKING, Final
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.changes import Changes
 from isolation_monitor.telemetry.detectors.code_sites import described
-from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field
+from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field, Named
 from isolation_monitor.telemetry.detectors.object_walk import WHOLE_LIMIT, Node, Root, Walk, read_again
 from isolation_monitor.telemetry.detectors.overwrites import Overwrites
 from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import Child
-from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Finding, Holding, Knowledge, Owners, Place, Residue
+from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Evidence, Finding, Holding, Knowledge, Owners, Place, Residue
 from isolation_monitor.telemetry.detectors.roots import SERVED_LOOKS, Roots
 from isolation_monitor.telemetry.detectors.territory import Territory
 from isolation_monitor.telemetry.detectors.walk_pace import WalkPace
@@ -80,6 +81,7 @@ class SharedState:
         self.knowledge = Knowledge()
         self.residue = Residue(self.knowledge, self._walk.layouts)
         self._walk.met_again = self.residue.met_again
+        self._named_by = Named(self.residue, self._walk.layouts)
         self._busy = threading.Lock()
         """Held for one slice: walks and requests' ends never judge at the same time; who comes second does without."""
         self._fields: list[Field] = []
@@ -135,7 +137,7 @@ class SharedState:
             for _ in self._roots.search(app, SERVED_LOOKS):
                 pass
             # Again at the first walk and to the end: by then its routes and its middleware stand.
-            self._searches += [self._roots.borrow(), self._roots.search(app)]
+            self._searches += [self._roots.borrow(), self._roots.fall_back(), self._roots.search(app)]
 
     def at_end(self, request: RequestContext) -> None:
         """A request is over, its principal no longer live through it and `request.served` set: called for every one."""
@@ -334,7 +336,7 @@ class SharedState:
         self._walks += 1
         if self._walks % REFRESH_EVERY == 0:
             self._roots.refresh()
-            self._searches.append(self._roots.borrow())
+            self._searches += [self._roots.borrow(), self._roots.fall_back()]
         self._looked_at = self._ended
         self._was_calm = not self._exposure.principals
         self._last_walk = time.monotonic()
@@ -358,7 +360,7 @@ class SharedState:
             for finding in self.residue.look(node, now):
                 self._found_some = True
                 self._hold(self.residue, finding, request, proves=request is not None or self._is_calm)
-            self._note_changes(node, now)
+            self._note_changes(node, now, request)
             if count % _CLOCK_EVERY == _CLOCK_EVERY - 1 and time.perf_counter() > until:
                 done = False
                 break
@@ -414,10 +416,14 @@ class SharedState:
             return False
         return is_quiet or self._ended_at.get(holding.principal.id, 0) > first
 
-    def _note_changes(self, node: Node, now: float) -> None:
+    def _note_changes(self, node: Node, now: float, request: RequestContext | None = None) -> None:
         """Find the fields that hold something else than at the last walk: those are read at requests' ends and steps."""
         for place, child in self._changes.objects(node, now, has_baseline=self._has_baseline):
             self.overwrites.watch(place, node, child)
+            owner = self.knowledge.ids.get(self._named_by(child.value) or "")
+            if owner is not None and self._walks and not self.residue.is_addressed(place.keys, owner):
+                finding = Finding(place, Evidence(owner, owner.id, "id"), node, child, is_slot=True)
+                self._hold(self.residue, finding, request, proves=request is not None or self._is_calm)
         for place, child in self._changes.texts(node, now, has_baseline=self._has_baseline):
             self._changed_some = True
             self._watch_field(place, node, child)
@@ -429,11 +435,11 @@ class SharedState:
             if field.place is place:
                 if not field.is_for(node, child):
                     # Its holder was replaced.
-                    fields[at] = Field(place, node, child)
+                    fields[at] = Field(place, node, child, self._named_by)
                 return
         if len(fields) >= FIELDS_LIMIT:
             fields.pop(0)
-        fields.append(Field(place, node, child))
+        fields.append(Field(place, node, child, self._named_by))
 
     # --- verdict ------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.detectors.object_walk import Walk
+from isolation_monitor.telemetry.detectors.roots import Roots
+from isolation_monitor.telemetry.detectors.territory import Territory
 from isolation_monitor.telemetry.principals import Principal
 from isolation_monitor.telemetry.violations import Violation
+from tests.telemetry.detectors.shared_state_objects import BUGGY_OBJECTS, LEGITIMATE_OBJECTS
 from tests.telemetry.detectors.shared_state_services import BUGGY, LEGITIMATE, SECRETS, source_of
 
 _serial = itertools.count()
@@ -91,7 +95,7 @@ def found(monitor: IsolationMonitor) -> list[str]:
     return [violation.resource.name for violation in reports(monitor)]
 
 
-@pytest.mark.parametrize("body", BUGGY.values(), ids=BUGGY)
+@pytest.mark.parametrize("body", [*BUGGY.values(), *BUGGY_OBJECTS.values()], ids=[*BUGGY, *BUGGY_OBJECTS])
 async def test_state_that_crosses_users_is_reachable(monitor, client, watched, body: str) -> None:
     await drive(client, watched(body), monitor)
 
@@ -141,7 +145,7 @@ async def home(user: str = Depends(me)):
     assert sorted(found(monitor)) == ["some_sdk:Session.token", "some_sdk:api_key"]
 
 
-@pytest.mark.parametrize("body", LEGITIMATE.values(), ids=LEGITIMATE)
+@pytest.mark.parametrize("body", [*LEGITIMATE.values(), *LEGITIMATE_OBJECTS.values()], ids=[*LEGITIMATE, *LEGITIMATE_OBJECTS])
 async def test_legitimate_state_is_silent(monitor, client, watched, body: str) -> None:
     await drive(client, watched(body), monitor, users=("ann", "bob", "cid", "dora"))
 
@@ -329,6 +333,45 @@ async def service(scope, receive, send):
 
     [name] = found(monitor)
     assert name.endswith(":LATEST['text']")
+
+
+async def test_what_an_object_of_a_compiled_library_holds_is_looked_at(monitor, client, watched) -> None:
+    """As the providers of a library for dependencies, which hold the one instance that they give to everybody."""
+    pytest.importorskip("propcache._helpers_c")
+    body = """
+from propcache._helpers_c import under_cached_property
+
+class Agent:
+    def __init__(self):
+        self.history = []
+    def remember(self, secret):
+        self.history.append(secret)
+
+provider = under_cached_property(Agent().remember)
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    provider.wrapped(SECRET[user])
+    return {}
+"""
+    await drive(client, watched(body), monitor)
+
+    assert [name.partition(":")[2] for name in found(monitor)] == ["provider.*.__self__.history[*]"]
+
+
+def test_where_nothing_leads_to_the_applications_modules_all_of_them_are_taken(load) -> None:
+    """Django finds its views by the name of their module: from its application object no way leads there."""
+    module = load("")
+    roots, informed = (Roots(territory := Territory(), Walk(territory).layouts) for _ in range(2))
+    for _ in informed.search(load("@app.get('/')\nasync def home(): ...").home):
+        pass
+
+    for one in (roots, informed):
+        for _ in one.fall_back():
+            pass
+
+    assert module.__name__ in {root.label for root in roots}
+    assert module.__name__ not in {root.label for root in informed}
 
 
 async def test_what_two_principals_share_by_a_key_that_both_named_is_theirs_together(monitor, client, watched) -> None:
