@@ -152,6 +152,10 @@ class ForeignContent:
                 continue
             suspicion = Suspicion(gone.request, gone.principal, token, entry, "an answer", at=gone.at)
             self._suspect(suspicion, gone.endpoint)
+        for suspicion, endpoint in self._unconfirmed.came_back(token):
+            # What waited for its owner to be given it once more needs that no longer.
+            if not suspicion.is_explained:
+                self._suspect(suspicion, endpoint)
 
     def made(self, value: object, by: RequestContext) -> None:
         """Take what nobody has seen before and a request's code hands to another's: an item of a queue, a frame.

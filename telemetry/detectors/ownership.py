@@ -249,6 +249,11 @@ class Ownership:
         entry = self.get(token)
         return entry.owner if entry is not None and not entry.is_public and entry.how in ("state", "declared") else None
 
+    def is_usual(self, token: str) -> bool:
+        """Return whether a token is known as its owner's by nothing but what an endpoint usually gives to him."""
+        entry = self.entries.get(token)
+        return entry is not None and entry.how == "answers"
+
     def was_said(self, token: str) -> bool:
         """Return whether a token is known from nothing but what its owner said."""
         entry = self.entries.get(token)

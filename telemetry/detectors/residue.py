@@ -79,6 +79,8 @@ class Owners(Protocol):
 
     def owner_of(self, token: str) -> Principal | None: ...
 
+    def is_usual(self, token: str) -> bool: ...
+
     def is_credential(self, token: str) -> bool:
         """Whether it is what somebody proves himself with: every service keeps those, and they are nobody's content."""
         ...
@@ -347,8 +349,9 @@ class Residue:
             owner = self._know.ids[named.pop()]
             for token in tokens_of(text[:TEXT_LIMIT]):
                 known = owners.owner_of(token)
-                # Under the keys of two: what they share, a room or a team.
-                is_news = known is None or (known.id != owner.id and owners.private_to(token) is not None)
+                # Under the keys of two: what they share, a room or a team. What answers made likely, its key proves.
+                is_proof = known is owner and owners.is_usual(token)
+                is_news = is_proof or known is None or (known.id != owner.id and owners.private_to(token) is not None)
                 if token in self._know.ids or not (is_news or known is owner):
                     continue
                 if self._is_shared(node, token, owner):

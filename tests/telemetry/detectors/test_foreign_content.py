@@ -144,6 +144,39 @@ async def test_a_value_that_an_endpoint_gives_to_one_user_alone_is_known_in_anot
     mixed["ben"] = "ana"
     await client.get("/me", user="ben")
     monitor.detection.shared_state.look_now()
+    # Twice: what the first one proves waits for one that begins later.
+    monitor.detection.shared_state.look_now()
+
+    [violation] = found(monitor)
+    assert violation.victim is not None
+    assert violation.victim.principal == hash_of(monitor, "ana")
+
+
+async def test_what_answers_made_likely_is_proven_by_the_key_it_is_kept_under(monitor: IsolationMonitor) -> None:
+    """The answer that crossed came before any walk through memory, and its owner is not given his value again."""
+    app = FastAPI()
+    kept: dict[str, str] = {}
+    mixed: dict[str, str] = {}
+
+    @app.get("/me")
+    async def me(request: Request) -> dict[str, str]:
+        user = user_of(request.scope) or ""
+        return {"secret": PRIVATE[mixed.pop(user, user)][::-1]}
+
+    @app.get("/keep")
+    async def keep(request: Request) -> None:
+        kept.update({user: PRIVATE[user][::-1] for user in USERS})
+
+    client = Client(monitor.instrument(app))
+    await answers(client, USERS, "/me", 4)
+    mixed["ben"] = "ana"
+    await client.get("/me", user="ben")
+    monitor.detection.shared_state.look_now()
+    assert found(monitor) == []
+
+    await client.get("/keep", user="cleo")
+    monitor.detection.shared_state.look_now()
+    monitor.detection.shared_state.look_now()
 
     [violation] = found(monitor)
     assert violation.victim is not None
