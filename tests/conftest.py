@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import compileall
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile our code once. Images of Python often forbid it to keep bytecode, and hundreds of processes would each compile all of it."""
+    """Make what tests start the same wherever they run.
+
+    Shells start jobs in the background with SIGINT ignored, which every process below inherits and no test of an interrupt would
+    survive. Our code is compiled once: images of Python often forbid it to keep bytecode, and hundreds of processes would compile it all.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         for folder in ("telemetry", "collector", "dashboards", "alerts", "cli", "demo", "bench", "examples", "src", "tests"):
             # Where the checkout cannot be written to, it is as slow as it was.

@@ -248,8 +248,8 @@ class LivingService:
         made, limit = time.time() - 86_400, 64 << 20
         self._cpu_s += 0.5
         shown = [
-            Shown("web", "running", "unhealthy" if is_bad else "healthy", made, (60 if is_bad else 20) << 20, limit, self._cpu_s),
-            Shown("worker", "restarting" if is_bad else "running", "none", made, None if is_bad else 10 << 20, limit, self._cpu_s),
+            Shown("web", "running", "unhealthy" if is_bad else "healthy", made, (60 if is_bad else 20) << 20, limit, self._cpu_s, 2.0),
+            Shown("worker", "restarting" if is_bad else "running", "none", made, None if is_bad else 10 << 20, limit, self._cpu_s, 2.0),
         ]
         containers.show("docker", shown, orphans=int(is_bad), expired=int(is_bad), dangling_volumes=int(is_bad))
         # Somewhere a job is always started again, and ended as it should be.
