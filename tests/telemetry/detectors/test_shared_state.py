@@ -39,6 +39,9 @@ class KnownSecrets:
     def private_to(self, token: str) -> Principal | None:
         return None
 
+    def is_usual(self, token: str) -> bool:
+        return False
+
     def owner_of(self, token: str) -> Principal | None:
         user = self._by_token.get(token)
         return self._monitor.principals.named(user) if user is not None else None
