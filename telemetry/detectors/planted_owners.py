@@ -25,3 +25,6 @@ class PlantedOwners:
 
     def private_to(self, token: str) -> Principal | None:
         return None
+
+    def is_usual(self, token: str) -> bool:
+        return False
