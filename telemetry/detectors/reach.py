@@ -280,15 +280,21 @@ def _functions_named(name: str, globals: dict[str, Any]) -> Iterator[FunctionTyp
 def _own_methods(cls: type) -> dict[str, FunctionType]:
     """Return the methods of a class that the application defines, by name."""
     found: dict[str, FunctionType] = {}
+    for space in _own_spaces(cls):
+        for name, entry in list(space.items()):
+            method = function_of(entry)
+            if method is not None:
+                found.setdefault(name, method)
+    return found
+
+
+def _own_spaces(cls: type) -> Iterator[Any]:  # Any: the read-only dictionaries of classes
+    """Yield what a class and its bases define, of those that the application wrote."""
     for base in _mro_of_class(cls):
         space = dict_of_class(base)
         module = sys.modules.get(space["__module__"]) if type(space.get("__module__")) is str else None
         if type(module) is ModuleType and _is_own(module.__dict__):
-            for name, entry in list(space.items()):
-                method = function_of(entry)
-                if method is not None:
-                    found.setdefault(name, method)
-    return found
+            yield space
 
 
 def _methods_named(names: tuple[str, ...], holder: object) -> Iterator[FunctionType]:
@@ -299,11 +305,8 @@ def _methods_named(names: tuple[str, ...], holder: object) -> Iterator[FunctionT
         return
     if type(holder) is FunctionType:
         return
-    for cls in _mro_of_class(holder if is_class(holder) else type(holder)):
-        space = dict_of_class(cls)
-        module = sys.modules.get(space["__module__"]) if type(space.get("__module__")) is str else None
-        if type(module) is ModuleType and _is_own(module.__dict__):
-            yield from filter(None, (function_of(space.get(name)) for name in names))
+    for space in _own_spaces(holder if is_class(holder) else type(holder)):
+        yield from filter(None, (function_of(space.get(name)) for name in names))
 
 
 def _is_own(space: dict[str, Any]) -> bool:

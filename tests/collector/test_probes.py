@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -431,6 +431,19 @@ async def test_a_probe_that_nobody_checks_any_more_counts_as_failed(sqlite_url: 
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
+def asking(running: Any) -> tuple[Callable[[str], str], Callable[[], dict[str, str]]]:
+    """Return what reads a page of a running collector, and what reads the state of each of its probes."""
+
+    def answer(path: str) -> str:
+        with urllib.request.urlopen(urllib.request.Request(running.url + path, headers=running.reading)) as got:
+            return str(got.read().decode())
+
+    def states() -> dict[str, str]:
+        return {item["name"]: item["state"] for item in json.loads(answer("/v1/probes"))["items"]}
+
+    return answer, states
+
+
 def test_a_collector_checks_what_its_file_names(plain: str, tmp_path: Path) -> None:
     down = free_port()
     probes = [
@@ -440,14 +453,7 @@ def test_a_collector_checks_what_its_file_names(plain: str, tmp_path: Path) -> N
     (tmp_path / "probes.yml").write_text(yaml.safe_dump({"probes": probes}))
 
     with collector(tmp_path, settings={"COLLECTOR_PROBES_FILE": str(tmp_path / "probes.yml")}) as running:
-
-        def answer(path: str) -> str:
-            with urllib.request.urlopen(urllib.request.Request(running.url + path, headers=running.reading)) as got:
-                return str(got.read().decode())
-
-        def states() -> dict[str, str]:
-            return {item["name"]: item["state"] for item in json.loads(answer("/v1/probes"))["items"]}
-
+        answer, states = asking(running)
         eventually(lambda: states() == {"down": "failing", "shop": "ok"}, "both endpoints were checked")
         [first, second] = json.loads(answer("/v1/probes?changes=5"))["items"]
         assert (first["name"], first["last"]["reason"], len(first["changes"])) == ("down", "refused", 1)
@@ -506,14 +512,7 @@ def test_a_collector_follows_its_changed_file(plain: str, tmp_path: Path) -> Non
 
     ask_for("first", "second")
     with collector(tmp_path, settings={"COLLECTOR_PROBES_FILE": str(file)}) as running:
-
-        def answer(path: str) -> str:
-            with urllib.request.urlopen(urllib.request.Request(running.url + path, headers=running.reading)) as got:
-                return str(got.read().decode())
-
-        def states() -> dict[str, str]:
-            return {item["name"]: item["state"] for item in json.loads(answer("/v1/probes"))["items"]}
-
+        answer, states = asking(running)
         eventually(lambda: states() == {"first": "ok", "second": "ok"}, "both endpoints were checked")
         ask_for("second", "third")
         eventually(lambda: states() == {"second": "ok", "third": "ok"}, "the changed file is followed")
