@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import uvicorn
 
 from isolation_monitor.collector.app import create_app
 from isolation_monitor.collector.settings import SettingsError, load_settings
+from isolation_monitor.telemetry.certificates import follow_server_certificate
 from isolation_monitor.telemetry.settings import is_loopback
 
 EXIT_FAILED: Final = 1
@@ -68,10 +70,21 @@ def collector(
     if client_ca is not None:
         options |= {"ssl_ca_certs": str(client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
     try:
-        uvicorn.run(app, host=host, port=port, log_level=log_level, timeout_graceful_shutdown=graceful_s, server_header=False, **options)
+        config = uvicorn.Config(
+            app, host=host, port=port, log_level=log_level, timeout_graceful_shutdown=graceful_s, server_header=False, **options
+        )
+        config.load()
+        if config.ssl is not None:
+            follow_server_certificate(config.ssl, str(tls_cert), str(tls_key))
+        server = uvicorn.Server(config)
+        # Told to end by Ctrl-C, it did, and raises afterwards.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
     except (OSError, ssl.SSLError) as error:
         print(f"isomon collector: it cannot serve: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED) from None
+    if not server.started:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _refuse(text: str) -> Any:

@@ -12,10 +12,17 @@ from typing import Any, Final
 
 import httpx2
 
+from isolation_monitor.collector.outbound import why_unreachable
+from isolation_monitor.telemetry.certificates import CertificateFiles
+
 DEFAULT_URL: Final = "http://127.0.0.1:8400"
 URL_ENV: Final = "ISOMON_COLLECTOR"
 TOKEN_ENV: Final = "ISOMON_TOKEN"
 TOKEN_FILE_ENV: Final = "ISOMON_TOKEN_FILE"
+CA_FILE_ENV: Final = "ISOMON_COLLECTOR_CA_FILE"
+"""Certificates (PEM) that the collector's must be signed by; unset: those that the system trusts."""
+CLIENT_CERT_FILE_ENV: Final = "ISOMON_COLLECTOR_CLIENT_CERT_FILE"
+"""Certificate and key (PEM, both in one file) for a collector that asks for one (`isomon collector --client-ca`)."""
 _TIMEOUT_S: Final = 10.0
 
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
@@ -85,15 +92,49 @@ def read_token(token_file: Path | None, option: str = "--token-file") -> str:
     return re.split(r"[\s,]+", text.strip())[0]
 
 
+def file_of(variable: str) -> Path | None:
+    """Return the file that a variable of the environment names."""
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def certificates_of(ca_file: Path | None, client_cert_file: Path | None, variables: tuple[str, str]) -> CertificateFiles | None:
+    """Return whom to trust and who we are, by two files that `variables` name for people; None without files.
+
+    Raises:
+        UsageError: a file cannot be used; the text says which.
+    """
+    trusted = None if ca_file is None else str(ca_file)
+    found = None
+    for variable, wanted, file, own in (
+        (variables[0], "certificates to trust", ca_file, None),
+        (variables[1], "a certificate and its key", client_cert_file, str(client_cert_file)),
+    ):
+        if file is not None:
+            try:
+                found = CertificateFiles(trusted, own)
+            except OSError as error:
+                raise UsageError(
+                    f"{variable}: {str(file)!r} cannot be used ({error}): name a readable file with {wanted}, in PEM"
+                ) from None
+    return found
+
+
 class CollectorClient:
     """A connection to one collector; use it as a context manager."""
 
     def __init__(self, url: str, token: str, timeout_s: float = _TIMEOUT_S) -> None:
-        """Raises UsageError when `url` is no http address."""
+        """Raises UsageError when `url` is no http address, or a file of certificates cannot be used."""
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"--collector {url!r} is not an http:// or https:// address")
+        self._url = url
+        certificates = certificates_of(file_of(CA_FILE_ENV), file_of(CLIENT_CERT_FILE_ENV), (CA_FILE_ENV, CLIENT_CERT_FILE_ENV))
         self._client = httpx2.Client(
-            base_url=url.rstrip("/"), headers={"Authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=timeout_s,
+            trust_env=False,
+            verify=True if certificates is None else certificates.context(),
         )
 
     def __enter__(self) -> CollectorClient:
@@ -117,7 +158,9 @@ class CollectorClient:
             else:
                 answer = self._client.request(method, path, json=body)
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise NoAnswer(f"the collector cannot be reached ({type(error).__name__})") from None
+            why = why_unreachable(error, self._url)
+            hint = f": see {CA_FILE_ENV} and {CLIENT_CERT_FILE_ENV}" if "certificate" in why else ""
+            raise NoAnswer(f"the collector cannot be reached ({why}){hint}") from None
         try:
             value = answer.json()
         except ValueError:

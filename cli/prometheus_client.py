@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx2
 
-from isolation_monitor.cli.collector_client import UsageError, read_token
+from isolation_monitor.cli.collector_client import certificates_of, file_of, read_token
 from isolation_monitor.collector.outbound import why_unreachable
-from isolation_monitor.telemetry.certificates import tls_context
+from isolation_monitor.telemetry.certificates import CertificateFiles
 
 CA_FILE_ENV: Final = "ISOMON_PROMETHEUS_CA_FILE"
 """Certificates (PEM) that Prometheus's must be signed by; unset: those that the system trusts."""
@@ -26,7 +24,7 @@ PROMETHEUS_TOKEN_FILE_ENV: Final = "ISOMON_PROMETHEUS_TOKEN_FILE"
 class PrometheusAccess:
     """Whom to trust as Prometheus, and who we are to it. `tls` None: what the system trusts, without a certificate of ours."""
 
-    tls: ssl.SSLContext | None = None
+    tls: CertificateFiles | None = None
     token: str | None = None
 
     @classmethod
@@ -36,30 +34,20 @@ class PrometheusAccess:
         Raises:
             UsageError: a file cannot be used; the text says which.
         """
-        if ca_file is not None:
-            _context("certificates to trust", CA_FILE_ENV, ca_file, str(ca_file), None)
-        tls = None
-        if client_cert_file is not None:
-            trusted = None if ca_file is None else str(ca_file)
-            tls = _context("a certificate and its key", CLIENT_CERT_FILE_ENV, client_cert_file, trusted, str(client_cert_file))
-        elif ca_file is not None:
-            tls = tls_context(str(ca_file), None)
-        return cls(tls, None if token_file is None else read_token(token_file))
+        tls = certificates_of(ca_file, client_cert_file, (CA_FILE_ENV, CLIENT_CERT_FILE_ENV))
+        return cls(tls, None if token_file is None else read_token(token_file, PROMETHEUS_TOKEN_FILE_ENV))
 
     @classmethod
     def from_env(cls) -> PrometheusAccess:
         """Return the access by the variables of the environment. Raises what `of` raises."""
-        return cls.of(*(Path(value) if (value := os.environ.get(name)) else None for name in _VARIABLES))
+        return cls.of(file_of(CA_FILE_ENV), file_of(CLIENT_CERT_FILE_ENV), file_of(PROMETHEUS_TOKEN_FILE_ENV))
 
     def client(self, timeout_s: float, base_url: str = "") -> httpx2.Client:
         """Return a client that asks Prometheus and follows no proxy of the environment; close it."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return httpx2.Client(
-            base_url=base_url, headers=headers, timeout=timeout_s, trust_env=False, verify=True if self.tls is None else self.tls
+            base_url=base_url, headers=headers, timeout=timeout_s, trust_env=False, verify=True if self.tls is None else self.tls.context()
         )
-
-
-_VARIABLES: Final = (CA_FILE_ENV, CLIENT_CERT_FILE_ENV, PROMETHEUS_TOKEN_FILE_ENV)
 
 
 def why_unanswered(error: Exception, url: str) -> str:
@@ -68,10 +56,3 @@ def why_unanswered(error: Exception, url: str) -> str:
     if "certificate" in why:
         return f"{why}: see {CA_FILE_ENV} and {CLIENT_CERT_FILE_ENV}"
     return f"{type(error).__name__} {error}".rstrip()
-
-
-def _context(wanted: str, variable: str, path: Path, ca_file: str | None, client_cert_file: str | None) -> ssl.SSLContext:
-    try:
-        return tls_context(ca_file, client_cert_file)
-    except OSError as error:
-        raise UsageError(f"{variable}: {str(path)!r} cannot be used ({error}): name a readable file with {wanted}, in PEM") from None

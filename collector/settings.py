@@ -9,7 +9,6 @@ ways go together, and all these files are read again when they change. There is 
 from __future__ import annotations
 
 import re
-import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from isolation_monitor.collector.docker_addresses import OWNER_LABELS, DockerAddress, DockerAddressError, parse_engines
 from isolation_monitor.collector.keys import Key, KeysError, Rates, Scope, digest_of, read_keys
 from isolation_monitor.collector.storage.urls import DatabaseUrlError, async_url
-from isolation_monitor.telemetry.certificates import tls_context
+from isolation_monitor.telemetry.certificates import CertificateFiles, tls_context
 
 _SETTING_OF_SCOPE: Final[dict[Scope, str]] = {"ingest": "send", "read": "read", "alerts": "alerts", "operate": "operate", "gates": "gates"}
 
@@ -267,11 +266,11 @@ class CollectorSettings(BaseSettings):
         """Return the token for queries, or None."""
         return self._first_token("prometheus")
 
-    def prometheus_tls(self) -> ssl.SSLContext | None:
+    def prometheus_tls(self) -> CertificateFiles | None:
         """Return whom to trust as Prometheus and who we are to it; None for what the system trusts, without a certificate of ours."""
         if self.prometheus_ca_file is None and self.prometheus_client_cert_file is None:
             return None
-        return tls_context(_text(self.prometheus_ca_file), _text(self.prometheus_client_cert_file))
+        return CertificateFiles(_text(self.prometheus_ca_file), _text(self.prometheus_client_cert_file))
 
     def grafana_bearer(self) -> str | None:
         """Return the token of the service account that writes annotations, or None."""

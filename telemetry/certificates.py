@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
+
+from isolation_monitor.telemetry.file_stamps import stamp_of
+
+logger = logging.getLogger("isolation_monitor")
+
+
+class CertificateFiles:
+    """Whom to trust and who we are, by files that are replaced while the process runs, as short-lived certificates are."""
+
+    def __init__(self, ca_file: str | None, client_cert_file: str | None) -> None:
+        """Raises what `tls_context` raises."""
+        self._names = ca_file, client_cert_file
+        self._files = [name for name in self._names if name is not None]
+        # Looked at before they are read: what is written meanwhile is read next time.
+        self._stamps = [stamp_of(file) for file in self._files]
+        self._context = tls_context(*self._names)
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next connection: another one since the files were changed and can be used."""
+        stamps = [stamp_of(file) for file in self._files]
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self._context = tls_context(*self._names)
+            except OSError as error:
+                logger.error("%s cannot be used as they are now, the former certificates are: %s", " and ".join(self._files), error)
+        return self._context
 
 
 def tls_context(ca_file: str | None, client_cert_file: str | None) -> ssl.SSLContext:
@@ -16,6 +44,26 @@ def tls_context(ca_file: str | None, client_cert_file: str | None) -> ssl.SSLCon
         # Without an answer of our own OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(client_cert_file, password="")
     return context
+
+
+def follow_server_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    """Let a server show the certificate that its files hold at the time, from the handshake after the first that finds them changed."""
+    stamps = [stamp_of(cert_file), stamp_of(key_file)]
+
+    def at_handshake(_connection: object, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal stamps
+        now = [stamp_of(cert_file), stamp_of(key_file)]
+        if now != stamps:
+            stamps = now
+            try:
+                # Tried elsewhere first: a certificate whose key is not there yet would stay in the context without one.
+                for tried in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+                    tried.load_cert_chain(cert_file, key_file, password="")
+            except OSError as error:
+                logger.error("%s and %s cannot be used as they are now, the former certificate is: %s", cert_file, key_file, error)
+
+    # Called at each handshake, whether the client names the server or not.
+    context.sni_callback = at_handshake
 
 
 def certificate_trouble(error: BaseException) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from isolation_monitor.telemetry.certificates import tls_context
+from isolation_monitor.telemetry.certificates import CertificateFiles
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.settings import Settings
@@ -33,7 +33,7 @@ class CollectorAddress:
         self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
         self._ca_file = ca_file
         self._client_cert_file = client_cert_file
-        self._tls: ssl.SSLContext | None = None
+        self._certificates: CertificateFiles | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> CollectorAddress:
@@ -53,9 +53,9 @@ class CollectorAddress:
         return http.client.HTTPSConnection(url.hostname, url.port, timeout=timeout_s, context=self._context())
 
     def _context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = tls_context(self._ca_file, self._client_cert_file)
-        return self._tls
+        if self._certificates is None:
+            self._certificates = CertificateFiles(self._ca_file, self._client_cert_file)
+        return self._certificates.context()
 
     def request(
         self, connection: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None

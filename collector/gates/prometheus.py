@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import httpx2
 
 from isolation_monitor.collector.outbound import Answer, AnswerTooLarge, client, posted, why_unreachable
+from isolation_monitor.telemetry.certificates import CertificateFiles
 
 T = TypeVar("T")
 Sample = tuple[dict[str, str], float, float]
@@ -32,9 +33,9 @@ class PrometheusSource:
     """A query API."""
 
     def __init__(
-        self, url: str, *, token: str | None = None, tenant: str | None = None, timeout_s: float = 3.0, tls: ssl.SSLContext | None = None
+        self, url: str, *, token: str | None = None, tenant: str | None = None, timeout_s: float = 3.0, tls: CertificateFiles | None = None
     ) -> None:
-        """`timeout_s` is for all queries of one `read` together; `tls` says whom to trust and who we are."""
+        """`timeout_s` is for all queries of one `read` together; `tls` says whom to trust and who we are, None what the system does."""
         headers = {"Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -43,10 +44,26 @@ class PrometheusSource:
         self._url = f"{url.rstrip('/')}/api/v1/query"
         self._range_url = f"{url.rstrip('/')}/api/v1/query_range"
         self._timeout_s = timeout_s
-        self._client = client(headers, timeout_s, tls)
+        self._headers = headers
+        self._tls = tls
+        self._context = None if tls is None else tls.context()
+        self._client = client(headers, timeout_s, self._context)
+        self._former: httpx2.AsyncClient | None = None
+        """The client before the certificates were changed last: what it still asks is let end."""
 
     async def close(self) -> None:
         await self._client.aclose()
+        if self._former is not None:
+            await self._former.aclose()
+
+    async def _asking(self) -> httpx2.AsyncClient:
+        """Return the client that has the certificates as their files are now."""
+        if self._tls is not None and (context := self._tls.context()) is not self._context:
+            self._context, former = context, self._former
+            self._former, self._client = self._client, client(self._headers, self._timeout_s, context)
+            if former is not None:
+                await former.aclose()
+        return self._client
 
     async def read(self, queries: Mapping[str, str], at: datetime) -> dict[str, float | None]:
         """Return the single value of each query at the moment `at`; None where there is no series or no finite value.
@@ -99,7 +116,7 @@ class PrometheusSource:
         for attempt in range(_ATTEMPTS):
             last = attempt + 1 == _ATTEMPTS
             try:
-                answer = await posted(self._client, url, limit, data=data)
+                answer = await posted(await self._asking(), url, limit, data=data)
             except (httpx2.RequestError, httpx2.InvalidURL, ssl.SSLError) as error:
                 if last or isinstance(error, httpx2.InvalidURL):
                     raise SourceUnavailable(f"Prometheus cannot be reached: {why_unreachable(error, url)}") from None

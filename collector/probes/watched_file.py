@@ -9,10 +9,11 @@ from pathlib import Path
 
 from isolation_monitor.collector.probes.modules import ProbesFileError
 from isolation_monitor.collector.probes.probes_file import ProbesFile, read_probes
+from isolation_monitor.telemetry.file_stamps import Stamp, stamp_of
 
 logger = logging.getLogger("isolation_monitor.collector")
 
-Stamps = dict[Path, tuple[int, int, int] | None]
+Stamps = dict[Path, Stamp]
 
 
 class WatchedFile:
@@ -55,13 +56,4 @@ class WatchedFile:
 
 
 def _stamps(paths: Iterable[Path]) -> Stamps:
-    """Return what tells one version of each file from another. Kubernetes swaps a link, so the file behind it counts."""
-    found: Stamps = {}
-    for path in paths:
-        try:
-            seen = path.stat()
-        except OSError:
-            found[path] = None
-        else:
-            found[path] = seen.st_ino, seen.st_size, seen.st_mtime_ns
-    return found
+    return {path: stamp_of(path) for path in paths}

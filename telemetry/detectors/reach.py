@@ -44,7 +44,7 @@ _EVERYDAY: Final = frozenset(dir(dict) + dir(list) + dir(str) + dir(set) + ["set
 
 
 dict_of_class = type.__dict__["__dict__"].__get__
-_mro_of_class = type.__dict__["__mro__"].__get__
+mro_of_class = type.__dict__["__mro__"].__get__
 
 
 def mentions(function: object, words: frozenset[str], test: Callable[[CodeType], bool] | None = None) -> bool:
@@ -261,7 +261,7 @@ def handler_of(endpoint: object, method: str) -> object:
 
 def is_class(value: object) -> TypeGuard[type]:
     # `isinstance` would ask the object for its class, and a proxy answers with code of its own.
-    return type in _mro_of_class(type(value))
+    return type in mro_of_class(type(value))
 
 
 def _functions_named(name: str, globals: dict[str, Any]) -> Iterator[FunctionType]:
@@ -290,7 +290,7 @@ def _own_methods(cls: type) -> dict[str, FunctionType]:
 
 def _own_spaces(cls: type) -> Iterator[Any]:  # Any: the read-only dictionaries of classes
     """Yield what a class and its bases define, of those that the application wrote."""
-    for base in _mro_of_class(cls):
+    for base in mro_of_class(cls):
         space = dict_of_class(base)
         module = sys.modules.get(space["__module__"]) if type(space.get("__module__")) is str else None
         if type(module) is ModuleType and _is_own(module.__dict__):

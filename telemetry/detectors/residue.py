@@ -163,7 +163,7 @@ def _is_strong(id: str, name: str) -> bool:
 
 
 class Holding:
-    """What one principal has at one place. `settled` once it was proven to have outlived the principal's request."""
+    """What one principal has at one place; `settled` once proven to have outlived its request. `fields` of the row say whose it is."""
 
     __slots__ = ("fields", "leaves", "principal", "settled", "token", "walk", "was_said")
 
@@ -171,7 +171,6 @@ class Holding:
         self.principal = principal
         self.token = token
         self.fields = fields
-        """Fields of the row that say whose it is, by name."""
         self.leaves: dict[int, int] = {}
         """Identity of each value seen: how many requests had ended in this process when it was first seen."""
         self.settled = False
@@ -184,7 +183,7 @@ class Holding:
 class Place:
     """One place, its way with varying steps as `[*]`."""
 
-    __slots__ = ("again", "code", "holder", "holdings", "keys", "label", "reported_at", "since", "violation")
+    __slots__ = ("again", "code", "holder", "holdings", "keys", "label", "read_as", "reported_at", "since", "violation")
 
     def __init__(self, label: str, keys: tuple[str, ...], holder: str, since: float) -> None:
         self.label = label
@@ -198,6 +197,8 @@ class Place:
         """The lines of code that use it, once somebody asked."""
         self.again = 0
         """Times it was found again since it was reported."""
+        self.read_as: str | None = None
+        """The name by which alone it can be read (`readers.py`); None where there are other ways."""
 
 
 class Finding(NamedTuple):

@@ -12,7 +12,8 @@ or UUIDs; what is taken away again before the request ends; state inside of fram
 and in other processes; values that nobody is known to own and that come back in no field; entries beyond the newest 96 of a
 container and 7 steps from a root.
 Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows
-that name their owner, values that several principals know (public ones), whatever is gone when its request is.
+that name their owner, values that several principals know (public ones), whatever is gone when its request is, fields that
+nothing in the application's code reads (`readers.py`).
 Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; of up to 60,000
 and 4 % in all in a service of hundreds of modules, 5 % while a suspicion waits (`walk_pace.py`); the first requests of a process
 are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, about 1 us for each field under watch.
@@ -27,6 +28,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
@@ -37,6 +39,7 @@ from isolation_monitor.telemetry.detectors.object_walk import WHOLE_LIMIT, Node,
 from isolation_monitor.telemetry.detectors.overwrites import Overwrites
 from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import Child
+from isolation_monitor.telemetry.detectors.readers import Confirmation
 from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Evidence, Finding, Holding, Knowledge, Owners, Place, Residue
 from isolation_monitor.telemetry.detectors.roots import SERVED_LOOKS, Roots
 from isolation_monitor.telemetry.detectors.territory import Territory
@@ -86,6 +89,7 @@ class SharedState:
         """Held for one slice: walks and requests' ends never judge at the same time; who comes second does without."""
         self._fields: list[Field] = []
         self.overwrites = Overwrites(kit.reporter, self._roots.modules_for)
+        self._readers = Confirmation(territory, kit.housekeeper.after)
         self._turn = 0
         self._changes = Changes(self.residue)
         self._ended = 0
@@ -101,7 +105,7 @@ class SharedState:
         self._nodes: Iterator[Node] | None = None
         self._pace = WalkPace(kit.housekeeper.after, self._slice)
         self.on_walked: list[Callable[[float], None]] = []
-        """Called after each walk that went to its end, with the moment at which it began (`time.monotonic()`)."""
+        """Called after each walk that went to its end, with its begin (`time.monotonic()`)."""
         self._has_baseline = False
         """A whole walk was done before the first request: what was not there then is new."""
         self._found_some = self._changed_some = False
@@ -186,6 +190,7 @@ class SharedState:
             self._search_on(float("inf"))
             self._begin(is_last=True)
             self._go_on(float("inf"))
+            self._readers.answer_now()
         for listener in self.on_walked:
             listener(self._last_walk)
 
@@ -429,6 +434,7 @@ class SharedState:
             self._watch_field(place, node, child)
 
     def _watch_field(self, place: Place, node: Node, child: Child) -> None:
+        place.read_as = self._readers.name_of(node, child)
         self.overwrites.watch(place, node, child)
         fields = self._fields
         for at, field in enumerate(fields):
@@ -453,11 +459,21 @@ class SharedState:
     def _report(
         self, place: Place, held: list[Principal], pair: tuple[Principal, Principal], request: RequestContext | None, how: str
     ) -> None:
-        """Report a place once, and again after a while when it goes on. No request counts as violated: a place was found, no crossing."""
+        """Report a place once, and again after a while when it goes on; a field only if any code reads it."""
         now = time.monotonic()
-        if place.violation is not None and now - place.reported_at < REPEAT_S:
+        if place.reported_at and now - place.reported_at < REPEAT_S:
             place.again += 1
             return
+        place.reported_at, tell = now, partial(self._tell, place, held, pair, request, how)
+        if place.read_as is None:
+            tell()
+        else:
+            self._readers.ask(place.read_as, tell)
+
+    def _tell(
+        self, place: Place, held: list[Principal], pair: tuple[Principal, Principal], request: RequestContext | None, how: str
+    ) -> None:
+        """Report a place. No request counts as violated: a place was found, no crossing."""
         victim, offender = pair
         seen_in = request if request is not None and request.principal is offender else None
         violation = place.violation = Violation(
@@ -471,7 +487,7 @@ class SharedState:
             arm=seen_in.arm if seen_in is not None else "none",
             synthetic=victim.is_synthetic and offender.is_synthetic,
         )
-        place.reported_at, place.again = now, 0
+        place.again = 0
         for holding in place.holdings.values():
             if len(self._located) < LOCATED_LIMIT and not violation.synthetic:
                 self._located[holding.token] = violation

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -77,6 +78,65 @@ def test_certificates_are_verified_and_asked_for(tmp_path: Path) -> None:
             status(CollectorAddress(f"https://localhost:{port}", token, str(ours.file), str(client)))
         with pytest.raises((ssl.SSLError, OSError)):
             status(CollectorAddress(url, token, str(ours.file)))
+
+
+def test_certificates_may_be_replaced_while_it_serves(tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    certificate, key = ours.certificate("server")
+    trusted = tmp_path / "trusted.pem"
+    shutil.copy(ours.file, trusted)
+
+    with served(tmp_path, "--tls-cert", str(certificate), "--tls-key", str(key)) as (port, _process):
+        address = CollectorAddress(f"https://127.0.0.1:{port}", TOKENS["COLLECTOR_SEND_TOKEN"], str(trusted))
+        assert status(address) == 200
+        # The certificate comes first, and its key a moment later: what does not fit together is not served.
+        mine = certificate.read_bytes(), key.read_bytes()
+        their_certificate, their_key = theirs.certificate("other")
+        certificate.write_bytes(their_certificate.read_bytes())
+        assert status(address) == 200
+        assert status(address) == 200
+        key.write_bytes(their_key.read_bytes())
+        assert status(address) == 200
+
+        with pytest.raises(ssl.SSLCertVerificationError):
+            status(address)
+
+        shutil.copy(theirs.file, trusted)
+        assert status(address) == 200
+        certificate.write_bytes(mine[0])
+        key.write_bytes(mine[1])
+        assert status(address) == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            status(address)
+
+
+def test_commands_reach_a_collector_that_has_and_asks_for_certificates_of_ones_own(tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    certificate, key = ours.certificate("server")
+    client = ours.in_one_file("client")
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key), "--client-ca", str(ours.file))
+
+    def violations(url: str, **files: Path) -> subprocess.CompletedProcess[str]:
+        named = {f"ISOMON_COLLECTOR_{name.upper()}_FILE": str(file) for name, file in files.items()}
+        environment = {**os.environ, "ISOMON_TOKEN": TOKENS["COLLECTOR_READ_TOKEN"], **named}
+        command = [sys.executable, "-m", "isolation_monitor.cli.main", "violations", "--collector", url, "--json"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    with served(tmp_path, *options) as (port, _process):
+        url = f"https://127.0.0.1:{port}"
+
+        reached = violations(url, ca=ours.file, client_cert=client)
+        untrusted = violations(url, ca=theirs.file, client_cert=client)
+        refused = violations(url, ca=ours.file)
+        unusable = violations(url, ca=ours.file, client_cert=ours.file)
+
+    assert (reached.returncode, "items" in json.loads(reached.stdout)) == (0, True), reached.stderr
+    assert untrusted.returncode != 0
+    assert "its certificate is not trusted" in untrusted.stderr
+    assert "ISOMON_COLLECTOR_CA_FILE" in untrusted.stderr
+    assert refused.returncode != 0
+    assert "certificate" in refused.stderr
+    assert (unusable.returncode, "ISOMON_COLLECTOR_CLIENT_CERT_FILE" in unusable.stderr) == (2, True)
 
 
 def test_it_ends_when_it_is_told_to(tmp_path: Path) -> None:

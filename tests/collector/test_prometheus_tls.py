@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,28 @@ async def test_the_collector_asks_with_its_own_authority_and_certificate(secured
     assert await asked(settings_of(secured.url, secured.ours.file, secured.client)) == 2.0
 
 
+async def test_certificates_may_be_replaced_while_the_collector_runs(secured: Secured, tmp_path: Path) -> None:
+    ca_file, client = tmp_path / "ca.pem", tmp_path / "client.pem"
+    shutil.copy(secured.theirs.file, ca_file)
+    shutil.copy(secured.theirs.in_one_file("stranger"), client)
+    source = PrometheusSource(secured.url, timeout_s=20.0, tls=settings_of(secured.url, ca_file, client).prometheus_tls())
+    try:
+        with pytest.raises(SourceUnavailable, match="not trusted"):
+            await source.read({"two": "vector(2)"}, utc_now())
+        shutil.copy(secured.ours.file, ca_file)
+        with pytest.raises(SourceUnavailable, match="accepts no certificate of ours"):
+            await source.read({"two": "vector(2)"}, utc_now())
+        shutil.copy(secured.client, client)
+
+        assert (await source.read({"two": "vector(2)"}, utc_now()))["two"] == 2.0
+
+        # Half of a file, while it is being written: the former certificates serve on.
+        client.write_text("-----BEGIN CERTIFICATE-----")
+        assert (await source.read({"two": "vector(2)"}, utc_now()))["two"] == 2.0
+    finally:
+        await source.close()
+
+
 @pytest.mark.parametrize("trusts", ["the system", "another authority"])
 async def test_a_certificate_of_prometheus_that_is_not_trusted_is_named(secured: Secured, trusts: str) -> None:
     settings = settings_of(secured.url, None if trusts == "the system" else secured.theirs.file, secured.client)
@@ -106,4 +129,4 @@ def test_commands_ask_by_the_same_three_variables(secured: Secured) -> None:
     assert (refused.returncode, "its certificate is not trusted" in refused.stderr) == (2, True)
     assert "ISOMON_PROMETHEUS_CA_FILE" in refused.stderr
     unusable = isomon(*slo, **ours | {"ISOMON_PROMETHEUS_CA_FILE": __file__})
-    assert (unusable.returncode, "name a readable file with certificates to trust" in unusable.stderr) == (2, True)
+    assert (unusable.returncode, "name a readable PEM file with certificates to trust" in unusable.stderr) == (2, True)

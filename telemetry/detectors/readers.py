@@ -1,0 +1,195 @@
+"""Readers: which names the application's own code reads, so that a field that is only ever written harms nobody.
+
+Asked of the byte code of all the application's modules, as their files hold it (functions under decorators and inside others
+included), once somebody's value was found in a field. The answer is "nobody" only where it is certain: the code that writes the
+field was found, and nothing reads a name like it, or any object's fields by names that are not written down.
+"""
+
+from __future__ import annotations
+
+import dis
+import importlib.util
+import marshal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from inspect import CO_OPTIMIZED
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Final
+
+from isolation_monitor.telemetry.detectors.reach import arguments_of, dict_of_class, mro_of_class
+from isolation_monitor.telemetry.detectors.territory import Territory, is_module, namespace_of
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.detectors.object_walk import Node
+    from isolation_monitor.telemetry.detectors.raw_objects import Child
+
+SLICE_S: Final = 0.0008
+PAUSE_S: Final = 0.004
+WAITING_LIMIT: Final = 100
+SOURCE_LIMIT: Final = 32_768
+"""Bytes of a source file that is compiled where its byte code was not kept: some milliseconds during which nothing else runs."""
+CODE_LIMIT: Final = 2_000_000
+NAMES_LIMIT: Final = 100_000
+_PYC_HEADER: Final = 16
+_RECORDS: Final = frozenset({"__dataclass_fields__", "__attrs_attrs__", "__struct_fields__"})
+
+_READ_BY_NAME: Final = tuple(
+    (dis.opmap[name], shift)
+    for name, shift in (
+        ("LOAD_NAME", 0),
+        ("IMPORT_FROM", 0),
+        ("LOAD_METHOD", 0),
+        # The lowest bit of some arguments is a flag: of LOAD_GLOBAL since 3.11, of LOAD_ATTR since 3.12.
+        ("LOAD_GLOBAL", 1),
+        ("LOAD_ATTR", 1 if sys.version_info >= (3, 12) else 0),
+        ("LOAD_SUPER_ATTR", 2),
+        ("LOAD_FROM_DICT_OR_GLOBALS", 0),
+    )
+    if name in dis.opmap
+)
+_WRITTEN_BY_NAME: Final = tuple(dis.opmap[name] for name in ("STORE_ATTR", "STORE_GLOBAL"))
+_READS_ALL: Final = frozenset(
+    """__dict__ vars asdict astuple attrgetter globals locals eval exec getmembers __getstate__ jsonable_encoder
+    TemplateResponse get_template from_string render_template render""".split()  # noqa: SIM905
+)
+"""What reads fields whose names stand nowhere in the code: by dictionaries of objects, by computed names, in templates."""
+
+
+class Readers:
+    """The names that the application reads and writes, as far as its modules were looked through."""
+
+    def __init__(self, territory: Territory) -> None:
+        self._territory = territory
+        self._known: set[str] = set()
+        """Modules looked through."""
+        self._read: set[str] = set()
+        self._written: set[str] = set()
+        self._is_blind = False
+        """Something is read in a way that names cannot tell, or could not be looked through."""
+
+    def look_through(self) -> Iterator[None]:
+        """Look through the application's modules that are new since the last time; stops after each of them."""
+        for name, module in list(sys.modules.items()):
+            if self._is_blind:
+                return
+            if name in self._known or not is_module(module) or self._territory.family(name) != "application":
+                continue
+            self._known.add(name)
+            file = namespace_of(module).get("__file__")
+            if type(file) is str and file.endswith(".py"):
+                self._learn(file)
+                yield
+
+    def is_never_read(self, name: str) -> bool:
+        """Return whether the code that writes fields of a name is known, and none that reads one; to be asked after `look_through`."""
+        return not self._is_blind and name in self._written and name not in self._read
+
+    def _learn(self, file: str) -> None:
+        code = _code_of(file)
+        if code is None:
+            self._is_blind = True
+            return
+        waiting = [code]
+        while waiting:
+            one = waiting.pop()
+            waiting.extend(inner for inner in one.co_consts if type(inner) is CodeType)
+            texts = {text for text in one.co_consts if type(text) is str and text.isidentifier()}
+            self._read.update(one.co_freevars)
+            # The bodies of modules and classes name what they annotate.
+            if one.co_flags & CO_OPTIMIZED:
+                self._read |= texts
+            names = one.co_names
+            for operation, shift in _READ_BY_NAME:
+                self._read.update(names[at >> shift] for at in arguments_of(one, operation) if at >> shift < len(names))
+            for operation in _WRITTEN_BY_NAME:
+                self._written.update(names[at] for at in arguments_of(one, operation) if at < len(names))
+            # By `getattr` with a name that is not written down.
+            if not _READS_ALL.isdisjoint(names) or ("getattr" in names and not texts):
+                self._is_blind = True
+        self._is_blind = self._is_blind or len(self._read) + len(self._written) > NAMES_LIMIT
+
+
+def _code_of(file: str) -> CodeType | None:
+    """Return the code of a module's file: as the interpreter keeps it, else compiled; None where neither is to be had."""
+    source = Path(file)
+    try:
+        kept = Path(importlib.util.cache_from_source(file))
+        if kept.exists() and kept.stat().st_mtime >= source.stat().st_mtime:
+            if kept.stat().st_size > CODE_LIMIT:
+                return None
+            code = marshal.loads(kept.read_bytes()[_PYC_HEADER:])
+            return code if type(code) is CodeType else None
+        if source.stat().st_size > SOURCE_LIMIT:
+            return None
+        return compile(source.read_bytes(), file, "exec", dont_inherit=True)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError):
+        return None
+
+
+class Confirmation:
+    """Decides on the housekeeper's thread whether a field that holds somebody's value is read at all, before anybody is told of it."""
+
+    def __init__(self, territory: Territory, after: Callable[[float, Callable[[], None]], None]) -> None:
+        self._readers = Readers(territory)
+        self._territory = territory
+        self._after = after
+        self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
+        self._search: Iterator[None] | None = None
+
+    def name_of(self, node: Node, child: Child) -> str | None:
+        """Return the name that code has to use for a field; None where others than the application's code may read it.
+
+        Those are the fields of libraries' objects, the values of dictionaries, and what generated code prints or copies whole.
+        """
+        if type(child.key) is not str or not child.key.isidentifier():
+            return None
+        if _is_bag(node):
+            return child.key
+        if child.step == "name" and is_module(node.value):
+            home = namespace_of(node.value).get("__name__")
+            return child.key if type(home) is str and self._territory.family(home) == "application" else None
+        layout = node.layout
+        if child.step != "attribute" or layout is None or layout.kind != "instance":
+            return None
+        if any(self._territory.family(module) != "application" for module in layout.base_modules):
+            return None
+        return None if is_record(type(node.value)) else child.key
+
+    def ask(self, name: str, then: Callable[[], None]) -> None:
+        """Call `then` soon, on the housekeeper's thread, unless nothing reads a field of this name."""
+        if len(self._waiting) < WAITING_LIMIT:
+            self._waiting.append((name, then))
+            if len(self._waiting) == 1:
+                self._after(0.0, self._slice)
+
+    def answer_now(self) -> None:
+        """Answer everything that waits at once, on the calling thread."""
+        for _ in self._readers.look_through():
+            pass
+        while self._waiting:
+            name, then = self._waiting.popleft()
+            if not self._readers.is_never_read(name):
+                then()
+
+    def _slice(self) -> None:
+        self._search = self._search or self._readers.look_through()
+        until = time.perf_counter() + SLICE_S
+        for _ in self._search:
+            if time.perf_counter() > until:
+                self._after(PAUSE_S, self._slice)
+                return
+        self._search = None
+        self.answer_now()
+
+
+def is_record(cls: type) -> bool:
+    """Return whether a class has methods made for it that read all of its fields, as those of dataclasses do."""
+    return any(not _RECORDS.isdisjoint(dict_of_class(base)) for base in mro_of_class(cls))
+
+
+def _is_bag(node: Node) -> bool:
+    """Whether fields are those of an application's `state`, which stand in a dictionary of its own."""
+    return node.step == "app.state" and node.parent is None
