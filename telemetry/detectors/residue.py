@@ -61,7 +61,6 @@ _PASSING_NAME: Final = re.compile(
 
 Proof = Literal["token", "id", "text"]
 
-
 KEYS_BY_USER: Final = 3
 BASELINE_LIMIT: Final = 50_000
 
