@@ -2,7 +2,8 @@
 
 Asked of the byte code of all the application's modules, as their files hold it (functions under decorators and inside others
 included), once somebody's value was found in a field. The answer is "nobody" only where it is certain: the code that writes the
-field was found, and nothing reads a name like it, or any object's fields by names that are not written down.
+field was found, nothing of the application reads a name like it, or any object's fields by names that are not written down, and
+no package that is loaded has that name anywhere, as one that is handed the object might.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import marshal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType
@@ -33,6 +34,7 @@ SOURCE_LIMIT: Final = 32_768
 """Bytes of a source file that is compiled where its byte code was not kept: some milliseconds during which nothing else runs."""
 CODE_LIMIT: Final = 2_000_000
 NAMES_LIMIT: Final = 100_000
+ASKED_LIMIT: Final = 1_000
 _PYC_HEADER: Final = 16
 _RECORDS: Final = frozenset({"__dataclass_fields__", "__attrs_attrs__", "__struct_fields__"})
 
@@ -67,6 +69,7 @@ class Readers:
         """Modules looked through."""
         self._read: set[str] = set()
         self._written: set[str] = set()
+        self._known_by_packages: dict[str, bool] = {}
         self._is_blind = False
         """Something is read in a way that names cannot tell, or could not be looked through."""
 
@@ -83,8 +86,40 @@ class Readers:
                 self._learn(file)
                 yield
 
+    def look_elsewhere(self, names: set[str]) -> Iterator[None]:
+        """Look in the files of all other modules for these names; stops after each file."""
+        left = {name: bytes((len(name),)) + name.encode() for name in names if name.isascii() and name not in self._known_by_packages}
+        if len(self._known_by_packages) > ASKED_LIMIT:
+            self._known_by_packages.clear()
+        self._known_by_packages.update(dict.fromkeys(left, False))
+        for name, module in list(sys.modules.items()):
+            if not left:
+                return
+            if name in self._known or not is_module(module):
+                continue
+            file = namespace_of(module).get("__file__")
+            if type(file) is str and file.endswith(".py"):
+                kept = _kept(file)
+                content = _read(kept or Path(file))
+                for one, written in list(left.items()):
+                    # A name in byte code stands behind its length.
+                    if content is None or (written if kept is not None else one.encode()) in content:
+                        self._known_by_packages[one] = True
+                        del left[one]
+                yield
+
     def is_never_read(self, name: str) -> bool:
-        """Return whether the code that writes fields of a name is known, and none that reads one; to be asked after `look_through`."""
+        """Return whether the code that writes fields of a name is known, and none that reads one.
+
+        To be asked after `look_through` and `look_elsewhere`.
+        """
+        return self._seems_unread(name) and self._known_by_packages.get(name) is False
+
+    def unread_of(self, names: Iterable[str]) -> set[str]:
+        """Return the names that no code of the application reads; to be asked after `look_through`."""
+        return {name for name in names if self._seems_unread(name)}
+
+    def _seems_unread(self, name: str) -> bool:
         return not self._is_blind and name in self._written and name not in self._read
 
     def _learn(self, file: str) -> None:
@@ -98,35 +133,56 @@ class Readers:
             waiting.extend(inner for inner in one.co_consts if type(inner) is CodeType)
             texts = {text for text in one.co_consts if type(text) is str and text.isidentifier()}
             self._read.update(one.co_freevars)
-            # The bodies of modules and classes name what they annotate.
-            if one.co_flags & CO_OPTIMIZED:
-                self._read |= texts
+            # The body of a class names what it annotates: fields of its own, or of another object that it is filled from.
+            self._read |= texts if one.co_flags & CO_OPTIMIZED else texts - _written_in(one)
             names = one.co_names
             for operation, shift in _READ_BY_NAME:
                 self._read.update(names[at >> shift] for at in arguments_of(one, operation) if at >> shift < len(names))
-            for operation in _WRITTEN_BY_NAME:
-                self._written.update(names[at] for at in arguments_of(one, operation) if at < len(names))
+            self._written |= _stored_in(one)
             # By `getattr` with a name that is not written down.
             if not _READS_ALL.isdisjoint(names) or ("getattr" in names and not texts):
                 self._is_blind = True
         self._is_blind = self._is_blind or len(self._read) + len(self._written) > NAMES_LIMIT
 
 
-def _code_of(file: str) -> CodeType | None:
-    """Return the code of a module's file: as the interpreter keeps it, else compiled; None where neither is to be had."""
-    source = Path(file)
+def _stored_in(code: CodeType) -> set[str]:
+    names = code.co_names
+    return {names[at] for operation in _WRITTEN_BY_NAME for at in arguments_of(code, operation) if at < len(names)}
+
+
+def _written_in(body: CodeType) -> set[str]:
+    """Return the names of the fields that the functions in the body of a class or module write."""
+    return {name for inner in body.co_consts if type(inner) is CodeType for name in _stored_in(inner)}
+
+
+def _kept(file: str) -> Path | None:
+    """Return where the interpreter keeps a source file's byte code, if it is there and no older."""
     try:
         kept = Path(importlib.util.cache_from_source(file))
-        if kept.exists() and kept.stat().st_mtime >= source.stat().st_mtime:
-            if kept.stat().st_size > CODE_LIMIT:
-                return None
-            code = marshal.loads(kept.read_bytes()[_PYC_HEADER:])
-            return code if type(code) is CodeType else None
-        if source.stat().st_size > SOURCE_LIMIT:
-            return None
-        return compile(source.read_bytes(), file, "exec", dont_inherit=True)
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError):
+        return kept if kept.stat().st_mtime >= Path(file).stat().st_mtime else None
+    except (OSError, ValueError, NotImplementedError):
         return None
+
+
+def _read(file: Path) -> bytes | None:
+    """Return what a file holds; None where it is too large or cannot be read."""
+    try:
+        return file.read_bytes() if file.stat().st_size <= CODE_LIMIT else None
+    except OSError:
+        return None
+
+
+def _code_of(file: str) -> CodeType | None:
+    """Return the code of a module's file: as the interpreter keeps it, else compiled; None where neither is to be had."""
+    kept = _kept(file)
+    content = _read(kept or Path(file))
+    if content is None or (kept is None and len(content) > SOURCE_LIMIT):
+        return None
+    try:
+        code = compile(content, file, "exec", dont_inherit=True) if kept is None else marshal.loads(content[_PYC_HEADER:])
+    except (ValueError, EOFError, TypeError, SyntaxError):
+        return None
+    return code if type(code) is CodeType else None
 
 
 class Confirmation:
@@ -167,22 +223,30 @@ class Confirmation:
 
     def answer_now(self) -> None:
         """Answer everything that waits at once, on the calling thread."""
-        for _ in self._readers.look_through():
+        for _ in self._looks():
             pass
-        while self._waiting:
-            name, then = self._waiting.popleft()
-            if not self._readers.is_never_read(name):
-                then()
+        self._search = None
 
     def _slice(self) -> None:
-        self._search = self._search or self._readers.look_through()
+        self._search = self._search or self._looks()
         until = time.perf_counter() + SLICE_S
         for _ in self._search:
             if time.perf_counter() > until:
                 self._after(PAUSE_S, self._slice)
                 return
         self._search = None
-        self.answer_now()
+        if self._waiting:
+            self._after(0.0, self._slice)
+
+    def _looks(self) -> Iterator[None]:
+        yield from self._readers.look_through()
+        asked = []
+        while self._waiting:
+            asked.append(self._waiting.popleft())
+        yield from self._readers.look_elsewhere(self._readers.unread_of(name for name, _ in asked))
+        for name, then in asked:
+            if not self._readers.is_never_read(name):
+                then()
 
 
 def is_record(cls: type) -> bool:

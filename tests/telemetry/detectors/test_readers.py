@@ -14,6 +14,8 @@ import pytest
 from isolation_monitor.telemetry.detectors.readers import SOURCE_LIMIT, Readers
 from isolation_monitor.telemetry.detectors.territory import Family, Territory
 
+NAME = "_".join(("latest", "visitor"))
+"""Stands for `last_user` in what is imported: this module is loaded, too, and must not have the name."""
 WRITES = "class Desk:\n    def serve(self, user):\n        self.last_user = user\n"
 
 Ask = Callable[..., bool]
@@ -36,16 +38,16 @@ def is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
     monkeypatch.syspath_prepend(tmp_path)
     imported: set[str] = set()
 
-    def ask(*sources: str, name: str = "last_user", keeps_code: bool = True) -> bool:
+    def ask(*sources: str, name: str = NAME, keeps_code: bool = True) -> bool:
         monkeypatch.setattr(sys, "dont_write_bytecode", not keeps_code)
         for at, source in enumerate(sources):
             title = f"readers_{tmp_path.name}_{at}"
-            (tmp_path / f"{title}.py").write_text(source)
+            (tmp_path / f"{title}.py").write_text(source.replace("last_user", NAME))
             imported.add(title)
             importlib.invalidate_caches()
             importlib.import_module(title)
         readers = Readers(OnlyThese(imported))
-        for _ in readers.look_through():
+        for _ in (*readers.look_through(), *readers.look_elsewhere({name})):
             pass
         return readers.is_never_read(name)
 
@@ -78,11 +80,17 @@ def test_an_annotation_of_a_class_reads_nothing(is_never_read: Ask) -> None:
         "def reads(desk):\n    return vars(desk)\n",
         "def reads(desk):\n    return desk.__dict__\n",
         "def reads(desk, name):\n    return getattr(desk, name)\n",
+        "class Shown:\n    last_user: str\n",
         "def reads(templates, desk):\n    return templates.TemplateResponse(desk)\n",
     ],
 )
 def test_what_may_be_read_is_not_said_to_be_never_read(is_never_read: Ask, reader: str) -> None:
     assert not is_never_read(WRITES, reader)
+
+
+def test_a_name_that_a_loaded_package_has_may_be_read_by_it(is_never_read: Ask) -> None:
+    """The object may be handed to it, whatever its class is."""
+    assert not is_never_read(WRITES.replace("last_user", "maxsplit"), name="maxsplit")
 
 
 def test_where_no_code_is_known_to_write_it_nothing_is_said(is_never_read: Ask) -> None:
