@@ -310,7 +310,7 @@ def test_a_list_that_leads_in_a_circle_ends_with_a_word(following: Callable[[int
     server.answer = answer
     found = []
 
-    with client(server) as asked, pytest.raises(NoAnswer, match="leads in a circle: page [13] of /runs"):
+    with client(server) as asked, pytest.raises(NoAnswer, match=r"leads in a circle: page [13] of /runs"):
         found.extend(one["id"] for one in asked.pages("/runs", {"scope": "finished"}))
 
     assert found in ([1], [1, 2, 3])

@@ -5,7 +5,7 @@ Each runner gets a small project with tests that pass, fail, err and are skipped
 names of the machine and of its folders. `versions.json` tells by which versions the files were made. A runner that is missing is left
 out with a word; its file stays. Needs (each for its own file): pytest, node 20, npm (jest, jest-junit, mocha, mocha-junit-reporter,
 vitest), ctest, go with gotestsum, prove with TAP::Harness::JUnit, Maven with surefire and JUnit 5 in its local repository, PHPUnit, RSpec
-with rspec_junit_formatter.
+with rspec_junit_formatter, cargo-nextest.
 """
 
 from __future__ import annotations
@@ -233,6 +233,9 @@ def surefire(folder: Path) -> dict[str, str]:
                 "<plugin><artifactId>maven-compiler-plugin</artifactId><version>3.14.0</version></plugin>"
                 "<plugin><groupId>org.apache.maven.plugins</groupId><artifactId>maven-surefire-plugin</artifactId>"
                 f"<version>{_SUREFIRE}</version><configuration><rerunFailingTestsCount>2</rerunFailingTestsCount></configuration>"
+                # Maven 3.8 adds one of 2006 to a plugin that names none.
+                "<dependencies><dependency><groupId>org.codehaus.plexus</groupId><artifactId>plexus-utils</artifactId>"
+                "<version>3.5.1</version></dependency></dependencies>"
                 "</plugin></plugins></build></project>\n"
             ),
             "src/test/java/com/example/OrdersTest.java": (
@@ -333,14 +336,46 @@ def rspec(folder: Path) -> dict[str, str]:
         },
     )
     _run(folder, "rspec", "--format", "RspecJunitFormatter", "--out", "out.xml")
-    gem = "puts Gem::Specification.find_by_name('rspec_junit_formatter').version"
-    versions = [
-        _version("ruby", "-e", code) for code in (gem, "require 'rspec/core'; puts RSpec::Core::Version::STRING", "puts RUBY_VERSION")
-    ]
-    return {
-        "rspec.xml": (folder / "out.xml").read_text(encoding="utf-8"),
-        "": "rspec_junit_formatter {} (rspec {}, ruby {})".format(*versions),
-    }
+    codes = (
+        "puts Gem::Specification.find_by_name('rspec_junit_formatter').version",
+        "require 'rspec/core'; puts RSpec::Core::Version::STRING",
+        "puts RUBY_VERSION",
+    )
+    ours = "rspec_junit_formatter {} (rspec {}, ruby {})".format(*(_version("ruby", "-e", code) for code in codes))
+    return {"rspec.xml": (folder / "out.xml").read_text(encoding="utf-8"), "": ours}
+
+
+def nextest(folder: Path) -> dict[str, str]:
+    _write(
+        folder,
+        {
+            "Cargo.toml": '[package]\nname = "orders"\nversion = "0.1.0"\nedition = "2021"\n',
+            ".config/nextest.toml": (
+                '[profile.ci]\nretries = 2\nfail-fast = false\nslow-timeout = { period = "4s", terminate-after = 1 }\n'
+                '[profile.ci.junit]\npath = "junit.xml"\n'
+            ),
+            "src/lib.rs": (
+                "#[cfg(test)]\nmod cart {\n"
+                "    #[test]\n    fn adds() { assert_eq!(1 + 1, 2); }\n"
+                '    #[test]\n    fn is_wrong() { assert_eq!(3, 4, "the sum"); }\n'
+                "    #[test]\n    fn is_flaky() {\n"
+                '        let seen = std::path::Path::new("seen");\n'
+                '        if !seen.exists() { std::fs::write(seen, "").unwrap(); panic!("only the second time"); }\n'
+                "    }\n"
+                "    #[test]\n    #[ignore]\n    fn later() {}\n"
+                '    #[test]\n    fn calls() { std::net::TcpStream::connect("127.0.0.1:1").unwrap(); }\n'
+                "    #[test]\n    fn hangs() { std::thread::sleep(std::time::Duration::from_secs(60)); }\n}\n"
+            ),
+            "tests/whole.rs": "#[test]\nfn passes() {}\n",
+        },
+    )
+    _run(folder, "cargo-nextest", "nextest", "run", "--offline", "--profile", "ci", RUST_BACKTRACE="0")
+    made = (folder / "target" / "nextest" / "ci" / "junit.xml").read_text(encoding="utf-8")
+    ours, rust = (
+        re.sub(r"^\D*(\d+\.\d+\.\d+).*", r"\1", _version(*command))
+        for command in (("cargo-nextest", "nextest", "--version"), ("rustc", "--version"))
+    )
+    return {"nextest.xml": made, "": f"{ours} (rust {rust})"}
 
 
 RUNNERS: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
@@ -355,6 +390,7 @@ RUNNERS: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
     "vitest": ("npm", vitest),
     "phpunit": ("phpunit", phpunit),
     "rspec": ("rspec", rspec),
+    "nextest": ("cargo-nextest", nextest),
 }
 """By name: the program that has to be there, and what makes the file."""
 
