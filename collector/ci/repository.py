@@ -196,7 +196,7 @@ class CiRepository:
     ) -> list[StoredRun]:
         """Return runs, the one that began last first."""
         row = CiRunRow
-        chosen = _newest(suite, branch, commit, after, limit).scalar_subquery()
+        chosen = newest_ids(suite, branch, commit, after, limit).scalar_subquery()
         statement = select(*_RUN_COLUMNS).where(row.id.in_(chosen)).order_by(row.started_at.desc(), row.id.desc())
         return [_run(found) for found in await self._connection.execute(statement)]
 
@@ -293,7 +293,7 @@ class CiRepository:
     ) -> list[tuple[StoredRun, bytes]]:
         """Return the newest runs of a suite that began `until` then, with their packed results."""
         row = CiRunRow
-        chosen = _newest(suite, branch, commit, after, limit).where(row.started_at <= until)
+        chosen = newest_ids(suite, branch, commit, after, limit).where(row.started_at <= until)
         statement = select(row.__table__).where(row.id.in_(chosen.scalar_subquery())).order_by(row.started_at.desc(), row.id.desc())
         return [(_run(one), one.results) for one in await self._connection.execute(statement)]
 
@@ -312,7 +312,7 @@ class CiRepository:
         ]
 
 
-def _newest(suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None, limit: int) -> Select[Any]:
+def newest_ids(suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None, limit: int) -> Select[Any]:
     """Return the ids of the newest runs that are asked for and come after the last one that was seen.
 
     Only ids: an index has them and what they are ordered by, and no run is read, with all of its results, to be sorted out again.
