@@ -20,6 +20,11 @@ STOP_SIGKILLS = "isolation_container_stop_sigkills_total"
 MEMORY = "isolation_container_memory_usage_bytes"
 MEMORY_LIMIT = "isolation_container_memory_limit_bytes"
 ENGINE_UP = "isolation_container_engine_up"
+KILLS = "isolation_container_kills_total"
+OOM_SURVIVED = "isolation_container_oom_survived_total"
+ORPHANS = "isolation_container_orphans"
+EXPIRED = "isolation_container_expired"
+ORPHAN_VOLUMES = "isolation_container_orphan_volumes"
 COLLECTOR_SERIES = {
     HEALTH: frozenset({"container_name", "isolation_state"}),
     RESTARTS: frozenset({"container_name"}),
@@ -30,6 +35,11 @@ COLLECTOR_SERIES = {
     MEMORY: frozenset({"container_name"}),
     MEMORY_LIMIT: frozenset({"container_name"}),
     ENGINE_UP: frozenset({"isolation_engine"}),
+    KILLS: frozenset({"container_name"}),
+    OOM_SURVIVED: frozenset({"container_name"}),
+    ORPHANS: frozenset({"isolation_engine"}),
+    EXPIRED: frozenset({"isolation_engine"}),
+    ORPHAN_VOLUMES: frozenset({"isolation_engine"}),
 }
 """Series of the collector that rules read, with their labels; no service exposes them."""
 
@@ -38,13 +48,29 @@ _SERVICE = {"service": "isolation-containers"}
 # A drill's target carries the labels `synthetic` and `drill`, real collectors carry none.
 _ALL = "by (synthetic, drill)"
 _EACH = "by (container_name, synthetic, drill)"
+_EACH_ENGINE = "by (isolation_engine, synthetic, drill)"
+_ITS_PAGE = "/containers?container={{ $labels.container_name | urlquery }}"
+_ENGINE = "{{ $labels.isolation_engine }}"
 
 
 def groups(t: Thresholds) -> list[Group]:
     """Return the group of what happens to containers, and the group of the state that they and their engines are in."""
     return [
-        Group("isolation-container-events", "5s", [_out_of_memory(t), _crashed(t), _restarting(t), _forced(t), _stop_killed(t), _storm(t)]),
-        Group("isolation-container-state", "5s", [_unhealthy(t), _memory(t), _engine_down(t)]),
+        Group(
+            "isolation-container-events",
+            "5s",
+            [
+                _out_of_memory(t),
+                _process_out_of_memory(t),
+                _crashed(t),
+                _restarting(t),
+                _forced(t),
+                _killed(t),
+                _stop_killed(t),
+                _storm(t),
+            ],
+        ),
+        Group("isolation-container-state", "5s", [_unhealthy(t), _memory(t), _engine_down(t), _orphans(t), _expired(t), _volumes(t)]),
     ]
 
 
@@ -67,6 +93,7 @@ def _out_of_memory(t: Thresholds) -> Alert:
         ),
         dashboard="containers",
         labels=_SERVICE,
+        page=_ITS_PAGE,
     )
 
 
@@ -84,6 +111,7 @@ def _crashed(t: Thresholds) -> Alert:
         ),
         dashboard="containers",
         labels=_SERVICE,
+        page=_ITS_PAGE,
     )
 
 
@@ -101,6 +129,7 @@ def _restarting(t: Thresholds) -> Alert:
         ),
         dashboard="containers",
         labels=_SERVICE,
+        page=_ITS_PAGE,
     )
 
 
@@ -118,6 +147,42 @@ def _forced(t: Thresholds) -> Alert:
         ),
         dashboard="containers",
         labels=_SERVICE,
+        page="/containers?kind=removal",
+    )
+
+
+def _killed(t: Thresholds) -> Alert:
+    return Alert(
+        "ContainerKilled",
+        f"sum {_EACH} ({grew(_of(KILLS), t.containers.window, t.violation.memory)})",
+        "warning",
+        "ticket",
+        summary=f"Container {CONTAINER} was killed",
+        description=(
+            f"Container {CONTAINER} was sent SIGKILL through its engine without a stop before it ({NUMBER} in the last "
+            f"{t.containers.window}), as docker kill does, or docker stop without any time. What it had in hand is lost. Its page has "
+            "who and from where, as far as anybody told."
+        ),
+        dashboard="containers",
+        labels=_SERVICE,
+        page=_ITS_PAGE,
+    )
+
+
+def _process_out_of_memory(t: Thresholds) -> Alert:
+    return Alert(
+        "ContainerProcessOutOfMemory",
+        f"sum {_EACH} ({grew(_of(OOM_SURVIVED), t.containers.window, t.violation.memory)})",
+        "error",
+        "ticket",
+        summary=f"A process of container {CONTAINER} was ended for want of memory",
+        description=(
+            f"Container {CONTAINER} reached its memory limit, the kernel ended one of its processes, and the container lives on "
+            f"({NUMBER} in the last {t.containers.window}). Whoever that worker served was cut off, and nothing else shows it."
+        ),
+        dashboard="containers",
+        labels=_SERVICE,
+        page=_ITS_PAGE,
     )
 
 
@@ -134,6 +199,7 @@ def _stop_killed(t: Thresholds) -> Alert:
         ),
         dashboard="containers",
         labels=_SERVICE,
+        page="/containers?kind=stop_sigkill",
     )
 
 
@@ -150,6 +216,7 @@ def _storm(t: Thresholds) -> Alert:
         ),
         dashboard="containers",
         labels=_SERVICE,
+        page="/containers?kind=command_storm",
     )
 
 
@@ -167,6 +234,7 @@ def _unhealthy(t: Thresholds) -> Alert:
         dashboard="containers",
         for_=t.containers.unhealthy_for,
         labels=_SERVICE,
+        page=_ITS_PAGE,
     )
 
 
@@ -185,6 +253,7 @@ def _memory(t: Thresholds) -> Alert:
         dashboard="containers",
         for_=t.containers.memory_for,
         labels=_SERVICE,
+        page=_ITS_PAGE,
     )
 
 
@@ -192,7 +261,7 @@ def _engine_down(t: Thresholds) -> Alert:
     return Alert(
         "ContainerEngineDown",
         # Only the replica that follows an engine shows it: where two do for a moment, one that reaches it is enough.
-        f"max by (isolation_engine, synthetic, drill) ({_of(ENGINE_UP)}) == 0",
+        f"max {_EACH_ENGINE} ({_of(ENGINE_UP)}) == 0",
         "error",
         "page",
         summary="Docker engine {{ $labels.isolation_engine }} does not answer",
@@ -203,4 +272,44 @@ def _engine_down(t: Thresholds) -> Alert:
         dashboard="containers",
         for_=t.containers.engine_down_for,
         labels=_SERVICE,
+        page="/containers",
     )
+
+
+def _left_behind(t: Thresholds, alert: str, gauge: str, summary: str, description: str) -> Alert:
+    return Alert(
+        alert,
+        f"max {_EACH_ENGINE} ({_of(gauge)}) > 0",
+        "warning",
+        "ticket",
+        summary=f"{summary} on engine {_ENGINE}",
+        description=description,
+        dashboard="containers",
+        for_=t.containers.left_behind_for,
+        labels=_SERVICE,
+        page="/containers",
+    )
+
+
+def _orphans(t: Thresholds) -> Alert:
+    return _left_behind(
+        t, "ContainerOrphaned", ORPHANS, "Stopped containers belong to nobody",
+        f"{NUMBER} containers on engine {_ENGINE} stopped long ago and carry no owner's label: nobody will start them again, nobody cleans "
+        "them up, and they keep their disk, their names and their volumes.",
+    )  # fmt: skip
+
+
+def _expired(t: Thresholds) -> Alert:
+    return _left_behind(
+        t, "ContainerExpired", EXPIRED, "Containers outlive their own label",
+        f"{NUMBER} containers on engine {_ENGINE} are there although their own label says that they should be gone: a job did not clean "
+        "up, or whoever removes what has expired does not run.",
+    )  # fmt: skip
+
+
+def _volumes(t: Thresholds) -> Alert:
+    return _left_behind(
+        t, "ContainerVolumesUnused", ORPHAN_VOLUMES, "Volumes belong to nobody",
+        f"{NUMBER} volumes on engine {_ENGINE} carry no owner's label, and no container has used them for long: they fill the disk, and "
+        "their data may be what somebody misses.",
+    )  # fmt: skip

@@ -133,6 +133,10 @@ def _containers(name: str, *, jump: float = 1.0, named: bool = True, **labels: s
     return Recipe((Sample(name, of | labels, "main", jump=jump),), job="collector", names_service=False)
 
 
+def _engine(name: str, *, before: float = 0.0, jump: float = 1.0) -> Recipe:
+    return Recipe((Sample(name, {"isolation_engine": COMPONENT}, "main", before, jump),), job="collector", names_service=False)
+
+
 def _slow(metric: Metric) -> Recipe:
     """Every duration of the histogram falls beyond its last bucket: slower than any budget."""
     rate = 10.0
@@ -298,9 +302,12 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         job="collector",
         names_service=False,
     ),
-    "ContainerEngineDown": Recipe(
-        (Sample(container_alerts.ENGINE_UP, {"isolation_engine": COMPONENT}, "main", 1.0, -1.0),), job="collector", names_service=False
-    ),
+    "ContainerEngineDown": _engine(container_alerts.ENGINE_UP, before=1.0, jump=-1.0),
+    "ContainerKilled": _containers(container_alerts.KILLS),
+    "ContainerProcessOutOfMemory": _containers(container_alerts.OOM_SURVIVED),
+    "ContainerOrphaned": _engine(container_alerts.ORPHANS),
+    "ContainerExpired": _engine(container_alerts.EXPIRED),
+    "ContainerVolumesUnused": _engine(container_alerts.ORPHAN_VOLUMES),
     # Its last round was long ago; what changes is how often there should be one. The series itself is remembered for days.
     "IsolationRetentionStale": Recipe(
         (Sample(LAST_ROUND, {}, "main"), Sample(ROUND_INTERVAL, {}, "main", before=1e10, jump=10 - 1e10)),

@@ -48,6 +48,10 @@ class Links:
     def runbook(self, alert: str) -> str:
         return f"{self.runbooks}/runbooks/{alert}"
 
+    def page(self, path: str) -> str:
+        """Return the link of one of the collector's pages, which stand beside the runbooks."""
+        return f"{self.runbooks}{path}"
+
     def dashboard(self, uid: Dashboard, one_service: bool) -> str | None:
         """Return the dashboard's link, at the alert's service unless the alert is about no service that is watched."""
         if self.grafana is None:
@@ -71,6 +75,8 @@ class Alert:
     for_: str | None = None
     keep_firing_for: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    page: str = ""
+    """Path of the collector's page that has the who and what of it, where no metric can."""
 
     def as_rule(self, links: Links) -> dict[str, Any]:
         """Return the rule as Prometheus reads it."""
@@ -86,6 +92,7 @@ class Alert:
                 "description": self.description,
                 "runbook_url": links.runbook(self.name),
                 **({} if dashboard is None else {"dashboard_url": dashboard}),
+                **({"page_url": links.page(self.page)} if self.page else {}),
             },
         }
 

@@ -171,6 +171,7 @@ class Containers:
     max_memory_ratio: float
     memory_for: Duration
     engine_down_for: Duration
+    left_behind_for: Duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench.watch_service import PHASE, SERVICE
-from bench.watch_world import DOWN, EXPIRING, SLOW, World
+from bench.watch_world import DOWN, EXPIRING, LEFT_S, SLOW, World
 from isolation_monitor.alerts import thresholds
+from isolation_monitor.collector.containers.domain import TTL_LABEL
 from isolation_monitor.telemetry.settings import load_settings
 
 PATIENCE_S: Final = 90.0
@@ -144,6 +145,36 @@ def _command_storm(world: World) -> float:
     with ThreadPoolExecutor(len(names)) as together:
         list(together.map(lambda name: world.engine.ask("POST", f"/containers/{name}/kill"), names))
     return now
+
+
+def _kill(world: World) -> float:
+    world.engine.run("shot", "sleep", "3600")
+    now = time.time()
+    world.engine.ask("POST", "/containers/shot/kill")
+    return now
+
+
+def _process_out_of_memory(world: World) -> float:
+    """A worker starves; the first process, whose end would be the container's, waits for it and goes on."""
+    hungry = "sleep 0.5; (head -c 100000000 /dev/zero | tail); echo starved > /tmp/starved; sleep 3600"
+    world.engine.run("surviving", "sh", "-c", hungry, Memory=8 << 20, MemorySwap=8 << 20)
+    return time.time()
+
+
+def _orphan(world: World) -> float:
+    world.engine.run("nobodys", "true")
+    return _ended(world, "nobodys") + LEFT_S
+
+
+def _expired(world: World) -> float:
+    labels = {"isolation.owner": "bench", TTL_LABEL: f"{LEFT_S}s"}
+    world.engine.run("outlived", "sleep", "3600", labels=labels)
+    return time.time() + LEFT_S
+
+
+def _unused_volume(world: World) -> float:
+    world.engine.ask("POST", "/volumes/create", {"Name": "unused"})
+    return time.time() + LEFT_S
 
 
 def _engine_away(world: World) -> float:
@@ -297,8 +328,14 @@ def _ended_by_signal(world: World, conduct: str) -> float:
 
 
 CAUSES: Final = (
+    # First: what others leave behind would be told of as well, under the same labels.
+    Cause("containers", "ContainerOrphaned", _orphan, turn=-1),
+    Cause("containers", "ContainerExpired", _expired, turn=-1),
+    Cause("containers", "ContainerVolumesUnused", _unused_volume, turn=-1),
     # Alone: commands that follow each other by chance would be another storm.
     Cause("containers", "ContainerCommandStorm", _command_storm, turn=0),
+    Cause("containers", "ContainerKilled", _kill, {"container_name": "shot"}),
+    Cause("containers", "ContainerProcessOutOfMemory", _process_out_of_memory, {"container_name": "surviving"}),
     Cause("containers", "ContainerOutOfMemory", _out_of_memory, {"container_name": "hungry"}),
     Cause("containers", "ContainerCrashed", _crash, {"container_name": "crashing"}),
     Cause("containers", "ContainerCrashed", _killed, {"container_name": "killed"}, what="killed"),

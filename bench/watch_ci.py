@@ -1,6 +1,7 @@
 """How fast the pages of CI answer with 10,000 stored runs, and how long one report takes to be kept among them.
 
-The runs are stored as a collector stores them, on SQLite: 20 suites of 40 tests, 500 runs each over 30 days, every tenth run with failures.
+The runs are stored as a collector stores them, on SQLite: 20 suites of 40 tests, 500 runs each over 30 days, every tenth run with failures,
+and one suite of 5,000 tests whose runs measured what each test used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bench.rows import Row
 from isolation_monitor.collector.app import create_app
 from isolation_monitor.collector.ci.domain import Failing, Origin, Run, TestResult, key_of
 from isolation_monitor.collector.ci.failures import diagnose
+from isolation_monitor.collector.ci.resources import AMOUNTS, Use
 from isolation_monitor.collector.clock import utc_now
 from isolation_monitor.collector.settings import load_settings
 from isolation_monitor.collector.storage.schema import migrate
@@ -28,6 +30,10 @@ SUITES: Final = 20
 TESTS: Final = 40
 RUNS: Final = 10_000
 BUDGET_MS: Final = 200.0
+BIG: Final = "big"
+BIG_TESTS: Final = 5_000
+_BIG_RUNS: Final = 31
+"""One more than a page shows."""
 _BATCH: Final = 200
 _LOOKS: Final = 15
 _BASE: Final = "http://127.0.0.1:8400"
@@ -45,6 +51,9 @@ async def rows(quick: bool) -> list[Row]:
             runs = list(invented_runs(number + _LOOKS))
             for start in range(0, number, _BATCH):
                 await app.state.ci.store_all(runs[start : min(number, start + _BATCH)])
+            big = list(big_runs(3 if quick else _BIG_RUNS))
+            for run in big:
+                await app.state.ci.store(run)
             await client.post("/sign-in", data={"token": "bench-read"}, headers={"Origin": _BASE})
             found = []
             paths = (
@@ -52,7 +61,11 @@ async def rows(quick: bool) -> list[Row]:
                 ("ci page of a suite", "/ci/suites/suite-3"),
                 ("ci page of a run", f"/ci/runs/{runs[9].id}"),
                 ("ci page of a test", f"/ci/tests/{runs[9].tests[0].key}?suite={runs[9].suite}"),
+                ("ci page of a test, one commit", f"/ci/tests/{runs[9].tests[0].key}?suite={runs[9].suite}&commit={runs[9].commit}"),
+                ("ci page of a test of 5,000", f"/ci/tests/{big[0].tests[BIG_TESTS // 2].key}?suite={BIG}"),
+                ("ci page of a run of 5,000", f"/ci/runs/{big[0].id}"),
                 ("ci page, one branch", "/ci?branch=main"),
+                ("ci page, one commit", f"/ci?commit={runs[9].commit[:39]}"),
             )
             for name, path in paths:
                 took = []
@@ -90,10 +103,20 @@ def invented_runs(number: int) -> Iterator[Run]:
         )  # fmt: skip
 
 
-def _result(suite: str, number: int, duration_s: float, *, failed: bool) -> TestResult:
+def big_runs(number: int) -> Iterator[Run]:
+    """Yield runs of the last hours of one suite of 5,000 tests, each of which says what it used."""
+    rng, now = random.Random(8), utc_now()
+    for n in range(number):
+        used = [Use({name: 1e6 * rng.random() for name in AMOUNTS}) for _ in range(BIG_TESTS)]
+        tests = tuple(_result(BIG, test, rng.random(), failed=False, used=used[test]) for test in range(BIG_TESTS))
+        began, commit = now - timedelta(hours=number - n), f"{rng.getrandbits(160):040x}"
+        yield Run(f"big-{n}", BIG, began, 600, True, "main", commit, "example/shop", Origin("github", f"b{n}"), {}, False, tests)
+
+
+def _result(suite: str, number: int, duration_s: float, *, failed: bool, used: Use | None = None) -> TestResult:
     group, name = f"tests.{suite}", f"test_{number}"
     if not failed:
-        return TestResult(group, name, "", "pass", duration_s, 1, 0, None)
+        return TestResult(group, name, "", "pass", duration_s, 1, 0, None, used)
     kind, message = [("AssertionError", f"assert {number} == 0"), ("ConnectionRefusedError", "[Errno 111] Connect call failed")][number % 2]
     failing = Failing(kind, message, "at line 1\n" * 40, diagnose(key_of(group, name), kind, message))
     return TestResult(group, name, "", "fail", duration_s, 0, 1, failing)

@@ -31,6 +31,8 @@ MAIN_INTERVAL: Final = str(yaml.safe_load(build.configurations()["prometheus.yml
 DOWN, SLOW, EXPIRING = "down", "slow", "expiring"
 """The endpoints, as their probes are called."""
 LONG_DAYS: Final = 400
+LEFT_S: Final = 5
+"""After so many seconds what nobody owns counts as left behind, where a collector waits for an hour by default."""
 
 
 class Endpoint:
@@ -146,7 +148,11 @@ def world(folder: Path) -> Iterator[World]:
         probes = folder / "endpoints.yml"
         probes.write_text(yaml.safe_dump(_probes(endpoints, authority)), encoding="utf-8")
         engine = closing.enter_context(docker_engine(live_restore=True))
-        settings = {"COLLECTOR_DOCKER_ENGINES": engine.url, "COLLECTOR_PROBES_FILE": str(probes)}
+        settings = {
+            "COLLECTOR_DOCKER_ENGINES": engine.url,
+            "COLLECTOR_PROBES_FILE": str(probes),
+            "COLLECTOR_CONTAINER_ORPHAN_AFTER_S": str(LEFT_S),
+        }
         port = free_port()
         stack = closing.enter_context(
             drill_stack(folder, is_patient=True, services=[f"127.0.0.1:{port}"], main_interval=MAIN_INTERVAL, settings=settings)

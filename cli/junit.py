@@ -322,8 +322,10 @@ class _Reader:
         resources, left_behind = _used(element)
         duration_s = duration(element.get("time"))
         self._tests_s += duration_s or 0.0
+        # Surefire names a class alone where what it does before or after all of its tests went wrong.
+        unnamed = "(whole class)" if group and not name else "(no name)"
         test = TestRun(
-            _stable(group)[:_NAME_CHARS], _stable(name)[:_NAME_CHARS] or "(no name)", result, file[:_NAME_CHARS], duration_s, failure,
+            _stable(group)[:_NAME_CHARS], _stable(name)[:_NAME_CHARS] or unnamed, result, file[:_NAME_CHARS], duration_s, failure,
             passes, failures, resources, left_behind,
         )  # fmt: skip
         self._found += failures

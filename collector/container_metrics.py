@@ -51,6 +51,8 @@ class Shown:
 @dataclass(slots=True)
 class _Counted:
     restarts: int = 0
+    kills: int = 0
+    ooms_survived: int = 0
     exits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EXIT_REASONS, 0))
 
 
@@ -61,6 +63,7 @@ class _Engine:
     orphans: int = 0
     expired: int = 0
     dangling_volumes: int | None = None
+    orphan_volumes: int | None = None
 
 
 class ContainerMetrics(Collector):
@@ -82,7 +85,7 @@ class ContainerMetrics(Collector):
         one = self._engines.setdefault(engine, _Engine())
         one.is_up = is_up
         if not is_up:
-            one.shown, one.orphans, one.expired, one.dangling_volumes = (), 0, 0, None
+            one.shown, one.orphans, one.expired, one.dangling_volumes, one.orphan_volumes = (), 0, 0, None, None
 
     def left(self, engine: str) -> None:
         """Show nothing of an engine any more: another replica follows it."""
@@ -92,9 +95,18 @@ class ContainerMetrics(Collector):
             self._counted.clear()
             self._last_there.clear()
 
-    def show(self, engine: str, shown: Iterable[Shown], *, orphans: int, expired: int, dangling_volumes: int | None) -> None:
-        """Show the containers of an engine that answers."""
-        self._engines[engine] = _Engine(True, tuple(shown), orphans, expired, dangling_volumes)
+    def show(
+        self,
+        engine: str,
+        shown: Iterable[Shown],
+        *,
+        orphans: int,
+        expired: int,
+        dangling_volumes: int | None,
+        orphan_volumes: int | None = None,
+    ) -> None:
+        """Show the containers of an engine that answers; None for volumes that nobody has counted yet."""
+        self._engines[engine] = _Engine(True, tuple(shown), orphans, expired, dangling_volumes, orphan_volumes)
         for one in self._engines[engine].shown:
             self._of(one.name)
 
@@ -104,6 +116,14 @@ class ContainerMetrics(Collector):
     def exited(self, name: str, reason: str) -> None:
         """Count one death by one of `EXIT_REASONS`."""
         self._of(name).exits[reason] += 1
+
+    def killed(self, name: str) -> None:
+        """Count one container that was killed by force, and not removed with it."""
+        self._of(name).kills += 1
+
+    def survived_oom(self, name: str) -> None:
+        """Count one container that the kernel took a process from for want of memory, and that lives on."""
+        self._of(name).ooms_survived += 1
 
     def removed(self, mode: str) -> None:
         """Count one removal by one of `REMOVAL_MODES`."""
@@ -146,6 +166,11 @@ class ContainerMetrics(Collector):
         expired = GaugeMetricFamily(
             "isolation_container_expired", "Containers that are there although their own label says they should be gone.", labels=[ENGINE]
         )
+        unowned = GaugeMetricFamily(
+            "isolation_container_orphan_volumes",
+            "Volumes without an owner's label that no container has used for too long.",
+            labels=[ENGINE],
+        )
         for name, engine in self._engines.items():
             up.add_metric([name], float(engine.is_up))
             if engine.is_up:
@@ -153,7 +178,9 @@ class ContainerMetrics(Collector):
                 expired.add_metric([name], engine.expired)
                 if engine.dangling_volumes is not None:
                     volumes.add_metric([name], engine.dangling_volumes)
-        yield from (up, orphans, expired, volumes)
+                if engine.orphan_volumes is not None:
+                    unowned.add_metric([name], engine.orphan_volumes)
+        yield from (up, orphans, expired, volumes, unowned)
         yield from self._gauges()
         yield from self._counters()
 
@@ -221,17 +248,29 @@ class ContainerMetrics(Collector):
         storms = CounterMetricFamily(
             "isolation_container_command_storms", "Bursts of destructive commands of one actor, less than 0.5 s apart.", labels=[]
         )
-        kills = CounterMetricFamily("isolation_container_stop_sigkills", "Stops that were obeyed only by SIGKILL.", labels=[])
+        stop_kills = CounterMetricFamily("isolation_container_stop_sigkills", "Stops that were obeyed only by SIGKILL.", labels=[])
+        kills = CounterMetricFamily(
+            "isolation_container_kills",
+            "Containers killed by SIGKILL through the engine, without a stop before it; forced removals are not counted here.",
+            labels=[NAME],
+        )
+        survived = CounterMetricFamily(
+            "isolation_container_oom_survived",
+            "Times that the kernel ended a process of a container for want of memory, and the container lived on; within seconds, once.",
+            labels=[NAME],
+        )
         if self._engines:
             for name, counted in self._counted.items():
                 restarts.add_metric([name], counted.restarts)
+                kills.add_metric([name], counted.kills)
+                survived.add_metric([name], counted.ooms_survived)
                 for reason, number in counted.exits.items():
                     exits.add_metric([name, reason], number)
             for mode, number in self._removals.items():
                 removals.add_metric([mode], number)
             storms.add_metric([], self._storms)
-            kills.add_metric([], self._stop_sigkills)
-        yield from (restarts, exits, removals, storms, kills)
+            stop_kills.add_metric([], self._stop_sigkills)
+        yield from (restarts, exits, removals, storms, stop_kills, kills, survived)
 
 
 def _one_hot(name: str, text: str, by_name: Mapping[str, list[Shown]], values: Iterable[str], of: Callable[[Shown], str]) -> Metric:

@@ -10,9 +10,14 @@ from grafana_foundation_sdk.models import dashboard as models
 from isolation_monitor.alerts.container_alerts import (
     ENGINE_UP,
     EXITS,
+    EXPIRED,
     HEALTH,
+    KILLS,
     MEMORY,
     MEMORY_LIMIT,
+    OOM_SURVIVED,
+    ORPHAN_VOLUMES,
+    ORPHANS,
     REMOVALS,
     RESTARTS,
     STOP_SIGKILLS,
@@ -29,8 +34,6 @@ NO_ENGINE = "no engine followed"
 _STATE = "isolation_container_state"
 _CPU = "isolation_container_cpu_seconds_total"
 _CPU_LIMIT = "isolation_container_cpu_limit_cores"
-_ORPHANS = "isolation_container_orphans"
-_EXPIRED = "isolation_container_expired"
 _VOLUMES = "isolation_container_dangling_volumes"
 _IMAGE = "isolation_container_image_created_timestamp_seconds"
 
@@ -43,7 +46,7 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
         links=links,
         rows=[
             Row("Now", [engines(), running(), unhealthy(), starved(), forced(), storms()]),
-            Row("Lives and deaths", [states(), exits(), restarts(), removals(), stops()]),
+            Row("Lives and deaths", [states(), exits(), restarts(), removals(), stops(), kills(), starved_processes()]),
             Row("What they use", [memory(t), bytes_used(), cpu()]),
             Row("What is left behind", [left_behind(), image_age()]),
         ],
@@ -192,6 +195,30 @@ def stops() -> Panel:
     )
 
 
+def kills() -> Panel:
+    return counts(
+        "Kills, by container",
+        Query(f"sum by (container_name) (increase({KILLS}[{queries.STEP}])) > 0", "{{container_name}}"),
+        alerts=["ContainerKilled"],
+        description=(
+            "Containers that were sent SIGKILL without a stop before it, and not removed with it. None is good. Above: somebody or some "
+            "script used docker kill; the collector's page /containers has who, as far as anybody told."
+        ),
+    )
+
+
+def starved_processes() -> Panel:
+    return counts(
+        "Processes out of memory, by container",
+        Query(f"sum by (container_name) (increase({OOM_SURVIVED}[{queries.STEP}])) > 0", "{{container_name}}"),
+        alerts=["ContainerProcessOutOfMemory"],
+        description=(
+            "Times that the kernel ended one process of a container that lives on. None is good. Above: a worker and all that it had "
+            "in hand is gone, though the container looks well; compare use and limit below."
+        ),
+    )
+
+
 # --- what they use ----------------------------------------------------------------------------------------------------
 
 
@@ -244,10 +271,12 @@ def cpu() -> Panel:
 def left_behind() -> Panel:
     return counts(
         "Nobody's, expired, unused",
-        Query(f"sum({_ORPHANS})", "containers of nobody"),
-        Query(f"sum({_EXPIRED})", "containers past their own end"),
+        Query(f"sum({ORPHANS})", "containers of nobody"),
+        Query(f"sum({EXPIRED})", "containers past their own end"),
         Query(f"sum({_VOLUMES})", "volumes of no container"),
+        Query(f"sum({ORPHAN_VOLUMES})", "of these, volumes of nobody for long"),
         width=12,
+        alerts=["ContainerOrphaned", "ContainerExpired", "ContainerVolumesUnused"],
         description=(
             "Stopped containers without an owner's label, containers that stay longer than their own label says, volumes that none uses. "
             "None is good. Growing: some job does not clean up; remove them with isomon docker."

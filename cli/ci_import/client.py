@@ -29,6 +29,8 @@ T = TypeVar("T")
 JSON_BYTES: Final = 256 * 1024 * 1024
 PAGE: Final = 100
 """Items of a page; both forges give no more."""
+PAGES: Final = 10_000
+"""Pages of one list: a million runs are more than anybody imports at once."""
 _TIMEOUT_S: Final = 60.0
 _PAUSES_S: Final = (1.0, 4.0)
 _REDIRECTS: Final = 5
@@ -107,18 +109,34 @@ class ForgeClient:
         return self._json(path, params)[0]
 
     def pages(self, path: str, params: Params, key: str = "") -> Iterator[dict[str, Any]]:  # Any: JSON
-        """Yield the items of a list, page by page as they are asked for; `key` names the list where an object holds it."""
+        """Yield the items of a list, page by page as they are asked for; `key` names the list where an object holds it.
+
+        Raises:
+            NoAnswer: the forge leads in a circle, or to ever more pages; and what `get` raises.
+        """
         asked: Params = {**params, "per_page": PAGE}
+        known: set[frozenset[tuple[str, str]]] = set()
         while True:
+            known.add(_page_of(asked))
             value, following = self._json(path, asked)
             items = value.get(key) if key and isinstance(value, dict) else value
             if not isinstance(items, list):
                 raise NoAnswer(f"{self._host} answers, but not as {self._named}: a list was expected from {path}")
             yield from (one for one in items if isinstance(one, dict))
             # Of the link only the query: behind a proxy GitLab links to an address that the token must not go to.
-            if not following or not items or following == dict(asked):
+            if not following or not items:
                 return
             asked = following
+            if _page_of(asked) in known:
+                raise NoAnswer(
+                    f"{self._named} ({self._host}) leads in a circle: page {len(known)} of {path} names one as the next that was read "
+                    "before. A proxy that changes the query, or a fault of the forge's: nothing more can be read; --limit asks for less"
+                )
+            if len(known) >= PAGES:
+                raise NoAnswer(
+                    f"{self._named} ({self._host}) names yet another page of {path} after {PAGES} of them: ask for less with --since or "
+                    "--limit"
+                )
 
     def download(self, path: str, target: IO[bytes], limit_bytes: int) -> None:
         """Write what is at `path` to `target`. The storage that it redirects to is asked without the token.
@@ -237,6 +255,11 @@ class ForgeClient:
         if status == 408 or status >= 500:
             return _Trouble(f"answers {said}")
         return UsageError(f"{self._named} refuses the request: {said}")
+
+
+def _page_of(asked: Params) -> frozenset[tuple[str, str]]:
+    """Return what is the same for one page, in whatever order and type it is asked for. The first one has no number."""
+    return frozenset({"page": "1", **{name: str(value) for name, value in asked.items()}}.items())
 
 
 class _Wait:

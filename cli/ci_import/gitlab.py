@@ -75,6 +75,7 @@ class GitLab:
         if isinstance(told, dict):
             self._default_branch = str(told.get("default_branch") or "")
             self._name = str(told.get("path_with_namespace") or self._name)
+        # In this order new pipelines push none off its page unseen. Pages by key instead of number GitLab has for other lists only.
         params = {"scope": "finished", "order_by": "id", "sort": "desc"}
         if wanted.branch:
             params["ref"] = wanted.branch

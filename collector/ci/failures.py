@@ -184,7 +184,7 @@ _SPECIFIC: Final[tuple[tuple[Category, re.Pattern[str]], ...]] = (
                 r"\bETIMEDOUT\b",
                 r"\bDeadlineExceeded\b",
             ),
-            *(r"^timeout$", r"\ntimeout\s*$", r"execution timed", r"\btestTimeoutFailure\b"),
+            *(r"^timeout$", r"\ntimeout\s*$", r"execution timed", r"\btestTimeoutFailure\b", r"^test timeout(?:\n|$)"),
         ),
     ),
     (
@@ -233,9 +233,14 @@ _CHANGING: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"-?\d+(?:[.,]\d+)*"), "N"),
 )
 _ANSI: Final = re.compile(r"(?:\x1b|␛|#x1B)\[[0-9;?]*[A-Za-z]")
-_EMPTY_WORDS: Final = re.compile(r"(?:collection failure|test failed|failed|failure|errored|error)\.?", re.IGNORECASE)
+_PANICKED: Final = r"thread '[^'\n]*' (?:\(\d+\) )?panicked at \S+:\d+:\d+:?"
+"""Rust since 1.73: what it panicked for stands on the next line; the number is that of a thread, another one each time."""
+_EMPTY_WORDS: Final = re.compile(rf"(?:collection failure|test failed|failed|failure|errored|error)\.?|{_PANICKED}", re.IGNORECASE)
 """Messages of runners that say nothing of the failure."""
-_TELLS: Final = re.compile(r"(?!\s*(?:=== |--- |Traceback |\[?Error \[ERR_TEST_FAILURE|$)).")
+_TELLS: Final = re.compile(
+    # PHPUnit repeats the test's name.
+    rf"(?!\s*(?:=== |--- |Traceback |\[?Error \[ERR_TEST_FAILURE|{_PANICKED}$|[\w\\]+::\w+(?: with data set .*)?$|$))."
+)
 """Lines that are not only headings of a runner."""
 _MARKED: Final = re.compile(r"^E\s+(\S.*)$", re.MULTILINE)
 _EXCEPTION: Final = re.compile(

@@ -17,6 +17,7 @@ from isolation_monitor.collector.ci.resources import AMOUNTS, Use
 
 _KEY: Final = 16
 _LEVEL: Final = 6
+_CHUNK: Final = 65_536
 _LEFT: Final = "l"
 _SHORT: Final = dict(zip(AMOUNTS, "wcpghtr", strict=True))
 _LONG: Final = {short: name for name, short in _SHORT.items()}
@@ -61,7 +62,7 @@ def result_in(content: bytes, key: str) -> PackedResult | None:
     if start < 0:
         return None
     line = results[start:].split(b"\n", 1)[0].decode()
-    used = zlib.decompress(rest).split(b"\n")[results.count(b"\n", 0, start)].decode() if rest else ""
+    used = _line_in(rest, results.count(b"\n", 0, start)).decode() if rest else ""
     return PackedResult(*_result(line)[1], _use(used) if used else None)
 
 
@@ -69,6 +70,20 @@ def _parts(content: bytes) -> tuple[bytes, bytes]:
     """Return the results, and what stands behind them, still packed."""
     reader = zlib.decompressobj()
     return reader.decompress(content), reader.unused_data
+
+
+def _line_in(content: bytes, number: int) -> bytes:
+    """Return one line of what is packed, counted from zero. A page asks dozens of runs for one: no more is unpacked than up to its end."""
+    reader = zlib.decompressobj()
+    part, before, ending = reader.decompress(content, _CHUNK), 0, b""
+    while part:
+        ends = part.count(b"\n")
+        if before + ends > number:
+            # Of the lines in this part the wanted one is the first when its beginning stands in the part before.
+            return (ending + part).split(b"\n", number - before + 1)[number - before]
+        before, ending = before + ends, part[part.rfind(b"\n") + 1 :] if ends else ending + part
+        part = reader.decompress(reader.unconsumed_tail, _CHUNK)
+    return ending if before == number else b""
 
 
 def _result(line: str) -> tuple[str, tuple[str, float | None]]:

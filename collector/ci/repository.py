@@ -34,6 +34,8 @@ _SAME_COMMIT: Final = 20
 _KEYS: Final = 500
 _TEXTS: Final = 300
 """Failures of one run whose stack is kept; when more fail than that, one cause stands in many of them."""
+_LAST: Final = "\U0010ffff"
+"""Behind every text that begins alike."""
 _RUN_COLUMNS: Final = tuple(column for column in CiRunRow.__table__.c if column.name != "results")
 
 
@@ -194,8 +196,8 @@ class CiRepository:
     ) -> list[StoredRun]:
         """Return runs, the one that began last first."""
         row = CiRunRow
-        statement = select(*_RUN_COLUMNS).order_by(row.started_at.desc(), row.id.desc()).limit(limit)
-        statement = _narrowed(statement, suite=suite, branch=branch, commit=commit, after=after)
+        chosen = newest_ids(suite, branch, commit, after, limit).scalar_subquery()
+        statement = select(*_RUN_COLUMNS).where(row.id.in_(chosen)).order_by(row.started_at.desc(), row.id.desc())
         return [_run(found) for found in await self._connection.execute(statement)]
 
     async def run_before(self, run: StoredRun) -> StoredRun | None:
@@ -291,9 +293,8 @@ class CiRepository:
     ) -> list[tuple[StoredRun, bytes]]:
         """Return the newest runs of a suite that began `until` then, with their packed results."""
         row = CiRunRow
-        of_suite = (row.suite == suite, row.started_at <= until)
-        statement = select(row.__table__).where(*of_suite).order_by(row.started_at.desc(), row.id.desc()).limit(limit)
-        statement = _narrowed(statement, suite=None, branch=branch, commit=commit, after=after)
+        chosen = newest_ids(suite, branch, commit, after, limit).where(row.started_at <= until)
+        statement = select(row.__table__).where(row.id.in_(chosen.scalar_subquery())).order_by(row.started_at.desc(), row.id.desc())
         return [(_run(one), one.results) for one in await self._connection.execute(statement)]
 
     async def days(self, suite: str, since: date, *, is_reference: bool) -> list[Day]:
@@ -311,21 +312,23 @@ class CiRepository:
         ]
 
 
-def _narrowed(
-    statement: Select[Any], *, suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None
-) -> Select[Any]:  # Any: rows
-    """Return a statement on runs, the newest first, for those that are asked for and come after the last one that was seen."""
+def newest_ids(suite: str | None, branch: str | None, commit: str | None, after: tuple[datetime, str] | None, limit: int) -> Select[Any]:
+    """Return the ids of the newest runs that are asked for and come after the last one that was seen.
+
+    Only ids: an index has them and what they are ordered by, and no run is read, with all of its results, to be sorted out again.
+    """
     row = CiRunRow
+    started, statement = row.started_at, select(row.id)
     for column, value in ((row.suite, suite), (row.branch, branch)):
         if value is not None:
             statement = statement.where(column == value)
     if commit is not None:
-        # The beginning of a hash is what people copy. No range of texts: what lies in it depends on the database's locale.
-        statement = statement.where(row.commit.startswith(commit, autoescape=True))
+        # The beginning of a hash is what people copy. Texts of this column are ordered by their bytes, whatever the database's locale.
+        statement = statement.where(row.commit >= commit, row.commit <= commit + _LAST)
     if after is not None:
         time, last = after
-        statement = statement.where(or_(row.started_at < time, and_(row.started_at == time, row.id < last)))
-    return statement
+        statement = statement.where(or_(started < time, and_(started == time, row.id < last)))
+    return statement.order_by(started.desc(), row.id.desc()).limit(limit)
 
 
 def _example(test: TestResult) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -37,7 +37,7 @@ class Rules:
     owner_labels: Sequence[str] = OWNER_LABELS
     """Labels that name whose a container is; the first one found counts."""
     orphan_after: timedelta = timedelta(hours=1)
-    """A container without an owner may have stopped for so long."""
+    """A container without an owner may have stopped for so long, and a volume without one may have been unused."""
     cooldown: timedelta = timedelta(seconds=0.5)
     """One actor leaves so much time between two destructive commands."""
 
@@ -121,6 +121,10 @@ class Tracked:
     was_forced: bool = False
     """Its last SIGKILL came without a stop signal before it, or at once behind one."""
     oom_at: datetime | None = None
+    kill_to_judge: datetime | None = None
+    """When it was killed by force, until it is known whether that was the first half of a removal."""
+    oom_to_judge: datetime | None = None
+    """When it ran out of memory, until it is known whether it lives on."""
     restarts_by_policy: bool = False
     auto_remove: bool = False
     stop_signal: int = SIGTERM
@@ -175,6 +179,14 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume that no container uses."""
+
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One destructive command as the engine's events show it."""
 
@@ -218,6 +230,12 @@ class EngineState:
     version: str = ""
     error: str = ""
     dangling_volumes: int | None = None
+    unused_volumes: Mapping[str, datetime] = field(default_factory=dict)
+    """Volumes without an owner that no container uses, and when they were first seen to be so; by the engine's clock."""
+
+    def orphan_volumes(self, now: datetime, rules: Rules) -> list[str]:
+        """Return the names of volumes that are nobody's and have been unused for too long."""
+        return sorted(name for name, since in self.unused_volumes.items() if now - since >= rules.orphan_after)
 
 
 def happening_id(engine: str, kind: str, *parts: object) -> str:
@@ -249,6 +267,17 @@ def signal_number(text: str | None) -> int | None:
 def owner_of(labels: Mapping[str, str], rules: Rules) -> str | None:
     """Return whose the container is by its labels; None for nobody's."""
     return next((labels[name] for name in rules.owner_labels if labels.get(name)), None)
+
+
+def still_unused(
+    volumes: Iterable[Volume], known: Mapping[str, datetime], now: datetime, rules: Rules, at_most: int = 1000
+) -> dict[str, datetime]:
+    """Return since when each volume of nobody is known to be unused, the longest first; `known` is what the last look returned.
+
+    The engine does not say since when: one that was not known is unused since now.
+    """
+    since = {one.name: known.get(one.name, now) for one in volumes if owner_of(one.labels, rules) is None}
+    return dict(sorted(since.items(), key=lambda one: (one[1], one[0]))[:at_most])
 
 
 def expiry_of(labels: Mapping[str, str], created_at: datetime | None) -> datetime | None:

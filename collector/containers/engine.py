@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import aiodocker
 import aiohttp
 
-from isolation_monitor.collector.containers.domain import SIGTERM, EngineEvent, Seen, signal_number
+from isolation_monitor.collector.containers.domain import SIGTERM, EngineEvent, Seen, Volume, signal_number
 from isolation_monitor.collector.docker_addresses import DockerAddress
 
 Json = dict[str, Any]  # Any: what the engine answers
@@ -124,10 +124,10 @@ class Engine:
         told = await self._unless_gone(self._docker.images.inspect(image_id))
         return None if told is None else _moment(told.get("Created"))
 
-    async def dangling_volumes(self) -> int:
-        """Return how many volumes no container uses."""
+    async def dangling_volumes(self) -> list[Volume]:
+        """Return the volumes that no container uses."""
         told = await self._asked(self._docker.volumes.list(filters={"dangling": ["true"]}))  # type: ignore[no-untyped-call]  # as above
-        return len(told.get("Volumes") or ())
+        return [Volume(str(one["Name"]), one.get("Labels") or {}) for one in told.get("Volumes") or ()]
 
     async def _each(self, asked: Iterable[Awaitable[T | None]]) -> list[T]:
         return [one for one in await asyncio.gather(*asked) if one is not None]

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.collector.background import whole
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.container_metrics import ContainerMetrics, Shown
-from isolation_monitor.collector.containers.domain import Command, EngineEvent, EngineState, Happening, Rules, Tracked, happening_id
+from isolation_monitor.collector.containers.domain import (
+    Command,
+    EngineEvent,
+    EngineState,
+    Happening,
+    Rules,
+    Tracked,
+    happening_id,
+    still_unused,
+)
 from isolation_monitor.collector.containers.lives import Lives
 from isolation_monitor.collector.containers.repository import ContainerRepository, around, explains
 from isolation_monitor.collector.containers.storms import UNKNOWN_ACTOR, Storms, who
@@ -70,6 +79,8 @@ class Follower:
         self._storms = Storms(name, rules.cooldown)
         self._state: EngineState | None = None
         self._unsaved: list[Happening] = []
+        self._judged: list[tuple[str, str]] = []
+        """What `Lives.judged` has told, and nobody has counted yet."""
         self._ahead = timedelta(0)
         """By how much the engine's clock is ahead of ours."""
         self._images: dict[str, datetime | None] = {}
@@ -110,6 +121,7 @@ class Follower:
     def _let_go(self) -> None:
         self._lives, self._state = None, None
         self._unsaved.clear()
+        self._judged.clear()
         self._storms = Storms(self._name, self._rules.cooldown)
         self._restarts_shown.clear()
         self._metrics.left(self._name)
@@ -169,7 +181,8 @@ class Follower:
             self._unsaved.append(_engine_event(self._name, info.now, detail))
         since = known.since if known is not None and known.is_up else now
         volumes = known.dangling_volumes if known is not None else None
-        self._state = EngineState(self._name, info.id, True, since, now, until, info.version, "", volumes)
+        unused = known.unused_volumes if known is not None else {}
+        self._state = EngineState(self._name, info.id, True, since, now, until, info.version, "", volumes, unused)
 
     async def _stream(self, engine: Engine, lives: Lives, since: datetime) -> None:
         queue: asyncio.Queue[EngineEvent | BaseException] = asyncio.Queue()
@@ -191,6 +204,9 @@ class Follower:
                     if measuring is None or measuring.done():
                         measuring = asyncio.create_task(self._measure(engine, lives))
                     self.rounds += 1
+                if queue.empty():
+                    # What waits may be the removal that a kill was a part of.
+                    self._judged += lives.judged(self._clock() + self._ahead)
                 self._show(lives)
                 await whole(self._save(lives))
                 if loop.time() - self._lead_checked_s > _LEAD_EVERY_S and not await self._is_leading():
@@ -257,7 +273,8 @@ class Follower:
                 one.image_created_at = created
                 lives.changed.add(one.id)
         if self._state is not None:
-            self._state = replace(self._state, seen_at=self._clock(), dangling_volumes=volumes)
+            unused = still_unused(volumes, self._state.unused_volumes, self._clock() + self._ahead, self._rules)
+            self._state = replace(self._state, seen_at=self._clock(), dangling_volumes=len(volumes), unused_volumes=unused)
 
     async def _measure(self, engine: Engine, lives: Lives) -> None:
         """Ask each running container what it uses; the engine takes a second or two for it, which events do not wait for."""
@@ -276,10 +293,10 @@ class Follower:
         Raises:
             StoreUnavailable: nothing was stored; it is all kept for the next time.
         """
-        changed, happened, state = set(lives.changed), list(self._unsaved), self._state
+        changed, happened, judged, state = set(lives.changed), list(self._unsaved), list(self._judged), self._state
         saved, saved_s = self._saved
         now, now_s = self._clock(), asyncio.get_running_loop().time()
-        if not changed and not happened and (state == saved or now_s - saved_s < _LEAD_EVERY_S):
+        if not changed and not happened and not judged and (state == saved or now_s - saved_s < _LEAD_EVERY_S):
             return
         explained, hosts = await self._explained(happened)
         async with self._database.writing() as connection:
@@ -291,6 +308,12 @@ class Follower:
         self._saved = (state, now_s)
         lives.changed -= changed
         del self._unsaved[: len(happened)]
+        del self._judged[: len(judged)]
+        for container, what in judged:
+            if what == "kill":
+                self._metrics.killed(self._prefix + container)
+            else:
+                self._metrics.survived_oom(self._prefix + container)
         self._count(lives, [one for one in explained if one.id in new])
         gone = now + self._ahead - _REMEMBER_REMOVED
         for container_id in [one.id for one in lives.tracked.values() if one.removed_at is not None and one.removed_at < gone]:
@@ -332,6 +355,7 @@ class Follower:
         now = self._clock() + self._ahead
         present = lives.present
         volumes = self._state.dangling_volumes if self._state is not None else None
+        orphaned = self._state.orphan_volumes(now, self._rules) if self._state is not None else []
         self._metrics.show(
             self._name,
             (
@@ -346,6 +370,7 @@ class Follower:
             orphans=sum(one.is_orphan(now, self._rules) for one in present),
             expired=sum(one.is_expired(now) for one in present),
             dangling_volumes=volumes,
+            orphan_volumes=None if volumes is None else len(orphaned),
         )  # fmt: skip
 
     def _complain(self, error: Exception) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from isolation_monitor.collector.containers.domain import (
     PROJECT_LABEL,
@@ -34,6 +34,8 @@ _AT_ONCE: Final = timedelta(seconds=1)
 _OOM_BEFORE: Final = timedelta(minutes=1)
 _NO_GRACE_S: Final = 1.0
 """A stop with less time than this (`docker stop -t 0`) is a kill, as for `isomon docker` and its audit."""
+_JUDGED_AFTER: Final = timedelta(seconds=5)
+"""A forced removal follows its SIGKILL within this time, and a container that runs out of memory ends within it, or lives on."""
 
 
 class Lives:
@@ -78,9 +80,7 @@ class Lives:
             case "kill":
                 return self._signalled(one, event)
             case "oom" if one.is_open:
-                # The kernel may try again and again; one life runs out of memory once.
-                is_first, one.oom_at = one.oom_at is None, event.at
-                return [self._happened(one, "out_of_memory", event.at, one.deaths)] if is_first else []
+                return self._starved(one, event.at)
             case "die":
                 return self._died(one, event)
             case "destroy":
@@ -119,10 +119,20 @@ class Lives:
             return [self._happened(one, kind, at, *key, signal=signal_name(number), forced=False)]
         after = None if one.stop_asked_at is None else (at - one.stop_asked_at).total_seconds()
         one.killed_at, one.was_forced = at, after is None or after < _NO_GRACE_S
+        if one.was_forced:
+            one.kill_to_judge = at
         if after is None:
             self._commanded("kill", one, event)
-        kind = "kill" if after is None else "stop_sigkill"
+        # One that got no time to stop has not failed to.
+        kind = "kill" if one.was_forced else "stop_sigkill"
         return [self._happened(one, kind, at, *key, signal="SIGKILL", forced=True, after_stop_s=after)]
+
+    def _starved(self, one: Tracked, at: datetime) -> list[Happening]:
+        """The kernel ended a process of it for want of memory; that need not be the first one, whose end is the container's."""
+        # The kernel may try again and again within seconds, and so may a program that starts its workers again.
+        is_another = one.oom_at is None or at - one.oom_at > _OOM_BEFORE
+        one.oom_at, one.oom_to_judge = at, one.oom_to_judge or at
+        return [self._happened(one, "out_of_memory", at, one.deaths, at.isoformat())] if is_another else []
 
     def _died(self, one: Tracked, event: EngineEvent) -> list[Happening]:
         if not one.is_open or (one.started_at is not None and event.at < one.started_at):
@@ -142,6 +152,8 @@ class Lives:
         if one.is_open:
             found.append(self._death(one, at, None, reason_of(None, oom=False, killed=one.killed_at is not None), "event"))
         forced = one.was_forced and one.killed_at is not None and at - one.killed_at <= _TOGETHER
+        if forced:
+            one.kill_to_judge = None
         # One that was gone before anybody looked at it, and at once when it ended, removed itself (`docker run --rm`).
         by_itself = one.auto_remove or (not one.image_id and one.finished_at is not None and at - one.finished_at < _AT_ONCE)
         if not forced and not by_itself:
@@ -151,6 +163,24 @@ class Lives:
 
     def _commanded(self, action: str, one: Tracked, event: EngineEvent) -> None:
         self.commands.append(Command(event.at, action, one.id, one.name, event.labels.get(PROJECT_LABEL) or None))
+
+    def judged(self, now: datetime) -> list[tuple[str, Literal["kill", "oom_survived"]]]:
+        """Return the names of containers that were killed and not removed with it, and of those that outlived a lack of memory.
+
+        Each is told once, a few seconds after it happened, when it is known not to have been a part of something else.
+        """
+        found: list[tuple[str, Literal["kill", "oom_survived"]]] = []
+        for one in self.tracked.values():
+            if one.kill_to_judge is not None and now - one.kill_to_judge >= _JUDGED_AFTER:
+                one.kill_to_judge = None
+                found.append((one.name, "kill"))
+                self.changed.add(one.id)
+            if one.oom_to_judge is not None and now - one.oom_to_judge >= _JUDGED_AFTER:
+                one.oom_to_judge = None
+                self.changed.add(one.id)
+                if one.is_open:
+                    found.append((one.name, "oom_survived"))
+        return found
 
     # --- listings -----------------------------------------------------------------------------------------------------
 
@@ -255,6 +285,8 @@ class Lives:
     def _death(self, one: Tracked, at: datetime, exit_code: int | None, reason: str, found_by: str) -> Happening:
         one.is_open = False
         one.status = "exited"
+        # Its end tells of it: as one that was out of memory, or as another one.
+        one.oom_to_judge = None
         one.deaths += 1
         one.exit_code, one.finished_at, one.reason = exit_code, at, reason
         one.memory_bytes = None

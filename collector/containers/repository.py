@@ -60,7 +60,7 @@ class ContainerRepository:
     async def engines(self) -> list[EngineState]:
         """Return all engines, by name."""
         table = ContainerEngineRow.__table__
-        return [EngineState(**row._mapping) for row in await self._connection.execute(select(table).order_by(ContainerEngineRow.name))]
+        return [_engine(row._mapping) for row in await self._connection.execute(select(table).order_by(ContainerEngineRow.name))]
 
     async def tracked(self, engine: str | None, removed_since: datetime | None = None) -> list[tuple[str, Tracked]]:
         """Return containers with the name of their engine, by name: those that are there, and those that went since then."""
@@ -72,7 +72,7 @@ class ContainerRepository:
         return [(name, _tracked(facts)) for name, facts in await self._connection.execute(statement)]
 
     async def save_engine(self, state: EngineState) -> None:
-        values = asdict(state)
+        values = asdict(state) | {"unused_volumes": {name: since.isoformat() for name, since in state.unused_volumes.items()}}
         statement = insert_into(self._connection, ContainerEngineRow).values(values)
         await self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
@@ -169,6 +169,12 @@ def around(times: Iterable[datetime]) -> tuple[datetime, datetime]:
     """Return the time in which actions lie that may explain what happened at `times`."""
     those = sorted(times)
     return those[0] - timedelta(minutes=1), those[-1] + timedelta(minutes=1)
+
+
+def _engine(values: Any) -> EngineState:  # Any: a row
+    # None where a version that kept no volumes has written it.
+    unused = {name: datetime.fromisoformat(since) for name, since in (values["unused_volumes"] or {}).items()}
+    return EngineState(**{**values, "unused_volumes": unused})
 
 
 def _facts(one: Tracked) -> Json:

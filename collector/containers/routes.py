@@ -55,7 +55,7 @@ async def list_containers(
         {
             "schema": "containers/1",
             "as_of": rfc3339(now),
-            "engines": [_engine(one) for one in engines if engine in (None, one.name)],
+            "engines": [_engine(one, service, now) for one in engines if engine in (None, one.name)],
             "items": [_container(name, one, service, now) for name, one in found],
         }
     )
@@ -108,7 +108,8 @@ async def post_actions(request: Request, runtime: RuntimeDep, service: ServiceDe
     return JsonResponse({"schema": "container-actions-reply/1", "stored": await service.keep(actions)})
 
 
-def _engine(one: EngineState) -> Json:
+def _engine(one: EngineState, service: ContainerService, now: datetime) -> Json:
+    orphaned = one.orphan_volumes(now, service.rules)
     return {
         "name": one.name,
         "engine_id": one.engine_id,
@@ -118,6 +119,7 @@ def _engine(one: EngineState) -> Json:
         "version": one.version,
         "error": one.error or None,
         "dangling_volumes": one.dangling_volumes,
+        "orphan_volumes": [{"name": name, "unused_since": rfc3339(one.unused_volumes[name])} for name in orphaned],
     }
 
 

@@ -43,7 +43,8 @@ class CiRunRow(Base):
     __tablename__ = "ci_runs"
     __table_args__ = (
         Index("ix_ci_runs_suite_started", "suite", "started_at", "id"),
-        Index("ix_ci_runs_suite_commit", "suite", "commit"),
+        Index("ix_ci_runs_suite_commit", "suite", "commit", "started_at", "id"),
+        Index("ix_ci_runs_commit", "commit", "started_at", "id"),
         Index("ix_ci_runs_suite_branch", "suite", "branch", "started_at", "id"),
         Index("ix_ci_runs_started", "started_at", "id"),
         Index("ix_ci_runs_received", "received_at"),
@@ -56,7 +57,8 @@ class CiRunRow(Base):
     is_reference: Mapped[bool] = mapped_column(Boolean())
     """On the default branch, or on one that nobody named."""
     branch: Mapped[str] = mapped_column(String(200))
-    commit: Mapped[str] = mapped_column(String(64))
+    commit: Mapped[str] = mapped_column(String(64).with_variant(String(64, collation="C"), "postgresql"))
+    """Ordered by its bytes, so that those that begin alike stand together whatever the database's locale is."""
     repository: Mapped[str] = mapped_column(String(300))
     origin: Mapped[Json]
     """Which CI, its run, attempt, job, address and pull request."""

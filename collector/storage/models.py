@@ -385,6 +385,8 @@ class ContainerEngineRow(Base):
     version: Mapped[str] = mapped_column(String(100))
     error: Mapped[str] = mapped_column(Text())
     dangling_volumes: Mapped[int | None] = mapped_column(Integer())
+    unused_volumes: Mapped[Json | None]
+    """Those of nobody, by name, with the time since when they are known to be unused."""
 
 
 class ContainerRow(Base):

@@ -24,8 +24,8 @@ _RUNS: Final = 25
 _KINDS: Final = 10
 _DRAWN: Final = 50
 """Suites, the worst first, whose newest runs are drawn on the page of all; others draw them on their own page."""
-_RESULTS: Final = 50
-"""Runs of one test that a page lists and draws."""
+_RESULTS: Final = 30
+"""Runs of one test that a page lists and draws: the results of each are unpacked for it."""
 RESULTS: Final[Mapping[str, str]] = {"P": "passed", "F": "failed", "E": "error", "S": "skipped"}
 _LOOKS: Final[Mapping[str, Look]] = {"P": "good", "F": "bad", "E": "bad", "S": "unseen"}
 _WIDTH: Final = 120.0

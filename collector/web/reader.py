@@ -198,14 +198,17 @@ class PageReader:
         """What there is on the engines that are followed, and what happened, page by page."""
         from_, now = self._features.containers, self._features.clock()
         chosen = {name: _given(params, name) for name in ("container", "kind", "cursor")}
+        # Where several engines are followed, metrics and alerts name a container with its engine; no container's name has a slash.
+        engine, _, name = chosen["container"].rpartition("/")
         if chosen["kind"] not in ("", *CONTAINER_KINDS):
             raise Invalid(f"kind is one of {', '.join(CONTAINER_KINDS)}, or empty")
         asked = EventQuery(
-            container=chosen["container"] or None, kind=chosen["kind"] or None, limit=_PAGE_SIZE + 1, after=read_cursor(chosen["cursor"])
-        )
+            container=name or None, engine=engine or None, kind=chosen["kind"] or None,
+            limit=_PAGE_SIZE + 1, after=read_cursor(chosen["cursor"]),
+        )  # fmt: skip
         found, engines = await from_.events(asked), await from_.engines()
         page = found[:_PAGE_SIZE]
-        there = [one for one in await from_.containers(None) if chosen["container"] in ("", one[1].name)]
+        there = [one for one in await from_.containers(engine or None) if name in ("", one[1].name)]
         # What runs badly or not at all first.
         there.sort(key=lambda one: (one[1].is_open and one[1].shown_health != "unhealthy", one[1].name))
         return {

@@ -159,6 +159,24 @@ def _engine_down() -> Scenario:
     return Scenario("ContainerEngineDown", inputs, "ContainerEngineDown", moments, every_s=2)
 
 
+def _left_behind(alert: str, metric: str, summary: str, text: str) -> Scenario:
+    def number(name: str, values: str) -> dict[str, str]:
+        return {series(metric, {**_COLLECTOR, "isolation_engine": name}): values}
+
+    inputs = {
+        **number("left", "0x99 2x199 0x200"),
+        # A sweeper came in time.
+        **number("swept", "0x99 2x40 0x400"),
+        **number("clean", "0x600"),
+        **number("fresh", "_x100 2x199 0x200"),
+    }
+    firing = [
+        Firing({"isolation_engine": name, **_TICKET}, f"{summary} on engine {name}", f"2 {text.format(engine=name)}")
+        for name in ("left", "fresh")
+    ]
+    return Scenario(alert, inputs, alert, {156: [], 168: firing, 288: firing, 312: []}, every_s=12)
+
+
 CONTAINER_SCENARIOS = [
     _exits(
         "ContainerOutOfMemory", "oom_killed", "error", _PAGE, "was ended for want of memory",
@@ -175,6 +193,23 @@ CONTAINER_SCENARIOS = [
         "{number} containers in the last 1m were removed together with a SIGKILL that no stop came before: connections cut, data "
         "unwritten. The page of containers has which, and who as far as anybody told.",
         {"isolation_mode": "forced"}, {"isolation_mode": "graceful"},
+    ),
+    _grown(
+        "ContainerKilled", "isolation_container_kills_total", "container_name", _TICKET, lambda name: f"Container {name} was killed",
+        lambda name, number: (
+            f"Container {name} was sent SIGKILL through its engine without a stop before it ({number} in the last 1m), as docker kill "
+            "does, or docker stop without any time. What it had in hand is lost. Its page has who and from where, as far as anybody told."
+        ),
+        {}, {},
+    ),
+    _grown(
+        "ContainerProcessOutOfMemory", "isolation_container_oom_survived_total", "container_name", _ERROR_TICKET,
+        lambda name: f"A process of container {name} was ended for want of memory",
+        lambda name, number: (
+            f"Container {name} reached its memory limit, the kernel ended one of its processes, and the container lives on ({number} in "
+            "the last 1m). Whoever that worker served was cut off, and nothing else shows it."
+        ),
+        {}, {},
     ),
     _nameless(
         "ContainerStopNeededKill", "isolation_container_stop_sigkills_total", _TICKET, "A container did not stop when it was asked to",
@@ -193,5 +228,20 @@ CONTAINER_SCENARIOS = [
     _unhealthy(),
     _memory(),
     _engine_down(),
+    _left_behind(
+        "ContainerOrphaned", "isolation_container_orphans", "Stopped containers belong to nobody",
+        "containers on engine {engine} stopped long ago and carry no owner's label: nobody will start them again, nobody cleans them "
+        "up, and they keep their disk, their names and their volumes.",
+    ),
+    _left_behind(
+        "ContainerExpired", "isolation_container_expired", "Containers outlive their own label",
+        "containers on engine {engine} are there although their own label says that they should be gone: a job did not clean up, or "
+        "whoever removes what has expired does not run.",
+    ),
+    _left_behind(
+        "ContainerVolumesUnused", "isolation_container_orphan_volumes", "Volumes belong to nobody",
+        "volumes on engine {engine} carry no owner's label, and no container has used them for long: they fill the disk, and their data "
+        "may be what somebody misses.",
+    ),
 ]  # fmt: skip
 CONTAINER_ALERTS = {scenario.alert for scenario in CONTAINER_SCENARIOS}

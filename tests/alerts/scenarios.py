@@ -70,4 +70,6 @@ def _links(alert: str) -> dict[str, str]:
     }
 
 
-LINKS = {alert.name: _links(alert.name) for alert in build.alerts()}
+LINKS = {
+    alert.name: _links(alert.name) | ({"page_url": f"http://localhost:8400{alert.page}"} if alert.page else {}) for alert in build.alerts()
+}

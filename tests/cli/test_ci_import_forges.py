@@ -5,13 +5,14 @@ from __future__ import annotations
 import ssl
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
+from isolation_monitor.cli.ci_import import client as client_side
 from isolation_monitor.cli.ci_import import github as hub_side
 from isolation_monitor.cli.ci_import import gitlab as lab_side
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere, TooLarge
@@ -287,6 +288,42 @@ def test_a_circle_of_redirects_ends(server: Server) -> None:
 
     with client(server) as asked, pytest.raises(NoAnswer, match="redirects more than"):
         asked.get("/x")
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        lambda page: page,  # to itself
+        lambda page: 1 if page == 3 else page + 1,  # to the first one
+        lambda page: 2 if page == 3 else page + 1,
+    ],
+)
+def test_a_list_that_leads_in_a_circle_ends_with_a_word(following: Callable[[int], int], server: Server) -> None:
+    """Behind a proxy that loses or repeats a part of the query each page names one that was read before."""
+
+    def answer(_path: str, query: dict[str, str]) -> Answer:
+        number = int(query.get("page", "1"))
+        # As forges do: the same query in another order, and under another address.
+        link = f'<http://elsewhere.example/x?page={following(number)}&per_page=100&scope=finished>; rel="next"'
+        return said([{"id": number}], Link=link)
+
+    server.answer = answer
+    found = []
+
+    with client(server) as asked, pytest.raises(NoAnswer, match=r"leads in a circle: page [13] of /runs"):
+        found.extend(one["id"] for one in asked.pages("/runs", {"scope": "finished"}))
+
+    assert found in ([1], [1, 2, 3])
+
+
+def test_a_list_without_an_end_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_side, "PAGES", 5)
+    server.answer = lambda _path, query: said(
+        [{"id": 1}], Link=f'<http://127.0.0.1/x?page={int(query.get("page", "1")) + 1}&per_page=100>; rel="next"'
+    )
+
+    with client(server) as asked, pytest.raises(NoAnswer, match="after 5 of them: ask for less with --since"):
+        list(asked.pages("/runs", {}))
 
 
 def test_a_download_is_cut_off_at_its_limit(server: Server) -> None:

@@ -22,9 +22,15 @@ EXPECTED = {
     "gotestsum-rerun.xml": (3, 3, 0, 1),
     "jest.xml": (1, 3, 0, 1),
     "mocha.xml": (1, 3, 0, 0),
+    "nextest.xml": (3, 3, 0, 0),
     "node.xml": (2, 3, 0, 1),
+    "phpunit.xml": (2, 2, 3, 2),
     "prove.xml": (1, 2, 0, 1),
     "pytest.xml": (2, 2, 2, 2),
+    "rspec.xml": (1, 3, 0, 2),
+    "surefire.xml": (3, 1, 1, 1),
+    "surefire-broken.xml": (0, 0, 1, 0),
+    "vitest.xml": (3, 4, 0, 1),
 }
 
 
@@ -42,7 +48,7 @@ def test_every_real_file_says_by_which_version_it_was_made() -> None:
     versions = json.loads((FILES / "versions.json").read_text(encoding="utf-8"))
 
     assert {path.stem.partition("-")[0] for path in FILES.glob("*.xml")} == versions.keys()
-    assert len(versions) >= 5
+    assert len(versions) >= 12
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -55,7 +61,7 @@ def test_the_file_of_a_real_runner_is_read_as_what_its_tests_did(name: str) -> N
     assert all(test.failure is not None for test in report.tests if test.result in ("fail", "error"))
 
 
-@pytest.mark.parametrize("name", ["ctest.xml", "jest.xml", "mocha.xml", "prove.xml", "pytest.xml"])
+@pytest.mark.parametrize("name", ["ctest.xml", "jest.xml", "mocha.xml", "prove.xml", "pytest.xml", "rspec.xml", "vitest.xml"])
 def test_names_and_times_are_those_that_another_reader_finds(name: str) -> None:
     """junitparser reads the dialects that it knows; on these both must agree."""
     tree = junitparser.JUnitXml.fromfile(str(FILES / name))
@@ -76,11 +82,30 @@ def test_what_a_runner_counts_and_does_not_name_is_an_error() -> None:
     assert "counts 1 more failures than it names" in error.failure.message
 
 
-def test_a_rerun_that_passed_counts_as_passed_and_is_flaky() -> None:
-    report = read_reports([FILES / "gotestsum-rerun.xml"], Path("/build"))
+@pytest.mark.parametrize(
+    ("file", "name"), [("gotestsum-rerun.xml", "TestFlaky"), ("surefire.xml", "isFlaky"), ("nextest.xml", "cart::is_flaky")]
+)
+def test_a_rerun_that_passed_counts_as_passed_and_is_flaky(file: str, name: str) -> None:
+    report = read_reports([FILES / file], Path("/build"))
     [flaky] = [test for test in report.tests if test.is_flaky]
 
-    assert (flaky.name, flaky.result, flaky.passes, flaky.failures) == ("TestFlaky", "pass", 1, 1)
+    assert (flaky.name, flaky.result, flaky.passes, flaky.failures) == (name, "pass", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "failures"), [("surefire.xml", "isWrong", 3), ("nextest.xml", "cart::is_wrong", 3), ("nextest.xml", "cart::hangs", 3)]
+)
+def test_a_test_that_failed_in_each_rerun_failed_as_often_and_is_not_flaky(file: str, name: str, failures: int) -> None:
+    report = read_reports([FILES / file], Path("/build"))
+    [test] = [test for test in report.tests if test.name == name]
+
+    assert (test.result, test.passes, test.failures, test.is_flaky) == ("fail", 0, failures, False)
+
+
+def test_what_went_wrong_before_all_tests_of_a_class_is_of_the_whole_class() -> None:
+    [test] = read_reports([FILES / "surefire-broken.xml"], Path("/build")).tests
+
+    assert (test.group, test.name) == ("com.example.BrokenTest", "(whole class)")
 
 
 def test_flaky_and_rerun_failures_of_surefire_are_evidence(tmp_path: Path) -> None:

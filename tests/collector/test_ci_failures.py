@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
+from isolation_monitor.cli.junit import read_reports
 from isolation_monitor.collector.ci.failures import CATEGORIES, diagnose, normalize
 from isolation_monitor.collector.ci.flakiness import is_broken, suspects
 
+FILES = Path(__file__).parents[1] / "junit_files"
 SAID = [
     ("isolation_violation", "IsolationViolation", "wrong_socket: an event of one user reached another", ""),
     ("out_of_memory", "java.lang.OutOfMemoryError", "Java heap space", ""),
@@ -152,3 +155,28 @@ def test_a_run_in_which_much_failed_is_of_the_machine() -> None:
     assert is_broken(30, 100)
     assert not is_broken(20, 100)
     assert not is_broken(5, 6)
+
+
+@pytest.mark.parametrize(
+    ("file", "test", "category", "said"),
+    [
+        ("nextest.xml", "cart::hangs", "timeout", "running 1 test"),
+        ("nextest.xml", "cart::is_wrong", "assertion", "assertion `left == right` failed: the sum"),
+        ("nextest.xml", "cart::calls", "connection_refused", "called `Result::unwrap()` on an `Err` value"),
+        ("phpunit.xml", "testIsWrong", "assertion", "the sum"),
+        ("phpunit.xml", "testCalls", "connection_refused", "stream_socket_client(): Unable to connect"),
+        ("phpunit.xml", "testSaysNothing", "unknown", "This test did not perform any assertions"),
+        ("rspec.xml", "cart when empty has no total", "connection_refused", "Connection refused - connect(2)"),
+        ("surefire.xml", "calls", "connection_refused", "Connection refused"),
+        ("vitest.xml", "cart > when empty > hangs", "timeout", "Test timed out in 50ms"),
+        ("vitest.xml", "broken.test.mjs", "import", "Cannot find module"),
+    ],
+)
+def test_what_real_runners_say_is_told_by_its_reason_and_not_by_its_headings(file: str, test: str, category: str, said: str) -> None:
+    """PHPUnit begins with the test's name, Rust with the number of a thread, which is another one in each run."""
+    [found] = [one for one in read_reports([FILES / file], Path("/build")).tests if one.name == test]
+    assert found.failure is not None
+
+    diagnosis = diagnose("key", found.failure.kind, found.failure.message, found.failure.detail)
+
+    assert (diagnosis.category, diagnosis.said[: len(said)]) == (category, said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
-from isolation_monitor.collector.ci import domain, service
+from isolation_monitor.collector.ci import domain, repository, service
 from isolation_monitor.collector.ci.packing import packed, result_in, unpacked, uses_in
 from isolation_monitor.collector.ci.repository import CiRepository
 from isolation_monitor.collector.ci.resources import AMOUNTS, Usage, Use, heaviest, usage_as_json, usage_of, use_of
@@ -250,3 +252,41 @@ def test_usage_is_stored_and_read() -> None:
 
     assert usage_of(usage_as_json(usage)) == usage
     assert usage_of(None) is None
+
+
+def test_one_line_is_found_wherever_the_parts_end_that_are_unpacked() -> None:
+    """Lines of 0 to 70,000 bytes: the second part, of what tests used, is unpacked piece by piece."""
+    used = [None if n % 7 == 0 else Use({"cpu_s": float(n)}, "x" * (70_000 if n == 40 else 900 * (n % 3))) for n in range(200)]
+    tests = [domain.TestResult("shop", f"test_{n}", "", "pass", 1.0, 1, 0, None, one) for n, one in enumerate(used)]
+    content = packed(tests)
+
+    found = [result_in(content, test.key) for test in tests]
+
+    assert [one.used if one is not None else None for one in found] == used
+
+
+@pytest.mark.parametrize("suite", ["unit", None])
+async def test_runs_of_a_commit_are_found_by_an_index_by_how_it_begins(
+    suite: str | None, make_api: Callable[..., Any], database_url: str
+) -> None:
+    """Else a page reads every run, with the results of all tests, to show one."""
+    async with make_api(database_url) as api:
+        ci = Ci(api)
+        for n in range(3):
+            await ci.send(case("a"), commit=f"{n}abc" + "0" * 36)
+        asked = "" if suite is None else f"&suite={suite}"
+
+        found = [(await ci.get(f"runs?commit={beginning}{asked}"))["items"] for beginning in ("1abc", "1abc" + "0" * 36, "abcd")]
+        statement = repository.newest_ids(suite, None, "1abc", None, 10)
+        async with api.app.state.runtime.database.reading() as connection:
+            if connection.dialect.name == "postgresql":
+                # Three rows are read faster than any index.
+                await connection.execute(text("SET LOCAL enable_seqscan = off"))
+            explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+            asked_sql = str(statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
+            plan = "\n".join(str(row[-1]) for row in await connection.execute(text(explain + asked_sql.replace(":", "\\:"))))
+
+    assert [len(runs) for runs in found] == [1, 1, 0]
+    # PostgreSQL knows how few rows there are and takes the one index of a suite for as good as the other.
+    assert "_commit" in plan or (suite is not None and "Index Scan" in plan)
+    assert not re.search(r"SCAN ci_runs|Seq Scan", plan)

@@ -14,7 +14,7 @@ import pytest
 
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.container_metrics import NAME_CAP, ContainerMetrics, Shown
-from isolation_monitor.collector.containers.domain import Action, EngineEvent, Rules, Seen, expiry_of
+from isolation_monitor.collector.containers.domain import Action, EngineEvent, EngineState, Rules, Seen, Volume, expiry_of, still_unused
 from isolation_monitor.collector.containers.engine import Engine, EngineAway, EngineInfo
 from isolation_monitor.collector.containers.follower import Follower
 from isolation_monitor.collector.containers.lives import Lives
@@ -197,12 +197,41 @@ class TestHowItEnded:
 
         assert [one.reason for one in deaths] == ["error", "killed", "killed"]
 
-    def test_one_life_runs_out_of_memory_once(self) -> None:
+    def test_a_lack_of_memory_is_told_once_however_often_the_kernel_tries(self) -> None:
         lives = followed(seen("running", 0))
 
         assert told(lives, *(event("oom", n) for n in (1, 1.1, 1.2))) == ["out_of_memory"]
         assert [one.reason for one in lives.event(event("die", 2, exit_code=137))] == ["oom_killed"]
         assert told(lives, event("oom", 2.1), event("start", 3), event("oom", 4)) == ["out_of_memory"]
+        assert told(lives, event("oom", 3600), event("oom", 3601)) == ["out_of_memory"]
+
+    def test_a_kill_is_judged_when_it_is_known_to_be_no_removal(self) -> None:
+        """`docker rm -f` is one act, with an alert of its own."""
+        killed, removed, stopped, at_once = (followed(seen("running", 0)) for _ in range(4))
+        told(killed, event("kill", 1, signal=9), event("die", 1.1, exit_code=137))
+        told(removed, event("kill", 1, signal=9), event("die", 1.1, exit_code=137), event("destroy", 1.3))
+        told(stopped, event("kill", 1, signal=15), event("kill", 11, signal=9), event("die", 11.1, exit_code=137))
+        kinds = told(at_once, event("kill", 1, signal=15), event("kill", 1.01, signal=9), event("die", 1.1, exit_code=137))
+
+        assert killed.judged(at(5)) == []
+        assert [lives.judged(at(30)) for lives in (killed, removed, stopped, at_once)] == [[("web", "kill")], [], [], [("web", "kill")]]
+        assert killed.judged(at(31)) == []
+        assert kinds == ["stop", "kill", "death"]
+
+    def test_a_killed_container_that_lives_again_at_once_was_killed_all_the_same(self) -> None:
+        lives = followed(seen("running", 0))
+        told(lives, event("kill", 1, signal=9), event("die", 1.1, exit_code=137), event("start", 2))
+
+        assert lives.judged(at(7)) == [("web", "kill")]
+
+    def test_a_worker_that_starves_in_a_container_that_lives_on_is_told(self) -> None:
+        survives, ends = followed(seen("running", 0)), followed(seen("running", 0))
+        told(survives, event("oom", 1), event("oom", 1.2))
+        told(ends, event("oom", 1), event("die", 1.5, exit_code=137))
+
+        assert (survives.judged(at(7)), ends.judged(at(7))) == ([("web", "oom_survived")], [])
+        told(survives, event("oom", 30))
+        assert survives.judged(at(36)) == [("web", "oom_survived")]
 
 
 class TestHealth:
@@ -316,6 +345,20 @@ class TestStorms:
 )
 def test_labels_say_when_a_container_should_be_gone(labels: dict[str, str], expires: float | None) -> None:
     assert expiry_of(labels, T0) == (None if expires is None else at(expires))
+
+
+def test_volumes_of_nobody_are_orphans_after_the_time_that_stopped_containers_have() -> None:
+    """Compose labels its volumes, and `docker compose down` leaves them on purpose."""
+    rules = Rules()
+    nobodys, composed = Volume("left", {}), Volume("shop_data", {"com.docker.compose.project": "shop"})
+
+    first = still_unused([nobodys, composed], {}, at(0), rules)
+    later = still_unused([nobodys, composed, Volume("new", {})], first, at(3600), rules)
+    used_meanwhile = still_unused([nobodys], still_unused([], later, at(3700), rules), at(3800), rules)
+
+    assert (first, later) == ({"left": at(0)}, {"left": at(0), "new": at(3600)})
+    assert EngineState("docker", "e", True, at(0), at(0), unused_volumes=later).orphan_volumes(at(3600), rules) == ["left"]
+    assert used_meanwhile == {"left": at(3800)}
 
 
 class TestSettings:

@@ -231,6 +231,34 @@ async def test_a_forced_removal_is_recorded_with_who_and_what(watch: Watch) -> N
     assert (await watch.container(name))["state"] == "removed"
 
 
+async def test_a_kill_by_hand_is_counted_beside_forced_removals_and_obeyed_stops(watch: Watch) -> None:
+    """`docker kill` and `docker stop -t 0`; `docker rm -f` is one act with an alert of its own."""
+    killed, rushed, removed, stopped = [await watch.run(*OBEYS) for _ in range(4)]
+    await watch.do("POST", f"/containers/{killed}/kill")
+    await watch.do("POST", f"/containers/{rushed}/stop?t=0")
+    await watch.do("DELETE", f"/containers/{removed}?force=1")
+    await watch.do("POST", f"/containers/{stopped}/stop?t=10")
+
+    for name in (killed, rushed):
+        await watch.counts(1, "isolation_container_kills_total", container_name=name)
+    for name in (removed, stopped):
+        assert await watch.metric("isolation_container_kills_total", container_name=name) == 0
+    (kill,) = await watch.events(kind="kill", container=killed)
+    assert (kill["signal"], kill["forced"], kill["after_stop_s"]) == ("SIGKILL", True, None)
+
+
+async def test_a_worker_that_starves_in_a_container_that_lives_on_is_counted(watch: Watch) -> None:
+    """The engine calls such a container well: only its `oom` event tells."""
+    name = await watch.run("sh", "-c", "sleep 1; (head -c 100000000 /dev/zero | tail); sleep 600", Memory=8 << 20, MemorySwap=8 << 20)
+
+    await watch.counts(1, "isolation_container_oom_survived_total", container_name=name)
+
+    assert (await watch.container(name))["state"] == "running"
+    assert await watch.metric("isolation_container_exits_total", container_name=name, isolation_reason="oom_killed") == 0
+    assert len(await watch.events(kind="out_of_memory", container=name)) == 1
+    await watch.do("DELETE", f"/containers/{name}?force=1")
+
+
 async def test_a_removal_after_a_stop_is_graceful(watch: Watch) -> None:
     name = await watch.run(*OBEYS)
     await watch.do("POST", f"/containers/{name}/stop?t=10")
@@ -279,6 +307,9 @@ async def test_what_nobody_owns_and_what_has_expired_is_counted(followed: Follow
         await watch.counts(1, "isolation_container_expired", isolation_engine="docker")
         await watch.counts(1, "isolation_container_dangling_volumes", isolation_engine="docker")
         assert (await watch.metric("isolation_container_orphans", isolation_engine="docker") or 0) >= 1
+        await watch.counts(1, "isolation_container_orphan_volumes", isolation_engine="docker")
+        (told,) = (await watch.api.get("/v1/containers")).json()["engines"]
+        assert [one["name"] for one in told["orphan_volumes"]] == ["left"]
     engine.ask("DELETE", f"/containers/{late}?force=1")
     engine.ask("DELETE", "/volumes/left")
 

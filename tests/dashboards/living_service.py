@@ -251,7 +251,8 @@ class LivingService:
             Shown("web", "running", "unhealthy" if is_bad else "healthy", made, (60 if is_bad else 20) << 20, limit, self._cpu_s, 2.0),
             Shown("worker", "restarting" if is_bad else "running", "none", made, None if is_bad else 10 << 20, limit, self._cpu_s, 2.0),
         ]
-        containers.show("docker", shown, orphans=int(is_bad), expired=int(is_bad), dangling_volumes=int(is_bad))
+        left = int(is_bad)
+        containers.show("docker", shown, orphans=left, expired=left, dangling_volumes=left, orphan_volumes=left)
         # Somewhere a job is always started again, and ended as it should be.
         containers.restarted("worker", 1)
         containers.exited("worker", "clean")
@@ -261,6 +262,8 @@ class LivingService:
             containers.removed("forced")
             containers.stormed()
             containers.stop_needed_sigkill()
+            containers.killed("worker")
+            containers.survived_oom("web")
 
     _cpu_s = 0.0
     _failed_tests = 0

@@ -222,7 +222,7 @@ def exposed() -> dict[str, set[str]]:
         }
     )
     shown = Shown("web", "running", "healthy", 1.0, 1, 2, 3.0, 0.5)
-    collector.containers.show("docker", [shown], orphans=0, expired=0, dangling_volumes=0)
+    collector.containers.show("docker", [shown], orphans=0, expired=0, dangling_volumes=0, orphan_volumes=0)
     collector.ci.show([SuiteNumbers("unit", {"pass": 1}, dict.fromkeys(ci_alerts.COLLECTOR_SERIES, 1.0))])
     collector.probes.checked("login", ProbeShown("chat", True, 0.1, 1.0, 1.0, 60.0, 200, 2.0))
     for family in text_string_to_metric_families(collector.render().decode()):

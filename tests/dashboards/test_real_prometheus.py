@@ -309,6 +309,9 @@ CHANGES = {
             "Nobody's, expired, unused / A",
             "Nobody's, expired, unused / B",
             "Nobody's, expired, unused / C",
+            "Nobody's, expired, unused / D",
+            "Kills, by container / A",
+            "Processes out of memory, by container / A",
         )
     },
     "failed-gate": {ROLLOUT + "Gates that failed / A", ROLLOUT + "Held to / A"},

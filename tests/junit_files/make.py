@@ -3,8 +3,9 @@
 
 Each runner gets a small project with tests that pass, fail, err and are skipped. What a runner leaves is kept as it is, except for the
 names of the machine and of its folders. `versions.json` tells by which versions the files were made. A runner that is missing is left
-out with a word; its file stays. Needs (each for its own file): pytest, node 20, npm (jest, jest-junit, mocha, mocha-junit-reporter),
-ctest, go with gotestsum, prove with TAP::Harness::JUnit.
+out with a word; its file stays. Needs (each for its own file): pytest, node 20, npm (jest, jest-junit, mocha, mocha-junit-reporter,
+vitest), ctest, go with gotestsum, prove with TAP::Harness::JUnit, Maven with surefire and JUnit 5 in its local repository, PHPUnit, RSpec
+with rspec_junit_formatter, cargo-nextest.
 """
 
 from __future__ import annotations
@@ -215,6 +216,168 @@ def prove(folder: Path) -> dict[str, str]:
     return {"prove.xml": (folder / "out.xml").read_text(encoding="utf-8"), "": f"{ours} (perl {perl})"}
 
 
+def surefire(folder: Path) -> dict[str, str]:
+    """Maven with JUnit 5, `rerunFailingTestsCount` on; tests in two classes, which surefire writes to two files."""
+    test = "org.junit.jupiter.api"
+    _write(
+        folder,
+        {
+            "pom.xml": (
+                '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>\n'
+                "<groupId>com.example</groupId><artifactId>orders</artifactId><version>1</version>\n"
+                "<properties><maven.compiler.release>17</maven.compiler.release>"
+                "<project.build.sourceEncoding>UTF-8</project.build.sourceEncoding></properties>\n"
+                f"<dependencies><dependency><groupId>org.junit.jupiter</groupId><artifactId>junit-jupiter</artifactId>"
+                f"<version>{_JUPITER}</version><scope>test</scope></dependency></dependencies>\n"
+                "<build><plugins><plugin><artifactId>maven-resources-plugin</artifactId><version>3.3.1</version></plugin>"
+                "<plugin><artifactId>maven-compiler-plugin</artifactId><version>3.14.0</version></plugin>"
+                "<plugin><groupId>org.apache.maven.plugins</groupId><artifactId>maven-surefire-plugin</artifactId>"
+                f"<version>{_SUREFIRE}</version><configuration><rerunFailingTestsCount>2</rerunFailingTestsCount></configuration>"
+                # Maven 3.8 adds one of 2006 to a plugin that names none.
+                "<dependencies><dependency><groupId>org.codehaus.plexus</groupId><artifactId>plexus-utils</artifactId>"
+                "<version>3.5.1</version></dependency></dependencies>"
+                "</plugin></plugins></build></project>\n"
+            ),
+            "src/test/java/com/example/OrdersTest.java": (
+                f"package com.example;\nimport static {test}.Assertions.*;\nimport {test}.*;\n"
+                "class OrdersTest {\n  static int tries = 0;\n"
+                "  @Test void adds() { assertEquals(2, 1 + 1); }\n"
+                '  @Test @DisplayName("is wrong, a<b&c") void isWrong() { assertEquals(4, 3, "the sum"); }\n'
+                '  @Test void isFlaky() { assertTrue(++tries > 1, "only the second time"); }\n'
+                '  @Test @Disabled("not today") void later() {}\n'
+                '  @Test void calls() throws Exception { new java.net.Socket("127.0.0.1", 1).close(); }\n'
+                "  @Nested class WhenEmpty { @Test void hasNoTotal() {} }\n"
+                "}\n"
+            ),
+            "src/test/java/com/example/BrokenTest.java": (
+                f"package com.example;\nimport {test}.*;\nclass BrokenTest {{\n"
+                '  @BeforeAll static void database() { throw new IllegalStateException("no database"); }\n'
+                "  @Test void neverRuns() {}\n}\n"
+            ),
+        },
+    )
+    _run(folder, "mvn", "--batch-mode", "--offline", "test")
+    reports = folder / "target" / "surefire-reports"
+    made = {
+        f"surefire{suffix}.xml": (reports / f"TEST-com.example.{name}.xml").read_text(encoding="utf-8")
+        for suffix, name in (("", "OrdersTest"), ("-broken", "BrokenTest"))
+    }
+    # What the JVM and Maven know of the machine is of no interest here.
+    made = {name: re.sub(r"(?s)<properties>.*?</properties>", "<properties/>", text, count=1) for name, text in made.items()}
+    return {**made, "": f"{_SUREFIRE} (maven {_maven()}, junit-jupiter {_JUPITER})"}
+
+
+_SUREFIRE, _JUPITER = "3.5.4", "5.12.2"
+
+
+def _maven() -> str:
+    return re.sub(r"\x1b\[[\d;]*m", "", _version("mvn", "--version")).removeprefix("Apache Maven ").split()[0]
+
+
+def vitest(folder: Path) -> dict[str, str]:
+    spec = (
+        "import {{ describe, expect, it }} from 'vitest';\n"
+        "let tries = 0;\n"
+        "describe('cart', () => {{\n  it('adds', () => {{ expect(1 + 1).toBe(2); }});\n  it('is wrong', () => {{ expect(3).toBe(4); }});\n"
+        "  it.skip('later', () => {{}});\n  it.fails('known', () => {{ expect(1).toBe(2); }});\n"
+        "  it('is flaky', {{ retry: 2 }}, () => {{ tries += 1; expect(tries).toBeGreaterThan(1); }});\n"
+        "  describe('when empty', () => {{\n    it('throws', () => {{ throw new TypeError('total is not a function'); }});\n"
+        "    it('hangs', {{ timeout: 50 }}, () => new Promise((resolve) => setTimeout(resolve, 500)));\n  }});\n}});\n"
+    ).format()
+    _write(
+        folder,
+        {
+            "cart.test.mjs": spec,
+            "broken.test.mjs": "import './nowhere-to-be-found.mjs';\n",
+            "package.json": '{"name": "cart", "private": true, "type": "module"}\n',
+        },
+    )
+    _run(folder, "npm", "install", "--no-audit", "--no-fund", "vitest@3")
+    _run(folder, "npx", "vitest", "run", "--reporter=junit", "--outputFile=out.xml")
+    return {"vitest.xml": (folder / "out.xml").read_text(encoding="utf-8"), "": _npm_version(folder, "vitest")}
+
+
+def phpunit(folder: Path) -> dict[str, str]:
+    _write(
+        folder,
+        {
+            "tests/OrdersTest.php": (
+                "<?php\nuse PHPUnit\\Framework\\TestCase;\nfinal class OrdersTest extends TestCase {\n"
+                "  public function testAdds(): void { $this->assertSame(2, 1 + 1); }\n"
+                "  public function testIsWrong(): void { $this->assertSame(4, 3, 'the sum'); }\n"
+                "  public function testLater(): void { $this->markTestSkipped('not today'); }\n"
+                "  public function testUnfinished(): void { $this->markTestIncomplete('half done'); }\n"
+                "  public function testSaysNothing(): void {}\n"
+                "  public function testCalls(): void { stream_socket_client('tcp://127.0.0.1:1', $code, $text, 1); }\n"
+                "  public function testThrows(): void { throw new RuntimeException('no total'); }\n"
+                "  /** @dataProvider names */\n"
+                "  public function testNames(string $name): void { $this->assertMatchesRegularExpression('/^[a-z]+$/', $name); }\n"
+                "  public static function names(): array { return ['plain' => ['shop'], 'Größe' => ['a<b&c']]; }\n}\n"
+            )
+        },
+    )
+    _run(folder, "phpunit", "--log-junit", "out.xml", "tests")
+    php = re.sub(r"PHP (\d[\d.]*).*", r"\1", _version("php", "--version"))
+    ours = re.sub(r"^PHPUnit (\d[\d.]*).*", r"\1", _version("phpunit", "--version"))
+    return {"phpunit.xml": (folder / "out.xml").read_text(encoding="utf-8"), "": f"{ours} (php {php})"}
+
+
+def rspec(folder: Path) -> dict[str, str]:
+    _write(
+        folder,
+        {
+            "spec/cart_spec.rb": (
+                "require 'socket'\nRSpec.describe 'cart' do\n  it('adds') { expect(1 + 1).to eq 2 }\n"
+                "  it('is wrong') { expect(3).to eq 4 }\n  xit('later') { }\n"
+                "  it('known') { pending 'known'; expect(1).to eq 2 }\n"
+                "  context 'when empty' do\n    before { TCPSocket.new('127.0.0.1', 1) }\n    it('has no total') { }\n  end\n"
+                "  it('throws <a&b>') { nil.total }\nend\n"
+            )
+        },
+    )
+    _run(folder, "rspec", "--format", "RspecJunitFormatter", "--out", "out.xml")
+    codes = (
+        "puts Gem::Specification.find_by_name('rspec_junit_formatter').version",
+        "require 'rspec/core'; puts RSpec::Core::Version::STRING",
+        "puts RUBY_VERSION",
+    )
+    ours = "rspec_junit_formatter {} (rspec {}, ruby {})".format(*(_version("ruby", "-e", code) for code in codes))
+    return {"rspec.xml": (folder / "out.xml").read_text(encoding="utf-8"), "": ours}
+
+
+def nextest(folder: Path) -> dict[str, str]:
+    _write(
+        folder,
+        {
+            "Cargo.toml": '[package]\nname = "orders"\nversion = "0.1.0"\nedition = "2021"\n',
+            ".config/nextest.toml": (
+                '[profile.ci]\nretries = 2\nfail-fast = false\nslow-timeout = { period = "4s", terminate-after = 1 }\n'
+                '[profile.ci.junit]\npath = "junit.xml"\n'
+            ),
+            "src/lib.rs": (
+                "#[cfg(test)]\nmod cart {\n"
+                "    #[test]\n    fn adds() { assert_eq!(1 + 1, 2); }\n"
+                '    #[test]\n    fn is_wrong() { assert_eq!(3, 4, "the sum"); }\n'
+                "    #[test]\n    fn is_flaky() {\n"
+                '        let seen = std::path::Path::new("seen");\n'
+                '        if !seen.exists() { std::fs::write(seen, "").unwrap(); panic!("only the second time"); }\n'
+                "    }\n"
+                "    #[test]\n    #[ignore]\n    fn later() {}\n"
+                '    #[test]\n    fn calls() { std::net::TcpStream::connect("127.0.0.1:1").unwrap(); }\n'
+                "    #[test]\n    fn hangs() { std::thread::sleep(std::time::Duration::from_secs(60)); }\n}\n"
+            ),
+            "tests/whole.rs": "#[test]\nfn passes() {}\n",
+        },
+    )
+    _run(folder, "cargo-nextest", "nextest", "run", "--offline", "--profile", "ci", RUST_BACKTRACE="0")
+    made = (folder / "target" / "nextest" / "ci" / "junit.xml").read_text(encoding="utf-8")
+    ours, rust = (
+        re.sub(r"^\D*(\d+\.\d+\.\d+).*", r"\1", _version(*command))
+        for command in (("cargo-nextest", "nextest", "--version"), ("rustc", "--version"))
+    )
+    return {"nextest.xml": made, "": f"{ours} (rust {rust})"}
+
+
 RUNNERS: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
     "pytest": ("pytest", pytest),
     "node": ("node", node),
@@ -223,6 +386,11 @@ RUNNERS: dict[str, tuple[str, Callable[[Path], dict[str, str]]]] = {
     "ctest": ("ctest", ctest),
     "gotestsum": ("gotestsum", gotestsum),
     "prove": ("prove", prove),
+    "surefire": ("mvn", surefire),
+    "vitest": ("npm", vitest),
+    "phpunit": ("phpunit", phpunit),
+    "rspec": ("rspec", rspec),
+    "nextest": ("cargo-nextest", nextest),
 }
 """By name: the program that has to be there, and what makes the file."""
 

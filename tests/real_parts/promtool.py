@@ -8,9 +8,12 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote_plus
 
 from tests.real_parts.processes import binary
+
+_LABEL: Final = re.compile(r"\{\{ \$labels\.(\w+) \| urlquery \}\}")
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,7 @@ class Scenario:
 
     @staticmethod
     def _expected(alert: Firing, links: dict[str, str]) -> dict[str, Any]:
-        service = alert.labels["service"]
-        opened = {name: link.replace("{{ $labels.service | urlquery }}", service) for name, link in links.items()}
+        opened = {name: _LABEL.sub(lambda found: quote_plus(alert.labels[found[1]]), link) for name, link in links.items()}
         return {"exp_labels": alert.labels, "exp_annotations": {"summary": alert.summary, "description": alert.description, **opened}}
 
 
