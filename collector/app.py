@@ -264,8 +264,9 @@ def _announcements(settings: CollectorSettings, database: Database, clock: Clock
     return AnnouncementService(database, clock, Links(settings.base_url, settings.grafana_url), grafana, alertmanager)
 
 
-async def _store_unavailable(_request: Request, error: Exception) -> Response:
-    problem = problems.Unavailable(f"{error}; nothing was stored, send it again")
+async def _store_unavailable(request: Request, error: Exception) -> Response:
+    what = "ask again" if request.method in ("GET", "HEAD") else "nothing was stored, send it again"
+    problem = problems.Unavailable(f"{error}; {what}")
     return problems.problem_response(problem.status, problem.title, problem.detail, problem.headers)
 
 

@@ -47,7 +47,7 @@ class Total:
 async def totals_by_defect(connection: AsyncConnection, query: ViolationQuery) -> list[Total]:
     """Return at most `query.limit` defects, the one with the newest violation first; retracted ones are left out."""
     found: dict[tuple[str, str], Total] = {}
-    for row, part in _parts(query):
+    for row, part in parts_of(query):
         newest = func.max(row.last if row is ViolationCountRow else row.time)
         statement = (
             select(
@@ -61,7 +61,7 @@ async def totals_by_defect(connection: AsyncConnection, query: ViolationQuery) -
         )  # fmt: skip
         if part.since == query.since and part.until == query.until:
             statement = statement.limit(query.limit)
-        for service, fingerprint, order, first, last, violations, records in await connection.execute(_narrowed(statement, row, part)):
+        for service, fingerprint, order, first, last, violations, records in await connection.execute(narrowed(statement, row, part)):
             total = Total(service, fingerprint, order, first, last, int(violations), int(records))
             if (known := found.setdefault((service, fingerprint), total)) is not total:
                 known.add(total)
@@ -78,7 +78,7 @@ async def history(connection: AsyncConnection, query: HistoryQuery) -> list[Coun
     statement = select(*columns, func.sum(row.records), func.sum(row.violations)).where(
         row.hour >= query.since, row.hour < query.until, row.retracted.is_(False)
     )
-    for name in ("service", "kind", "grade", "detector", "arm", "synthetic"):
+    for name in ("service", "kind", "grade", "detector", "arm", "synthetic", "suppressed"):
         if (value := getattr(query, name)) is not None:
             statement = statement.where(getattr(row, name) == value)
     found: list[Count] = []
@@ -95,7 +95,7 @@ def _day(connection: AsyncConnection) -> ColumnElement[datetime]:
     return type_coerce(func.strftime("%Y-%m-%d 00:00:00.000000", hour, type_=String()), hour.type)
 
 
-def _parts(query: ViolationQuery) -> Iterator[tuple[Any, ViolationQuery]]:  # Any: either table
+def parts_of(query: ViolationQuery) -> Iterator[tuple[Any, ViolationQuery]]:  # Any: either table
     """Cut a range into full hours, counted already, and its edges, which are not."""
     begins = None if query.since is None else full_hour(query.since + _HOUR - timedelta(microseconds=1))
     ends = None if query.until is None else full_hour(query.until)
@@ -114,10 +114,11 @@ def full_hour(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _narrowed(statement: Any, row: Any, query: ViolationQuery) -> Any:  # Any: a select of any columns of either table
+def narrowed(statement: Any, row: Any, query: ViolationQuery) -> Any:  # Any: a select of any columns of either table
+    """Return `statement` with the conditions of `query` on the columns of `row`; retracted violations are left out."""
     is_counts = row is ViolationCountRow
     statement = statement.where(row.retracted.is_(False) if is_counts else row.retracted_at.is_(None))
-    for name in ("service", "kind", "grade", "synthetic", "detector", "arm", "fingerprint"):
+    for name in ("service", "kind", "grade", "synthetic", "detector", "arm", "fingerprint", "suppressed"):
         if (value := getattr(query, name)) is not None:
             statement = statement.where(getattr(row, name) == value)
     time = row.hour if is_counts else row.time

@@ -42,6 +42,11 @@ class ViolationRecord:
     detail: Json
     extra: Json
 
+    @property
+    def is_suppressed(self) -> bool:
+        """Say whether the suppressions file of its service accepts it for now."""
+        return self.detail.get("suppressed") is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
@@ -203,6 +208,8 @@ class ViolationQuery:
     run_id: str | None = None
     """On either side."""
     is_oldest_first: bool = False
+    suppressed: bool | None = None
+    """Accepted for now by the suppressions of its service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +252,7 @@ class HistoryQuery:
     detector: str | None = None
     arm: str | None = None
     synthetic: bool | None = None
+    suppressed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,6 +283,7 @@ def _narrowed(statement: Any, query: ViolationQuery) -> Any:  # Any: a select of
         (row.arm, query.arm),
         (row.fingerprint, query.fingerprint),
         (row.instance, query.instance),
+        (row.suppressed, query.suppressed),
     ):
         if value is not None:
             statement = statement.where(column == value)

@@ -79,6 +79,7 @@ async def list_violations(
     retracted: bool | None = None,
     principal: Name = None,
     run_id: Long = None,
+    suppressed: bool | None = None,
     order: Literal["newest", "oldest"] = "newest",
     fields: Fields = None,
     limit: Limit = 100,
@@ -89,7 +90,7 @@ async def list_violations(
     # One more than asked for tells whether there is a next page.
     query = ViolationQuery(
         service, kind, grade, since, until, synthetic, limit + 1, read_cursor(cursor), detector, arm, fingerprint, instance, retracted,
-        principal, run_id, order == "oldest",
+        principal, run_id, order == "oldest", suppressed,
     )  # fmt: skip
     found = await evidence.find(query)
     page = found[:limit]
@@ -143,9 +144,10 @@ async def get_history(
     detector: Name = None,
     arm: Name = None,
     synthetic: bool | None = None,
+    suppressed: bool | None = None,
 ) -> JsonResponse:
     """Count violations by hour or day (UTC), as far back as they are kept; retracted ones are left out."""
-    found, query = await evidence.history(since, until, by, step == "day", service, kind, grade, detector, arm, synthetic)
+    found, query = await evidence.history(since, until, by, step == "day", service, kind, grade, detector, arm, synthetic, suppressed)
     return JsonResponse(answers.history(found, query))
 
 
@@ -162,10 +164,13 @@ async def list_groups(
     detector: Name = None,
     arm: Name = None,
     fingerprint: Name = None,
+    suppressed: bool | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JsonResponse:
     """List violations by fingerprint, the newest first: one group is one defect, with how often it happened and to how many users."""
-    query = ViolationQuery(service, kind, grade, since, until, synthetic, limit, detector=detector, arm=arm, fingerprint=fingerprint)
+    query = ViolationQuery(
+        service, kind, grade, since, until, synthetic, limit, detector=detector, arm=arm, fingerprint=fingerprint, suppressed=suppressed
+    )
     found = await evidence.groups(query)
     return JsonResponse({"schema": "violation-groups/1", "items": [answers.group(item, runtime.settings.base_url) for item in found]})
 

@@ -88,7 +88,7 @@ VIOLATIONS: Final = Table(
     ViolationRow,
     (
         *("id", "service", "instance", "time", "received_at", "kind", "grade", "grade_sent", "detector", "arm", "synthetic", "summary"),
-        *("fingerprint", "count", "resource", "victim", "offender", "detail", "extra", "retracted_at", "day"),
+        *("fingerprint", "count", "resource", "victim", "offender", "detail", "extra", "retracted_at", "day", "suppressed"),
     ),
 )
 AMENDMENTS: Final = Table(
@@ -172,7 +172,7 @@ def _violation(r: ViolationRecord, sender: Sender, received: object, times: Time
     return (
         r.id, *sender, times.moment(r.time), received, r.kind, r.grade, r.grade, r.detector, r.arm, r.synthetic, r.summary,
         r.fingerprint, r.count, _text_or_null(r.resource), _text_or_null(r.victim), _text_or_null(r.offender), _text(r.detail),
-        _text(r.extra), None, times.day(day_of(r.id, r.time)),
+        _text(r.extra), None, times.day(day_of(r.id, r.time)), r.is_suppressed,
     )  # fmt: skip
 
 

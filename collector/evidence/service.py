@@ -73,6 +73,7 @@ class EvidenceService:
         detector: str | None = None,
         arm: str | None = None,
         synthetic: bool | None = None,
+        suppressed: bool | None = None,
     ) -> tuple[list[Count], HistoryQuery]:
         """Count violations by day or hour, and say of which range: the last 30 days without one, from full step to full step.
 
@@ -89,7 +90,7 @@ class EvidenceService:
         ends = ends if ends == until else ends + step
         if (ends - begins) / step > MAX_STEPS:
             raise Invalid(f"the range has more than {MAX_STEPS} {'days' if is_daily else 'hours'}: ask for less, or by day")
-        query = HistoryQuery(begins, ends, by, is_daily, service, kind, grade, detector, arm, synthetic)
+        query = HistoryQuery(begins, ends, by, is_daily, service, kind, grade, detector, arm, synthetic, suppressed)
         async with self._database.reading() as connection:
             return await history(connection, query), query
 

@@ -1,7 +1,7 @@
 """What the pages read of evidence beside single violations: sums by service and by day.
 
-Planted faults and retracted violations are left out. Sums by service count what gates count, so those that are accepted for now are
-left out, too. Sums by day are read from hourly counts, which do not tell these apart: they are in.
+They count what gates count: planted faults, retracted violations and those that are accepted for now are left out. Read from the
+hourly counts, so that 30 days cost what a day costs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from isolation_monitor.collector.evidence.counts import history
-from isolation_monitor.collector.evidence.domain import HistoryQuery
-from isolation_monitor.collector.storage.models import ViolationRow, counting
+from isolation_monitor.collector.evidence.counts import history, narrowed, parts_of
+from isolation_monitor.collector.evidence.domain import HistoryQuery, ViolationQuery
+from isolation_monitor.collector.storage.models import ViolationCountRow
 
 SERVICES_LIMIT: Final = 200
 _ALWAYS: Final = datetime(9999, 1, 1, tzinfo=UTC)
@@ -52,23 +52,24 @@ class EvidenceSummaries:
 
     async def by_service(self, since: datetime) -> list[ServiceSum]:
         """Return the sums of every service with a violation since then, by name; at most 200 services."""
-        row = ViolationRow
-        statement = (
-            select(row.service, row.grade, func.sum(row.count), func.max(row.time))
-            .where(row.time >= since, *counting())
-            .group_by(row.service, row.grade)
-            .order_by(row.service, row.grade)
-            .limit(SERVICES_LIMIT * 3)
-        )
         found: dict[str, ServiceSum] = {}
-        for service, grade, number, last in await self._connection.execute(statement):
-            one = found.setdefault(service, ServiceSum(service))
-            one.by_grade[grade] = int(number)
-            if grade in ("crossed", "reachable"):
-                one.last_crossing = last if one.last_crossing is None else max(last, one.last_crossing)
-        return list(found.values())
+        for row, part in parts_of(ViolationQuery(since=since, synthetic=False, suppressed=False)):
+            is_counts = row is ViolationCountRow
+            number = func.sum(row.violations if is_counts else row.count)
+            statement = (
+                select(row.service, row.grade, number, func.max(row.last if is_counts else row.time))
+                .group_by(row.service, row.grade)
+                .order_by(row.service, row.grade)
+                .limit(SERVICES_LIMIT * 3)
+            )
+            for service, grade, violations, last in await self._connection.execute(narrowed(statement, row, part)):
+                one = found.setdefault(service, ServiceSum(service))
+                one.by_grade[grade] = one.by_grade.get(grade, 0) + int(violations)
+                if grade in ("crossed", "reachable"):
+                    one.last_crossing = last if one.last_crossing is None else max(last, one.last_crossing)
+        return [found[service] for service in sorted(found)[:SERVICES_LIMIT]]
 
     async def by_day(self, since: datetime, service: str | None = None) -> list[DaySum]:
         """Return the sums of each day in UTC, oldest first. `since` is a full hour."""
-        asked = HistoryQuery(since, _ALWAYS, "grade", is_daily=True, service=service, synthetic=False)
+        asked = HistoryQuery(since, _ALWAYS, "grade", is_daily=True, service=service, synthetic=False, suppressed=False)
         return [DaySum(one.start.date(), one.of, one.violations) for one in await history(self._connection, asked)]

@@ -98,11 +98,6 @@ class Incident:
         """Return how many violations lowered the score."""
         return sum(burst.violations for burst in self.bursts)
 
-    @property
-    def has_page(self) -> bool:
-        """Say whether anything but records of violations tells of it."""
-        return bool(self.alerts) or any(change.is_rollback for change in self.changes)
-
     def holds(self, moment: datetime) -> bool:
         """Say whether `moment`, to the millisecond, lies within."""
         return self.started_at - timedelta(milliseconds=1) <= moment <= self.last_sign_at + PAUSE

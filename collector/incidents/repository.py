@@ -15,8 +15,8 @@ from isolation_monitor.collector.storage.models import (
     RolloutEventRow,
     ViolationCountRow,
     ViolationRow,
+    counted,
     counting,
-    crossing,
 )
 
 _LIMIT: Final = 20_000
@@ -60,8 +60,7 @@ class IncidentRepository:
         row = ViolationCountRow
         statement = (
             select(row.service, func.min(row.first), func.max(row.last), func.sum(row.violations))
-            .where(row.hour > since - _HOUR, row.hour < until, row.retracted.is_(False), row.synthetic.is_(False))
-            .where(row.grade.in_(("crossed", "reachable")))
+            .where(row.hour > since - _HOUR, row.hour < until, row.grade.in_(("crossed", "reachable")), *counted())
             .group_by(row.service, row.hour)
         )
         if service is not None:
@@ -81,12 +80,6 @@ class IncidentRepository:
             for one in await self._connection.execute(statement)
         ]  # fmt: skip
 
-    async def counts(self, service: str, start: datetime, end: datetime) -> bool:
-        """Say whether a violation of this time counts against the service: not all do, some are accepted for now."""
-        row = ViolationRow
-        mine = [row.service == service, row.time >= start, row.time <= end, *counting(), crossing()]
-        return (await self._connection.execute(select(row.id).where(*mine).limit(1))).one_or_none() is not None
-
     async def defects(self, service: str, start: datetime, end: datetime) -> list[Defect]:
         """Return the defects of this time, the first one first."""
         row = ViolationCountRow
@@ -94,7 +87,7 @@ class IncidentRepository:
         statement = (
             select(row.kind, row.grade, row.fingerprint, first, func.max(row.last), func.sum(row.violations), func.sum(row.records))
             .where(row.service == service, row.hour > start - _HOUR, row.hour <= end, row.last >= start, row.first <= end)
-            .where(row.retracted.is_(False), row.synthetic.is_(False))
+            .where(*counted())
             .group_by(row.kind, row.grade, row.fingerprint)
             .order_by(first)
             .limit(200)
@@ -107,7 +100,7 @@ class IncidentRepository:
     async def affected(self, service: str, start: datetime, end: datetime) -> Affected:
         row, affected, read = ViolationRow, Affected(), 0
         statement = select(row.victim, row.offender, row.extra).where(
-            row.service == service, row.time >= start, row.time <= end, row.retracted_at.is_(None), row.synthetic.is_(False)
+            row.service == service, row.time >= start, row.time <= end, *counting()
         )
         for victim, offender, extra in await self._connection.execute(statement.order_by(row.time.desc()).limit(READ_FOR_AFFECTED)):
             read += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from isolation_monitor.collector.affected import Affected
 from isolation_monitor.collector.clock import Clock
@@ -40,15 +41,8 @@ class IncidentService:
             repository = IncidentRepository(connection)
             # What began before `since` and went on belongs whole.
             found = await _all(repository, now - self._keep, now, service)
-            chosen: list[Incident] = []
-            for incident in found:
-                if incident.last_sign_at < since or (is_open is not None and (incident.ended_at is None) is not is_open):
-                    continue
-                if await _is_one(repository, incident):
-                    chosen.append(incident)
-                if len(chosen) == limit:
-                    break
-        return chosen
+        chosen = (one for one in found if one.last_sign_at >= since and is_open in (None, one.ended_at is None))
+        return list(islice(chosen, limit))
 
     async def tell(self, incident_id: str, services: Collection[str] | None = None) -> Told:
         """Return the incident that holds the moment in this id; only of `services`, where they are given.
@@ -63,16 +57,11 @@ class IncidentService:
             async with self._database.reading() as connection:
                 repository = IncidentRepository(connection)
                 for incident in await _all(repository, now - self._keep, now, service):
-                    if incident.holds(moment) and await _is_one(repository, incident):
+                    if incident.holds(moment):
                         start, end = incident.started_at, incident.last_sign_at
                         defects = await repository.defects(service, start, end)
                         return Told(incident, defects, story(incident, defects), await repository.affected(service, start, end))
         raise NotFound("there is no incident with this id: GET /v1/incidents lists them")
-
-
-async def _is_one(repository: IncidentRepository, incident: Incident) -> bool:
-    """Say whether anything of it counts: violations that are all accepted for now are no incident."""
-    return incident.has_page or await repository.counts(incident.service, incident.started_at, incident.last_sign_at)
 
 
 async def _all(repository: IncidentRepository, since: datetime, now: datetime, service: str | None) -> list[Incident]:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from isolation_monitor.collector.storage.models import Base
+from isolation_monitor.collector.storage.reasons import reason
 from isolation_monitor.collector.storage.urls import async_url
 
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "55", "57")
@@ -194,7 +195,7 @@ class translated:
         if _is_refused(error):
             raise RefusedByStore(f"the store does not take it ({type(cause).__name__})") from error
         if _is_transient(error):
-            unavailable = StoreUnavailable(f"the store is not available ({type(cause).__name__})")
+            unavailable = StoreUnavailable(f"the store is not available: {reason(error, cause)}")
             unavailable.was_deadlock = _sqlstate(error) in _TAKEN_BACK
             raise unavailable from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -54,7 +54,7 @@ class ViolationRow(Base):
     __tablename__ = "violations"
     __table_args__ = (
         Index("ix_violations_time_id", "time", "id"),
-        Index("ix_violations_service_received", "service", "received_at"),
+        Index("ix_violations_received_service", "received_at", "service"),
         Index("ix_violations_service_fingerprint_time", "service", "fingerprint", "time"),
         BY_DAY,
     )
@@ -80,6 +80,8 @@ class ViolationRow(Base):
     detail: Mapped[Json]
     extra: Mapped[Json]
     retracted_at: Mapped[datetime | None]
+    suppressed: Mapped[bool] = mapped_column(Boolean(), server_default=false())
+    """Accepted for now by the suppressions file of its service, as its detail says."""
 
 
 class ViolationCountRow(Base):
@@ -102,6 +104,7 @@ class ViolationCountRow(Base):
     arm: Mapped[str] = mapped_column(String(20), primary_key=True)
     synthetic: Mapped[bool] = mapped_column(Boolean(), primary_key=True)
     retracted: Mapped[bool] = mapped_column(Boolean(), primary_key=True)
+    suppressed: Mapped[bool] = mapped_column(Boolean(), primary_key=True)
     records: Mapped[int] = mapped_column(BigInteger())
     violations: Mapped[int] = mapped_column(BigInteger())
     """The sum of the records' `count`."""
@@ -267,7 +270,13 @@ def counting() -> list[ColumnElement[bool]]:
     One that the service's suppressions file accepts leaves its requests unverified, and the gate counts these.
     """
     row = ViolationRow
-    return [row.synthetic.is_(False), row.retracted_at.is_(None), row.detail["suppressed"].as_string().is_(None)]
+    return [row.synthetic.is_(False), row.retracted_at.is_(None), row.suppressed.is_(False)]
+
+
+def counted() -> list[ColumnElement[bool]]:
+    """Return what a row of counts must be to count against anybody: what `counting()` is to records."""
+    row = ViolationCountRow
+    return [row.synthetic.is_(False), row.retracted.is_(False), row.suppressed.is_(False)]
 
 
 def crossing() -> ColumnElement[bool]:

@@ -48,6 +48,8 @@ async def migrate(url: str, to: str = "head", *, down: bool = False, timeout_s: 
         async with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 await connection.execute(text("SELECT pg_advisory_xact_lock(7341000)"))
+                # Rewriting a month of evidence takes as long as it takes.
+                await connection.execute(text("SET LOCAL statement_timeout = 0"))
             before = await revision_of(connection)
             await connection.run_sync(_run, to, down)
             return before, await revision_of(connection)

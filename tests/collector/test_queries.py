@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from isolation_monitor.collector.evidence.service import EvidenceService
 from isolation_monitor.collector.storage.database import Database, StoreUnavailable
 from tests.collector.conftest import Api
 from tests.collector.test_alerts import alert, delivery, post
@@ -152,3 +154,27 @@ async def test_a_query_that_takes_too_long_ends_and_the_next_one_is_answered(dat
             assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
     finally:
         await database.close()
+
+
+async def test_sums_leave_out_what_is_accepted_planted_or_retracted_also_where_they_cut_an_hour(api: Api) -> None:
+    """Full hours are read from the counts, the first and broken one from the records: both leave out the same."""
+    accepted = {"suppressed": {"reason": "known", "expires": "2026-02-01"}}
+    for hour in ("09:20", "09:40", "11:05"):
+        await api.send(
+            api.violation(time=f"2026-01-01T{hour}:00.000Z", count=2),
+            api.violation(time=f"2026-01-01T{hour}:01.000Z", detail=accepted),
+            api.violation(time=f"2026-01-01T{hour}:02.000Z", synthetic=True),
+            api.violation(id=f"r-{hour}", time=f"2026-01-01T{hour}:03.000Z"),
+            api.retraction(f"r-{hour}"),
+        )
+    evidence = EvidenceService(api.app.state.runtime.database, api.clock)
+
+    (chat,) = await evidence.sums(datetime(2026, 1, 1, 9, 30, tzinfo=UTC))
+    days = await evidence.days(datetime(2026, 1, 1, tzinfo=UTC), "chat")
+
+    assert (chat.service, chat.by_grade, chat.last_crossing) == ("chat", {"reachable": 4}, datetime(2026, 1, 1, 11, 5, tzinfo=UTC))
+    assert [day.number for day in days] == [6]
+    assert len(await ids(api, "suppressed=true")) == 3
+    assert len(await ids(api, "suppressed=false&synthetic=false&retracted=false")) == 3
+    assert (await api.get("/v1/violation-history?suppressed=true")).json()["items"][0]["records"] == 3
+    assert (await api.get("/v1/violation-groups?suppressed=true")).json()["items"][0]["records"] == 3

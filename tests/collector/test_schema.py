@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from isolation_monitor.collector.storage.database import Database
-from isolation_monitor.collector.storage.models import Base
+from isolation_monitor.collector.storage.models import Base, ViolationRow
 from isolation_monitor.collector.storage.schema import _config, migrate, newest_revision
 
 
@@ -69,6 +70,38 @@ def test_every_migration_has_a_dated_file_name_and_says_what_it_locks() -> None:
         assert name[:11].replace("_", "").isdigit(), name
         assert "Locks:" in (script.longdoc or script.doc), name
         assert "Duration:" in script.longdoc, name
+
+
+async def test_what_was_stored_before_is_counted_by_what_is_accepted_for_now(own_database_url: str) -> None:
+    """A month of evidence is there when the counts learn to tell it apart; going back counts it as before."""
+    await migrate(own_database_url, "20261122_ci_tests", down=True)
+    time = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
+    columns = {column.name: None for column in ViolationRow.__table__.columns if column.name != "suppressed"}
+    texts = dict.fromkeys(("service", "instance", "kind", "detector", "arm", "summary", "fingerprint"), "x")
+    same = columns | texts | {"day": time.date(), "time": time, "received_at": time, "grade": "crossed", "grade_sent": "crossed"}
+    same |= {"synthetic": False, "count": 2, "extra": {}}
+    details: list[dict[str, Any]] = [{}, {"suppressed": None}, {"suppressed": {"reason": "known"}}, {"note": "suppressed"}]
+    database = Database(own_database_url)
+    try:
+        async with database.writing() as connection:
+            for number, detail in enumerate(details):
+                await connection.execute(ViolationRow.__table__.insert(), same | {"id": f"v-{number}", "detail": detail})  # type: ignore[attr-defined]
+
+        async def counts(*names: str) -> list[tuple[Any, ...]]:
+            async with database.reading() as connection:
+                found = await connection.execute(text(f"SELECT {', '.join(names)} FROM violation_counts ORDER BY 1"))
+                return [tuple(map(int, row)) for row in found]
+
+        before = await counts("records", "violations")
+        await migrate(own_database_url)
+        after = await counts("suppressed", "records", "violations")
+        await migrate(own_database_url, "20261122_ci_tests", down=True)
+        again = await counts("records", "violations")
+    finally:
+        await database.close()
+
+    assert before == again == [(4, 8)]
+    assert after == [(0, 3, 6), (1, 1, 2)]
 
 
 @pytest.mark.parametrize("url", ["mysql://db/x", "sqlite://", "sqlite:///:memory:", "nonsense"])

@@ -26,7 +26,7 @@ async def counted(api: Api) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """Return what the database keeps as counts."""
     async with database_of(api).reading() as connection:
         rows = (await connection.execute(select(ViolationCountRow.__table__))).all()
-    return {(row.hour, row.retracted, *(getattr(row, name) for name in _ALIKE)): tuple(row[-4:]) for row in rows}
+    return {(row.hour, row.retracted, row.suppressed, *(getattr(row, name) for name in _ALIKE)): tuple(row[-4:]) for row in rows}
 
 
 async def recounted(api: Api) -> dict[tuple[Any, ...], tuple[Any, ...]]:
@@ -36,7 +36,7 @@ async def recounted(api: Api) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     found: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         hour = row.time.replace(minute=0, second=0, microsecond=0)
-        key = (hour, row.retracted_at is not None, *(getattr(row, name) for name in _ALIKE))
+        key = (hour, row.retracted_at is not None, row.detail.get("suppressed") is not None, *(getattr(row, name) for name in _ALIKE))
         found.setdefault(key, []).append(row)
     return {
         key: (len(of), sum(row._mapping["count"] for row in of), min(row.time for row in of), max(row.time for row in of))
@@ -62,18 +62,21 @@ async def test_counts_follow_every_order_in_which_records_come(api: Api) -> None
                     continue
                 when = rfc3339(start - timedelta(minutes=draw.choice((0, 1, 30, 59, 60, 61, 1440, 40_000)), seconds=draw.random() * 50))
                 changes = {"grade": draw.choice(("hygiene", "reachable")), "fingerprint": draw.choice("ab"), "count": draw.randint(1, 9)}
+                accepted = {"suppressed": draw.choice((None, {"reason": "known"}))} if draw.random() < 0.4 else {"note": "suppressed"}
+                changes["detail"] = accepted
                 records.append(api.violation(id=record_id, time=when, **changes))
             elif what < 0.8:
                 records.append(api.escalation(draw.choice(sent), grade=draw.choice(("reachable", "crossed"))))
             else:
                 records.append(api.retraction(draw.choice(sent)))
-        assert (await api.send(*records)).status_code == 200
+        assert (answer := await api.send(*records)).status_code == 200, answer.text
 
     kept = await counted(api)
 
     assert kept == await recounted(api)
     assert len({key[0] for key in kept}) > 3
     assert Counter(key[1] for key in kept)[True] > 3
+    assert Counter(key[2] for key in kept)[True] > 3
 
 
 async def test_what_is_deleted_is_counted_no_more(api: Api) -> None:

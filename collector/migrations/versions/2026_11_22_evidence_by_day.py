@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 import sqlalchemy as sa
 from alembic import op
 
-from isolation_monitor.collector.migrations.counting_2026_11_22 import COUNTING_POSTGRESQL, COUNTING_SQLITE, DROP_POSTGRESQL, DROP_SQLITE
+from isolation_monitor.collector.migrations.counting_2026_11_22 import Counting
 from isolation_monitor.collector.storage.days import day_of
 
 revision = "20261122_evidence_by_day"
@@ -33,7 +33,7 @@ _NEW_INDEXES = {
 }
 _COPY_ROWS = 5_000
 _AHEAD_DAYS = 7
-_COUNTS_KEY = ("day", "hour", "service", "fingerprint", "kind", "grade", "detector", "arm", "synthetic", "retracted")
+_COUNTING = Counting(by_suppressed=False)
 
 
 def upgrade() -> None:
@@ -46,7 +46,7 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Boolean(), nullable=False) for name in ("synthetic", "retracted")),
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("records", "violations")),
         *(sa.Column(name, sa.DateTime(timezone=True), nullable=False) for name in ("first", "last")),
-        sa.PrimaryKeyConstraint(*_COUNTS_KEY),
+        sa.PrimaryKeyConstraint(*_COUNTING.key),
         sqlite_with_rowid=False,
     )
     op.create_index("ix_violation_counts_hour", "violation_counts", ["hour"])
@@ -69,7 +69,7 @@ def upgrade() -> None:
             _partitions(table, _distinct(days))
         if table == "violations":
             # Before the rows come: what is there already is counted like what will come.
-            _statements(COUNTING_POSTGRESQL if _is_postgresql() else COUNTING_SQLITE)
+            _statements(_COUNTING.begin(is_postgresql=_is_postgresql()))
         names = ", ".join(f'"{column.name}"' for column in before.columns)
         op.execute(f"INSERT INTO {table} ({names}, day) SELECT b.*, d.day FROM {before.name} b JOIN {days} d ON d.id = b.id")
         op.drop_table(days)
@@ -79,7 +79,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    _statements(DROP_POSTGRESQL if _is_postgresql() else DROP_SQLITE)
+    _statements(_COUNTING.end(is_postgresql=_is_postgresql()))
     for table, indexes in _INDEXES.items():
         every = indexes | _NEW_INDEXES.get(table, {}) | {f"ix_{table}_day": ["day"]}
         by_day = _set_aside(table, every)

@@ -1,0 +1,146 @@
+"""No question reads all evidence: each of them goes through the hourly counts or an index, on both databases.
+
+The statements are those that the services send, caught on their way and explained by the database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from isolation_monitor.collector.alerts.domain import NotificationQuery
+from isolation_monitor.collector.alerts.repository import NotificationRepository
+from isolation_monitor.collector.alerts.service import AlertService
+from isolation_monitor.collector.announcements.repository import violations_since
+from isolation_monitor.collector.evidence.domain import RunQuery, ViolationQuery
+from isolation_monitor.collector.evidence.service import EvidenceService
+from isolation_monitor.collector.gates.repository import GateRepository
+from isolation_monitor.collector.incidents.repository import IncidentRepository
+from isolation_monitor.collector.problems import NotFound
+from isolation_monitor.collector.retention.repository import RetentionRepository, expiring
+from isolation_monitor.collector.storage.database import Database
+from tests.collector.conftest import START
+
+LARGE = ("violations", "amendments", "runs", "unknown_records", "alert_notifications")
+"""What grows with what services and Alertmanager send."""
+ID = "019b76da-a800-7000-8000-000000000000"
+
+Ask = Callable[[Database], Awaitable[object]]
+
+
+def evidence(database: Database) -> EvidenceService:
+    return EvidenceService(database, lambda: START)
+
+
+def on_connection(ask: Callable[[Any], Awaitable[object]]) -> Ask:  # Any: a repository's connection
+    async def run(database: Database) -> None:
+        async with database.reading() as connection:
+            await ask(connection)
+
+    return run
+
+
+async def expire(connection: Any) -> None:  # Any: as above
+    repository = RetentionRepository(connection)
+    for what in expiring(START.date(), START, START.date()):
+        if what.name in LARGE:
+            await repository.oldest(what, 100)
+
+
+async def groups(database: Database) -> None:
+    await evidence(database).groups(ViolationQuery(since=SINCE, synthetic=False, limit=50))
+
+
+SINCE = START - timedelta(days=30, minutes=7)
+QUESTIONS: dict[str, Ask] = {
+    "violation by id": lambda database: evidence(database).violation(ID),
+    "run by id": lambda database: evidence(database).run(ID),
+    "page by kind and time": lambda database: evidence(database).find(ViolationQuery(kind="k", since=SINCE, until=START)),
+    "page of a service": lambda database: evidence(database).find(ViolationQuery("chat", grade="crossed", after=(START, ID))),
+    "page of runs": lambda database: evidence(database).runs(RunQuery("chat", since=SINCE)),
+    "30 days by service and grade": lambda database: evidence(database).sums(SINCE),
+    "30 days by day": lambda database: evidence(database).days(START - timedelta(days=30), None),
+    "30 days by kind": lambda database: evidence(database).history(SINCE, START, "kind"),
+    "30 days by defect": groups,
+    "incidents of 30 days": on_connection(lambda connection: IncidentRepository(connection).bursts(SINCE, START, None)),
+    "alerts of incidents": on_connection(lambda connection: IncidentRepository(connection).alerts(SINCE, START, None)),
+    "whom an incident touched": on_connection(lambda connection: IncidentRepository(connection).affected("chat", SINCE, START)),
+    "what a gate counts": on_connection(lambda connection: GateRepository(connection).counts("chat", "on", START)),
+    "bursts of ten minutes": on_connection(lambda connection: violations_since(connection, START)),
+    "page of alerts": lambda database: AlertService(database, lambda: START).find(NotificationQuery()),
+    "alerts that fire": lambda database: AlertService(database, lambda: START).open(SINCE, 200),
+    "alerts to be reconciled": on_connection(lambda connection: NotificationRepository(connection).told_firing()),
+    "what expires": on_connection(expire),
+}
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+@contextmanager
+def caught(database: Database) -> Iterator[list[tuple[str, Any]]]:  # Any: parameters as the driver takes them
+    """Give the list of the statements that are read with meanwhile."""
+    statements: list[tuple[str, Any]] = []
+    engine = database._reader.sync_engine
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        if statement.lstrip().upper().startswith(("SELECT", "WITH")):
+            statements.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def plan(connection: Any, dialect: str, statement: str, parameters: Any) -> str:  # Any: as above
+    if dialect == "sqlite":
+        rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        return "\n".join(row[3] for row in rows)
+    # Small tables are read whole by choice; here only where nothing else can be done.
+    await connection.execute(text("SET LOCAL enable_seqscan = off"))
+    return "\n".join(row[0] for row in await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
+
+
+def reads_all(dialect: str, explained: str, statement: str) -> list[str]:
+    """Return the lines of a plan in which a large table is read from one end to the other."""
+    tables = "|".join(LARGE)
+    if dialect == "sqlite":
+        found = re.findall(rf"SCAN (?:{tables})\b.*", explained)
+        # In the order that is asked for, up to a limit: a page.
+        return [line for line in found if "USING INDEX" not in line or "LIMIT" not in statement]
+    return re.findall(rf"Seq Scan on (?:{tables})\w*.*", explained)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_no_question_reads_a_table_of_evidence_whole(store: Database, question: str) -> None:
+    with caught(store) as statements:
+        try:
+            await QUESTIONS[question](store)
+        except NotFound:
+            pass
+
+    assert statements
+    async with store.reading() as connection:
+        for statement, parameters in statements:
+            explained = await plan(connection, store.dialect, statement, parameters)
+            assert reads_all(store.dialect, explained, statement) == [], f"{statement}\n{explained}"
+
+
+async def test_a_question_without_an_index_would_be_seen(store: Database) -> None:
+    async with store.reading() as connection:
+        statement = "SELECT count(*) FROM violations WHERE summary = 'x'"
+        explained = await plan(connection, store.dialect, statement, ())
+
+    assert reads_all(store.dialect, explained, statement)
