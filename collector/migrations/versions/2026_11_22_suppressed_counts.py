@@ -15,7 +15,7 @@ from alembic import op
 from isolation_monitor.collector.migrations.counting_2026_11_22 import Counting
 
 revision = "20261122_suppressed_counts"
-down_revision = "20261122_ci_tests"
+down_revision = "20261122_volumes_commits"
 branch_labels = None
 depends_on = None
 
