@@ -44,6 +44,8 @@ POINTS_LIMIT: Final = 300
 EVIDENCE_SHOWN: Final = 20
 SETTLE_S: Final = 6.0
 """After a fault was healed: what it has begun is still being found (the longest grace time is 5 s)."""
+ANSWERED_WITHIN_S: Final = 60.0
+"""Where neighbours take the processor, a service is still at work on questions of before the healing; so long it is waited for."""
 
 
 @dataclass
@@ -170,10 +172,18 @@ async def _fault(soak: Soak, chat: Service, population: Population, fault: Expec
             await driven
     finally:
         await chat.heal()
-    await asyncio.sleep(SETTLE_S)
+    await _settle(population, time.time())
     episode.found, episode.ended_s = await chat.violations() - before, time.time()
     episode.did_harm = chat.harms() > harms
     soak.episodes.append(episode)
+
+
+async def _settle(population: Population, healed_at: float) -> None:
+    """Wait until questions are answered that were asked after the healing, and then as long as violations may take to be found."""
+    deadline = time.monotonic() + ANSWERED_WITHIN_S
+    while time.monotonic() < deadline and not any(asked > healed_at for asked, _ in reversed(population.first_events)):
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(SETTLE_S)
 
 
 def _unix_s(time_of_record: str) -> float:
