@@ -46,7 +46,7 @@ SETTLE_S: Final = 6.0
 """After a fault was healed: what it has begun is still being found (the longest grace time is 5 s)."""
 LOOK_EVERY_S: Final = 0.2
 ANSWERED_LOOKS: Final = 300
-"""Where neighbours take the processor, a service is still at work on questions of before the healing: it is waited for, a minute at most."""
+"""Where neighbours take the processor, a service is still at work on questions of before the healing: waited for, a minute at most."""
 
 
 @dataclass
