@@ -46,7 +46,7 @@ def build(t: Thresholds, links: Links) -> models.Dashboard:
         links=links,
         rows=[
             Row("Now", [engines(), running(), unhealthy(), starved(), forced(), storms()]),
-            Row("Lives and deaths", [states(), exits(), restarts(), removals(), stops(), kills(), starved_processes()]),
+            Row("Lives and deaths", [states(), exits(), restarts(), removals(), stops(), kills()]),
             Row("What they use", [memory(t), bytes_used(), cpu()]),
             Row("What is left behind", [left_behind(), image_age()]),
         ],
@@ -197,24 +197,13 @@ def stops() -> Panel:
 
 def kills() -> Panel:
     return counts(
-        "Kills, by container",
-        Query(f"sum by (container_name) (increase({KILLS}[{queries.STEP}])) > 0", "{{container_name}}"),
-        alerts=["ContainerKilled"],
+        "Kills and starved processes, by container",
+        Query(f"sum by (container_name) (increase({KILLS}[{queries.STEP}])) > 0", "{{container_name}} killed"),
+        Query(f"sum by (container_name) (increase({OOM_SURVIVED}[{queries.STEP}])) > 0", "{{container_name}} lost a process"),
+        alerts=["ContainerKilled", "ContainerProcessOutOfMemory"],
         description=(
-            "Containers that were sent SIGKILL without a stop before it, and not removed with it. None is good. Above: somebody or some "
-            "script used docker kill; the collector's page /containers has who, as far as anybody told."
-        ),
-    )
-
-
-def starved_processes() -> Panel:
-    return counts(
-        "Processes out of memory, by container",
-        Query(f"sum by (container_name) (increase({OOM_SURVIVED}[{queries.STEP}])) > 0", "{{container_name}}"),
-        alerts=["ContainerProcessOutOfMemory"],
-        description=(
-            "Times that the kernel ended one process of a container that lives on. None is good. Above: a worker and all that it had "
-            "in hand is gone, though the container looks well; compare use and limit below."
+            "Containers that were sent SIGKILL without a stop, and those that live on although the kernel ended one of their processes for "
+            "want of memory. None is good. Above: the collector's page /containers has who, as far as anybody told; compare use and limit."
         ),
     )
 

@@ -20,6 +20,7 @@ from isolation_monitor.cli.ci_import.archive import MAX_ARCHIVE_BYTES, read_arti
 from isolation_monitor.cli.ci_import.client import ForgeClient, NotThere, TooLarge
 from isolation_monitor.cli.ci_import.importing import FinishedRun, FoundReport, LeftOut, Trouble, Wanted, moment_of
 from isolation_monitor.cli.collector_client import UsageError
+from isolation_monitor.collector.ci.domain import name_apart
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -172,7 +173,10 @@ class GitHub:
     def is_same(self, stored: Json, body: Json) -> bool:
         """Say whether a stored run is this report although its job is called otherwise: same attempt, suite, numbers and duration."""
         theirs, ours = _part(stored, "origin"), body["origin"]
-        if any(theirs.get(name) != ours[name] for name in ("provider", "run_id", "attempt")) or stored.get("suite") != body["suite"]:
+        if any(theirs.get(name) != ours[name] for name in ("provider", "run_id", "attempt")):
+            return False
+        # Where another repository has a suite of that name the collector keeps this one apart.
+        if stored.get("suite") not in (body["suite"], name_apart(body["suite"], body["repository"])):
             return False
         results = [test["result"] for test in body["tests"]]
         numbers = {"tests": len(results), "passed": results.count("pass"), "failed": results.count("fail")}

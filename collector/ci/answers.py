@@ -154,6 +154,7 @@ def suite(one: Suite, base_url: str) -> Json:
     return {
         "name": one.name,
         "url": f"{base_url}/ci/suites/{quote(one.name)}",
+        "repository": one.repository,
         "runs": one.runs,
         "results": {"pass": one.passed, "fail": one.failed, "error": one.errors, "skip": one.skipped},
         "last_run_at": _moment(one.reference_at),

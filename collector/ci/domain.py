@@ -17,6 +17,7 @@ Result = Literal["pass", "fail", "error", "skip"]
 LETTERS: Final[Mapping[Result, str]] = {"pass": "P", "fail": "F", "error": "E", "skip": "S"}
 FAILED: Final = frozenset({"fail", "error"})
 
+SUITE_CHARS: Final = 100
 RECENT_RUNS: Final = 30
 """Runs of a suite that its row knows by itself: what the pages draw, and what a duration is compared with."""
 REFERENCE_GONE_AFTER: Final = timedelta(days=14)
@@ -246,6 +247,19 @@ class Numbers:
     is_default_branch: bool = True
 
 
+def name_apart(suite: str, repository: str) -> str:
+    """Return the name under which a repository's suite is kept where another repository has one of that name.
+
+    >>> name_apart("unit", "example/shop")
+    'unit (example/shop)'
+    """
+    name = f"{suite} ({repository})"
+    if len(name) <= SUITE_CHARS:
+        return name
+    mark = hashlib.sha256(repository.encode()).hexdigest()[:8]
+    return f"{suite[: SUITE_CHARS - len(mark) - 3]} ({mark})"
+
+
 @dataclass(slots=True)
 class Suite:
     """One suite as its last run left it."""
@@ -261,6 +275,12 @@ class Suite:
     reference_at: datetime | None = None
     numbers: Numbers = field(default_factory=Numbers)
     recent: list[RecentRun] = field(default_factory=list)
+    repository: str = ""
+    """Whose suite it is: of the first run that said so; empty while none has."""
+
+    def is_of(self, repository: str) -> bool:
+        """Say whether a run of this repository is one of the suite's."""
+        return not repository or not self.repository or repository == self.repository
 
     def counts(self, run: Run) -> bool:
         """Say whether a run speaks for the suite: it is of the default branch, or there has been none of that for two weeks."""

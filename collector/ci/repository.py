@@ -59,12 +59,17 @@ class CiRepository:
         statement = insert_into(self._connection, CiRunRow).values(row).on_conflict_do_nothing(index_elements=["id"])
         return bool((await self._connection.execute(statement)).rowcount)
 
-    async def lock_suite(self, name: str, now: datetime) -> Suite:
-        """Return the suite, made if need be, and keep others from storing runs of it until the transaction ends."""
+    async def lock_suite(self, name: str, repository: str, now: datetime) -> Suite:
+        """Return the suite, made if need be, and keep others from storing runs of it until the transaction ends.
+
+        A suite of no repository becomes that of `repository`, where it is named.
+        """
         empty = {"runs": 0, "passed": 0, "failed": 0, "errors": 0, "skipped": 0, "numbers": asdict(Numbers()), "recent": []}
-        made = insert_into(self._connection, CiSuiteRow).values(name=name, created_at=now, received_at=now, **empty)
+        whose = repository or None
+        made = insert_into(self._connection, CiSuiteRow).values(name=name, created_at=now, received_at=now, repository=whose, **empty)
         # An update of what is there takes the lock of the row.
-        await self._connection.execute(made.on_conflict_do_update(index_elements=["name"], set_={"received_at": now}))
+        changes = {"received_at": now, "repository": func.coalesce(CiSuiteRow.repository, whose)}
+        await self._connection.execute(made.on_conflict_do_update(index_elements=["name"], set_=changes))
         found = (await self._connection.execute(select(CiSuiteRow.__table__).where(CiSuiteRow.name == name))).one()
         return _suite(found)
 
@@ -182,6 +187,11 @@ class CiRepository:
     async def suite(self, name: str) -> Suite | None:
         found = (await self._connection.execute(select(CiSuiteRow.__table__).where(CiSuiteRow.name == name))).one_or_none()
         return None if found is None else _suite(found)
+
+    async def repository_of(self, suite: str) -> str:
+        """Return whose suite it is; nothing where there is none, or nobody said."""
+        found = await self._connection.execute(select(CiSuiteRow.repository).where(CiSuiteRow.name == suite))
+        return found.scalar_one_or_none() or ""
 
     async def run(self, run_id: str) -> StoredRun | None:
         found = (await self._connection.execute(select(*_RUN_COLUMNS).where(CiRunRow.id == run_id))).one_or_none()
@@ -337,6 +347,7 @@ def _example(test: TestResult) -> dict[str, str]:
 
 def _suite(row: Any) -> Suite:  # Any: rows
     values = dict(row._mapping)
+    values["repository"] = values["repository"] or ""
     recent = [RecentRun(**one | {"at": datetime.fromisoformat(one["at"])}) for one in values.pop("recent", ())]
     return Suite(**values | {"numbers": Numbers(**_known(Numbers, values["numbers"])), "recent": recent})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -23,6 +23,7 @@ from isolation_monitor.collector.ci.domain import (
     Suite,
     TestResult,
     both_results,
+    name_apart,
 )
 from isolation_monitor.collector.ci.flakiness import HISTORY, REMEMBERED, is_broken, suspects
 from isolation_monitor.collector.ci.packing import PackedResult, packed, result_in, unpacked, uses_in
@@ -138,8 +139,15 @@ class CiService:
     async def _store(self, repository: CiRepository, run: Run) -> bool:
         now = self._clock()
         results = await asyncio.to_thread(packed, run.tests)
+        if run.repository and await repository.repository_of(run.suite) not in ("", run.repository):
+            # Two repositories that call a suite `unit` have nothing in common but the word.
+            run = replace(run, suite=name_apart(run.suite, run.repository))
         # The lock first: two replicas that store runs of one suite must not both start from what was known before either.
-        suite = await repository.lock_suite(run.suite, now)
+        suite = await repository.lock_suite(run.suite, run.repository, now)
+        if not suite.is_of(run.repository):
+            # Another replica was first.
+            run = replace(run, suite=name_apart(run.suite, run.repository))
+            suite = await repository.lock_suite(run.suite, run.repository, now)
         if not await repository.add_run(run, results, now):
             return False
         known = await repository.tests(run.suite, {test.key for test in run.tests})

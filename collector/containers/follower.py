@@ -141,7 +141,7 @@ class Follower:
         self._ahead = info.now - self._clock()
         if known is not None and known.engine_id != info.id:
             # Another engine answers at this address: what is remembered is of the other's containers.
-            known = replace(known, engine_id=info.id, events_until=None)
+            known = replace(known, engine_id=info.id, events_until=None, unused_volumes={})
         until = known.events_until if known is not None else None
         self._metrics.followed(self._name, is_up=True)
         if until is not None:

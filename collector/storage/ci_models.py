@@ -35,6 +35,8 @@ class CiSuiteRow(Base):
     """What that run and those before it say: `ci.domain.Numbers`."""
     recent: Mapped[list[Any]]
     """The newest of these runs, oldest first, as the pages draw them."""
+    repository: Mapped[str | None] = mapped_column(String(300))
+    """Whose suite it is; None until a run says so. Another repository's suite of the same name is kept apart."""
 
 
 class CiRunRow(Base):

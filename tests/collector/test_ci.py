@@ -363,3 +363,33 @@ async def test_what_one_suite_forgets_stays_in_another(make_api: Callable[..., A
 
     assert [[kind["category"] for kind in one["failures"]] for one in told] == [["connection_refused"], ["import"]]
     assert [[test["name"] for test in one["slowest"]] for one in told] == [["pays"], ["ships"]]
+
+
+async def test_suites_of_one_name_in_two_repositories_are_two_suites(ci: Ci) -> None:
+    """Both call it `unit`: one's failures are not the other's, and neither is flaky for the other's sake."""
+    await ci.send(case("pays"), commit="c" * 40, repository="example/shop")
+    other = await ci.send(case("pays", "fail"), commit="c" * 40, repository="example/bank")
+    again = await ci.send(case("pays"), repository="example/bank")
+    ours = await ci.send(case("pays"), repository="example/shop")
+    unknown = await ci.send(case("pays"))
+
+    suites = {one["name"]: (one["repository"], one["runs"], one["flaky"]) for one in (await ci.get("suites"))["items"]}
+    assert suites == {"unit": ("example/shop", 3, 0), "unit (example/bank)": ("example/bank", 2, 0)}
+    assert [told["run"]["suite"] for told in (other, again, ours, unknown)] == ["unit (example/bank)"] * 2 + ["unit"] * 2
+
+
+async def test_a_suite_that_nobody_named_a_repository_of_becomes_that_of_the_first_who_does(ci: Ci) -> None:
+    await ci.send(case("pays"))
+    await ci.send(case("pays"), repository="example/shop")
+
+    assert (await ci.suite())["repository"] == "example/shop"
+
+
+async def test_a_run_that_is_kept_apart_is_kept_once(ci: Ci) -> None:
+    await ci.send(case("pays"), repository="example/shop")
+    body = ci.report(case("pays"), repository="example/bank")
+
+    stored = [(await ci.api.post("/v1/ci/runs", body, SEND)).json()["stored"] for _ in range(2)]
+
+    assert stored == [True, False]
+    assert [one["runs"] for one in (await ci.get("suites"))["items"]] == [1, 1]

@@ -40,6 +40,8 @@ EMPTY_WHEN_WELL = {
     HEALTH + "Detectors that miss planted faults / B",
     HEALTH + "Detectors that miss planted faults / C",
     PROCESS + "Start-up by phase, slowest 5 % / B",
+    CONTAINERS + "Kills and starved processes, by container / A",
+    CONTAINERS + "Kills and starved processes, by container / B",
 }
 """Queries that name only what is wrong."""
 FIRST_ROW = ("Foreign data left the service", "Isolation score", "Pages firing")
@@ -310,8 +312,8 @@ CHANGES = {
             "Nobody's, expired, unused / B",
             "Nobody's, expired, unused / C",
             "Nobody's, expired, unused / D",
-            "Kills, by container / A",
-            "Processes out of memory, by container / A",
+            "Kills and starved processes, by container / A",
+            "Kills and starved processes, by container / B",
         )
     },
     "failed-gate": {ROLLOUT + "Gates that failed / A", ROLLOUT + "Held to / A"},

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import dropwhile, takewhile
 from typing import Final
 
-from isolation_monitor.cli.docker.audit.code_tokens import Language, Token, tokens
+from isolation_monitor.cli.docker.audit.code_tokens import RUBY, Language, Token, tokens
 from isolation_monitor.cli.docker.audit.engine_words import is_no_time, is_sigkill
 from isolation_monitor.cli.docker.audit.rules import Hit
 from isolation_monitor.cli.docker.audit.shell import ShellText
@@ -25,7 +25,7 @@ _RUNS: Final = frozenset([
         "CommandContext", "ProcessBuilder", "Process", "Start", "StartProcess", "getRuntime", "passthru", "shell_exec", "proc_open",
         "call", "check_call", "check_output", "Popen", "run", "runCommand", "run_command", "execAsync", "execPromise",
         "execCommand", "execute", "command", "cmd", "arg", "args", "spawnPromise", "asyncExec", "promisifiedExec", "capture2",
-        "capture2e", "capture3", "getoutput", "commandLine", "ProcessStartInfo",
+        "capture2e", "capture3", "popen2e", "popen3", "pipeline", "getoutput", "commandLine", "ProcessStartInfo",
         "fromShellCommandline", "runCmd", "RunCmd", "RunCommand", "execCmd", "ExecCmd", "mustRun", "MustRun", "mustExec",
         "execFileAsync", "execFilePromise", "spawnAsync", "runShell", "execShell",
     ])  # fmt: skip
@@ -51,7 +51,8 @@ class _Argument:
 
 class _Code:
     def __init__(self, text: str, language: Language) -> None:
-        self.all = list(tokens(text, language))
+        self.all = list(_without_types(list(tokens(text, language))))
+        self._calls_bare = language.runs == RUBY.runs
         self._has_tags = language.has_regex
         self.uses_library = any(name in text for name in _LIBRARIES)
         self.values: dict[str, list[tuple[Token, ...]]] = {}
@@ -67,6 +68,8 @@ class _Code:
                 yield from self._text(token)  # Groovy: "docker kill web".execute()
             elif token.text == "FileName" and token.kind == "name":
                 yield from self._start_info(at)
+            if self._calls_bare and token.text in ("kill", "kill!") and (following is None or following.text != "("):
+                yield from self._library(at, "kill", (), at)
             if following is None or token.kind != "name":
                 continue
             if following.text == "(":
@@ -75,9 +78,22 @@ class _Code:
                 token.text in ("sh", "bash", "bat", "powershell", "system", "exec") or (self._has_tags and self._is_tag(at))
             ):
                 # zx and execa: $`docker rm -f ${id}`; Jenkins and Ruby: sh '...', system "..."
-                yield from self._text(following)
+                yield from self._bare(at)
             elif following.text == ":" and token.text == "script" and at + 2 < len(self.all) and self.all[at + 2].kind == "text":
                 yield from self._text(self.all[at + 2])
+
+    def _bare(self, at: int) -> Iterator[Hit]:
+        """Judge a call without parentheses: one text is a line for the shell, several are its words (Ruby: `system "docker", "kill"`)."""
+        given: list[Token] = []
+        for token in self.all[at + 1 : at + 1 + _MAX_ARGUMENTS]:
+            if token.line > (given[-1].end_line if given else token.line) and given[-1].text != ",":
+                break
+            given.append(token)
+        arguments = [_Argument(part) for part in _split(given) if part] if self._calls_bare else []
+        if len(arguments) > 1:
+            yield from self._judge_words([word for argument in arguments for word in self._words(argument)], at, at + len(given))
+        else:
+            yield from self._text(self.all[at + 1])
 
     def _start_info(self, at: int) -> Iterator[Hit]:
         """Judge .NET's `new ProcessStartInfo { FileName = "docker", Arguments = "kill " + id }`."""
@@ -376,6 +392,18 @@ def _dotnet(name: str, flat: str, *, forced: bool) -> str | None:
     if name in ("StopContainerAsync", "RestartContainerAsync") and re.search(r"\bWaitBeforeKillSeconds=0\b", flat):
         return "stop-without-grace"
     return "prune-without-asking" if re.fullmatch(r"Prune(?:Containers|Volumes|Images|Networks)Async", name) else None
+
+
+def _without_types(every: list[Token]) -> Iterator[Token]:
+    """Leave out what a call says of its types in Rust: `kill_container::<String>(id)`."""
+    at = 0
+    while at < len(every):
+        if every[at].text == "::" and at + 1 < len(every) and every[at + 1].text == "<":
+            end = next((n for n in range(at + 2, min(len(every) - 1, at + 30)) if every[n].text == ">" and every[n + 1].text == "("), None)
+            if end is not None:
+                at = end + 1
+        yield every[at]
+        at += 1
 
 
 def _unspread(parts: tuple[Token, ...]) -> tuple[Token, ...]:

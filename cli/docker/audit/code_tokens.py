@@ -19,6 +19,7 @@ _BEFORE_REGEX: Final = frozenset([
         "(", ",", "=", ":", "[", "!", "&", "|", "?", "{", "}", ";", "=>", "&&", "||", "return", "typeof", "case",
     ])  # fmt: skip
 _REGEX = re.compile(r"/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*")
+_CLOSES: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "\n": ""}
 
 
@@ -42,6 +43,8 @@ class Language:
     interpolation: dict[str, str]
     has_regex: bool = False
     backticks_run: bool = False
+    runs: str = ""
+    """Stands in front of any mark that then quotes a command: Ruby's `%x(...)`, Perl's `qx{...}`."""
     string_marks: str = ""
     """Marks that stand in front of a string and belong to it, as C#'s `$"..."`."""
 
@@ -51,11 +54,11 @@ GO: Final = Language(("//",), True, ("`", '"', "'"), {})
 GROOVY: Final = Language(("//", "#!"), True, ('"""', "'''", '"', "'"), {'"""': "${", '"': "${"})
 JVM: Final = Language(("//",), True, ('"""', '"', "'"), {'"""': "${", '"': "${"}, string_marks="$@")
 RUST: Final = Language(("//",), True, ('"',), {})
-RUBY: Final = Language(("#",), False, ("`", '"', "'"), {'"': "#{", "`": "#{"}, backticks_run=True)
+RUBY: Final = Language(("#",), False, ("`", '"', "'"), {'"': "#{", "`": "#{"}, backticks_run=True, runs="%x")
 PHP: Final = Language(("//", "#"), True, ("`", '"', "'"), {'"': "{$"}, backticks_run=True)
-PERL: Final = Language(("#",), False, ("`", '"', "'"), {}, backticks_run=True)
+PERL: Final = Language(("#",), False, ("`", '"', "'"), {}, backticks_run=True, runs="qx")
 LUA: Final = Language(("--",), False, ('"', "'"), {})
-ELIXIR: Final = Language(("#",), False, ('"""', '"'), {'"""': "#{", '"': "#{"})
+ELIXIR: Final = Language(("#",), False, ('"""', '"', "'"), {'"""': "#{", '"': "#{", "'": "#{"})
 DART: Final = Language(("//",), True, ("'''", '"""', "'", '"'), {"'": "${", '"': "${"})
 C: Final = Language(("//",), True, ('"', "'"), {})
 PYTHON: Final = Language(("#",), False, ('"""', "'''", '"', "'"), {})
@@ -88,6 +91,12 @@ def tokens(text: str, language: Language) -> Iterator[Token]:
             at = regex.end()
             before = ")"
             continue
+        if language.runs and (opened := _opened(text, at, language.runs)) is not None:
+            value, end = _string(text, opened, _CLOSES.get(text[opened], text[opened]), language.interpolation.get("`"), text[opened])
+            end_line = line + text.count("\n", at, end)
+            yield Token("run", value, line, end_line)
+            at, line, before = end, end_line, ")"
+            continue
         quote = next((one for one in language.quotes if text.startswith(one, at)), None)
         if quote is not None:
             value, end = _string(text, at, quote, language.interpolation.get(quote))
@@ -107,15 +116,26 @@ def tokens(text: str, language: Language) -> Iterator[Token]:
         before = taken
 
 
-def _string(text: str, start: int, quote: str, opening: str | None) -> tuple[str, int]:
-    """Return a string's value and the position behind it."""
-    at = start + len(quote)
+def _opened(text: str, at: int, runs: str) -> int | None:
+    """Return where the mark stands that quotes a command, of `%x(...)` or `qx{...}`; None where there is none."""
+    mark = at + len(runs)
+    is_one = text.startswith(runs, at) and not (at and (text[at - 1].isalnum() or text[at - 1] in "_$@%"))
+    return mark if is_one and mark < len(text) and not (text[mark].isalnum() or text[mark].isspace() or text[mark] in "_,;=") else None
+
+
+def _string(text: str, start: int, quote: str, opening: str | None, opened_by: str = "") -> tuple[str, int]:
+    """Return a string's value and the position behind it. `opened_by`: the mark that opens it, where pairs of them may stand inside."""
+    at, depth = start + len(quote), 0
     found: list[str] = []
-    multiline = len(quote) == 3 or quote == "`"
+    multiline = len(quote) == 3 or quote == "`" or bool(opened_by)
     while at < len(text):
-        if text.startswith(quote, at):
-            return "".join(found), at + len(quote)
         char = text[at]
+        if text.startswith(quote, at):
+            if not depth:
+                return "".join(found), at + len(quote)
+            depth -= 1
+        elif char == opened_by:
+            depth += 1
         if char == "\n" and not multiline:
             break  # no string after all, such as an apostrophe in a text
         if char == "\\":

@@ -1,8 +1,10 @@
-"""Containers: which volumes of nobody are unused, and since when. CI: runs found by how their commit begins.
+"""Containers: which volumes of nobody are unused, and since when. CI: runs found by how their commit begins, suites by repository.
 
-Locks: `container_engines` for the moment in which a column without a default is added; it has one row an engine. `ci_runs` against writes
-while its indexes are built; reports that come in meanwhile wait. On PostgreSQL commits are ordered by their bytes from then on, which
-rebuilds indexes and rewrites no row.
+A suite that runs of several repositories were mixed in goes on as that of the newest one; the others' next runs begin suites of their own.
+
+Locks: `container_engines` and `ci_suites` for the moment in which a column without a default is added; they are small. `ci_runs` against
+writes while its indexes are built; reports that come in meanwhile wait. On PostgreSQL commits are ordered by their bytes from then on,
+which rebuilds indexes and rewrites no row.
 Duration: a second for 100,000 runs.
 The downgrade forgets since when a volume is unused: a later upgrade begins to count anew.
 """
@@ -20,6 +22,11 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("container_engines", sa.Column("unused_volumes", sa.JSON(), nullable=True))
+    op.add_column("ci_suites", sa.Column("repository", sa.String(300), nullable=True))
+    op.execute(
+        "UPDATE ci_suites SET repository = (SELECT ci_runs.repository FROM ci_runs WHERE ci_runs.suite = ci_suites.name "
+        "AND ci_runs.repository <> '' ORDER BY ci_runs.started_at DESC, ci_runs.id DESC LIMIT 1)"
+    )
     op.drop_index("ix_ci_runs_suite_commit", "ci_runs")
     _order_commits('COLLATE "C"')
     op.create_index("ix_ci_runs_suite_commit", "ci_runs", ["suite", "commit", "started_at", "id"])
@@ -31,6 +38,8 @@ def downgrade() -> None:
     op.drop_index("ix_ci_runs_suite_commit", "ci_runs")
     _order_commits('COLLATE "default"')
     op.create_index("ix_ci_runs_suite_commit", "ci_runs", ["suite", "commit"])
+    with op.batch_alter_table("ci_suites") as table:
+        table.drop_column("repository")
     with op.batch_alter_table("container_engines") as table:
         table.drop_column("unused_volumes")
 

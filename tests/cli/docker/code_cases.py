@@ -104,6 +104,17 @@ system("docker", "rm", "-f", name) «forced-remove»
 `docker rm -f web`
 puts "docker rm -f web"
 system("docker stop web")
+%x(docker rm -f web) «forced-remove»
+id = %x{docker kill $(docker ps -q --filter name=#{name})} «kill»
+share = 100 %x
+words = %w(docker rm -f web)
+system "docker", "rm", "-f", name «forced-remove»
+system "docker", «kill»
+  "kill", name
+system "docker", "stop", name
+Open3.popen3("docker", "rm", "-f", name) { |_, out, _| out.read } «forced-remove»
+container.kill «kill»
+process.kill
 """.replace("`docker rm -f web`", "`docker rm -f web` «forced-remove»"),
     "Clean.java": r"""
 class Clean {
@@ -123,9 +134,25 @@ fn clean(id: &str) {
     // Command::new("docker").args(["rm", "-f", id]);
     Command::new("docker").args(["rm", "-f", id]).status(); «forced-remove»
     Command::new("docker").arg("stop").arg(id).status();
+    docker.kill_container::<String>(id, None).await?; «kill»
+    let ids = all.iter().collect::<Vec<_>>();
     println!("docker rm -f");
     let x: &'static str = "docker kill";
 }
+""",
+    "quoted.pl": r"""
+# qx(docker rm -f web)
+qx(docker rm -f web); «forced-remove»
+my $out = qx{docker kill $name}; «kill»
+my %qx = (docker => 1);
+print "qx(docker rm -f web)";
+qx/docker stop web/;
+""",
+    "charlists.ex": r"""
+# :os.cmd('docker rm -f web')
+:os.cmd('docker rm -f web') «forced-remove»
+System.cmd("docker", ["kill", name]) «kill»
+IO.puts('docker rm -f web')
 """,
     "clean.php": r"""<?php
 // exec("docker rm -f web");
