@@ -1,7 +1,7 @@
 # One command each; bare `make` lists them. Everything runs from .venv, which the first command makes.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check bench bench-clean bench-collector bench-delivery bench-gates bench-kill bench-rollback bench-watch soak up docs lock
+.PHONY: help setup parts parts-optional demo demo-once test test-slow leaks check fuzz bench bench-clean bench-collector bench-delivery bench-gates bench-kill bench-rollback bench-watch soak up docs lock
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
@@ -35,6 +35,9 @@ test: parts-optional ## the tests, real parts included (about half an hour on tw
 
 test-slow: parts-optional ## kill loops, simulations and the whole story (about half an hour)
 	@$(BIN)/python -m pytest -m slow -n $(WORKERS) $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## every decoder under coverage-guided fuzzing, a minute each (FUZZ_ARGS='records --seconds 600')
+	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 leaks: parts-optional ## the collection of real bugs and their fixed twins: a scoreboard, and build/leaks.json
 	@$(BIN)/python -m tests.leaks.scoreboard --json build/leaks.json $(LEAKS_ARGS)

@@ -12,6 +12,7 @@ import typer
 import uvicorn
 
 from isolation_monitor.collector.app import create_app
+from isolation_monitor.collector.http_head import BoundedHead
 from isolation_monitor.collector.settings import SettingsError, load_settings
 from isolation_monitor.telemetry.certificates import follow_server_certificate
 from isolation_monitor.telemetry.settings import is_loopback
@@ -64,7 +65,7 @@ def collector(
         app = create_app(load_settings())
     except SettingsError as error:
         _refuse(str(error))
-    options: dict[str, Any] = {}  # Any: options of uvicorn
+    options: dict[str, Any] = {"http": BoundedHead}  # Any: options of uvicorn
     if tls_cert is not None:
         options |= {"ssl_certfile": tls_cert, "ssl_keyfile": tls_key}
     if client_ca is not None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from isolation_monitor.collector import jsontext
-from isolation_monitor.collector.problems import Invalid, MalformedBody, RequestTimeout, TooLarge, UnsupportedMedia
+from isolation_monitor.collector.problems import Invalid, MalformedBody, RequestTimeout, TooLarge, UnsupportedMedia, plain
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -85,7 +85,7 @@ def parsed(body: bytes, model: type[M], what: str = "") -> M:
         raise MalformedBody(str(error)) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise Invalid(f"{what}{'.'.join(str(part) for part in first['loc']) or 'the body'}: {first['msg']}") from None
+        raise Invalid(f"{what}{'.'.join(str(part) for part in first['loc']) or 'the body'}: {plain(first['msg'])}") from None
 
 
 async def _limited(chunks: AsyncIterator[bytes], limits: BodyLimits) -> AsyncIterator[bytes]:

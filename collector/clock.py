@@ -16,7 +16,7 @@ def utc_now() -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """Return `moment` in UTC with milliseconds, `2026-01-01T12:00:00.000Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def parse_time(text: str) -> datetime:

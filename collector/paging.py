@@ -17,8 +17,18 @@ from isolation_monitor.collector.problems import Invalid
 
 
 def _moment(value: object) -> object:
-    # A plus sign that was not escaped arrives as a blank.
-    return parse_time(value.replace(" ", "+")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        # A plus sign that was not escaped arrives as a blank.
+        moment = parse_time(value.replace(" ", "+"))
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(("has no", "is beyond")) else "is not RFC 3339, such as 2026-01-01T12:00:00Z") from None
+    # Ranges are rounded to hours and days: beyond the last one there is no calendar.
+    if not 2 <= moment.year <= 9998:
+        raise ValueError("is beyond the calendar")
+    return moment
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]

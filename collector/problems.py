@@ -116,6 +116,13 @@ def problem_response(
     return JsonResponse(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
+def plain(reason: str) -> str:
+    """Return what pydantic says is wrong, in words that mean something to who sent it."""
+    if reason.startswith("Input should be a valid dictionary"):
+        return "is no JSON object"
+    return reason.removeprefix("Value error, ")
+
+
 def install(app: FastAPI) -> None:
     """Register the handlers on `app`."""
 
@@ -131,7 +138,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(_request: Request, error: Exception) -> Response:
         found = error.errors() if isinstance(error, RequestValidationError) else []
-        errors = [{"where": ".".join(str(part) for part in item["loc"]), "reason": item["msg"]} for item in found[:20]]
+        errors = [{"where": ".".join(str(part) for part in item["loc"]), "reason": plain(item["msg"])} for item in found[:20]]
         malformed = any(item["type"] == "json_invalid" for item in found)
         kind: type[Problem] = MalformedBody if malformed else Invalid
         detail = "; ".join(f"{item['where']}: {item['reason']}" for item in errors[:3]) or "the request is not valid"

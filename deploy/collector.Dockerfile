@@ -47,4 +47,5 @@ EXPOSE 8400
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8400/readyz', timeout=2)"]
 CMD ["python", "-m", "uvicorn", "--factory", "isolation_monitor.collector.app:create_app", \
-    "--host", "0.0.0.0", "--port", "8400", "--timeout-graceful-shutdown", "10", "--no-server-header"]
+    "--host", "0.0.0.0", "--port", "8400", "--timeout-graceful-shutdown", "10", "--no-server-header", \
+    "--http", "isolation_monitor.collector.http_head:BoundedHead"]

@@ -266,6 +266,9 @@ def _envelope(body: bytes, max_records: int) -> BatchIn:
         pass
     try:
         value = jsontext.loads(body)
+        if isinstance(value, dict):
+            # What the decoder did not take may be in the envelope itself. Its records are cleaned one by one.
+            value = {jsontext.clean_text(name): item if name == "records" else jsontext.clean(item) for name, item in value.items()}
         return msgspec.convert(value, _ReadBatchIn)
     except jsontext.JsonError as error:
         raise MalformedBody(str(error)) from None

@@ -91,7 +91,9 @@ class Incident:
 
     @property
     def id(self) -> str:
-        return f"{self.started_at.astimezone(UTC):%Y%m%dT%H%M%S}.{self.started_at.microsecond // 1000:03d}Z~{self.service}"
+        start = self.started_at.astimezone(UTC)
+        # Go's zero time is of the year 1: %Y would write it with one digit.
+        return f"{start.year:04d}{start:%m%dT%H%M%S}.{start.microsecond // 1000:03d}Z~{self.service}"
 
     @property
     def violations(self) -> int:
@@ -100,7 +102,8 @@ class Incident:
 
     def holds(self, moment: datetime) -> bool:
         """Say whether `moment`, to the millisecond, lies within."""
-        return self.started_at - timedelta(milliseconds=1) <= moment <= self.last_sign_at + PAUSE
+        # Differences, here and below: the first and the last moment of the calendar have none before or after them.
+        return moment - self.started_at >= -timedelta(milliseconds=1) and moment - self.last_sign_at <= PAUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def incidents(alerts: Iterable[AlertSpan], bursts: Iterable[Burst], changes: Seq
 def _of_service(service: str, signs: list[tuple[datetime, datetime, Any]], now: datetime) -> Iterator[Incident]:
     current: Incident | None = None
     for start, end, sign in sorted(signs, key=lambda one: one[:2]):
-        if current is None or start > current.last_sign_at + PAUSE:
+        if current is None or start - current.last_sign_at > PAUSE:
             if current is not None:
                 yield _ended(current, now)
             current = Incident(service, start, end)
@@ -158,7 +161,7 @@ def _of_service(service: str, signs: list[tuple[datetime, datetime, Any]], now: 
 
 def _ended(incident: Incident, now: datetime) -> Incident:
     fires = any(alert.ended_at is None for alert in incident.alerts)
-    if not fires and incident.last_sign_at + PAUSE <= now:
+    if not fires and now - incident.last_sign_at >= PAUSE:
         incident.ended_at = incident.last_sign_at
     return incident
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import func, select
@@ -83,10 +83,10 @@ class IncidentRepository:
     async def defects(self, service: str, start: datetime, end: datetime) -> list[Defect]:
         """Return the defects of this time, the first one first."""
         row = ViolationCountRow
-        first = func.min(row.first)
+        first, first_hour = func.min(row.first), start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         statement = (
             select(row.kind, row.grade, row.fingerprint, first, func.max(row.last), func.sum(row.violations), func.sum(row.records))
-            .where(row.service == service, row.hour > start - _HOUR, row.hour <= end, row.last >= start, row.first <= end)
+            .where(row.service == service, row.hour >= first_hour, row.hour <= end, row.last >= start, row.first <= end)
             .where(*counted())
             .group_by(row.kind, row.grade, row.fingerprint)
             .order_by(first)

@@ -5,51 +5,20 @@ Mutations of valid requests reach deeper than noise: bits turned, parts cut out,
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-import json
 import zlib
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from isolation_monitor.collector.body import BodyLimits, read_body
-from isolation_monitor.collector.evidence.domain import Batch
 from isolation_monitor.collector.evidence.otlp import JSON, PROTOBUF, parse_logs
-from isolation_monitor.collector.evidence.rows import TABLES, delivery
 from isolation_monitor.collector.evidence.schemas import parse_batch
 from isolation_monitor.collector.problems import Problem
 from tests.collector.test_otlp import VIOLATION, as_json, export
-
-NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-LIMITS = BodyLimits(10_000, 50_000, 60.0)
+from tests.fuzz.targets import LIMITS, NOW, RECORDS, inflated, is_refusal, is_storable
 
 LOGS = export({"attributes": VIOLATION, "body": "text"}, {"attributes": {"n": 1, "raw": b"\x00"}, "body": {"a": [1.5, None, {"b": True}]}})
-RECORDS = json.dumps(
-    {
-        "schema": "records/1",
-        "service": "chat",
-        "instance": "i",
-        "sent_at": "2026-01-01T12:00:00Z",
-        "records": [
-            {
-                "type": "violation",
-                "id": "v",
-                "time": "2026-01-01T11:59:59Z",
-                "kind": "k",
-                "grade": "crossed",
-                "detector": "d",
-                "synthetic": True,
-            },
-            {"type": "retraction", "id": "r", "time": "2026-01-01T11:59:59Z", "violation_id": "v", "extra": [1e3, -2, "\u00e9\ud800"]},
-        ],
-    }
-).encode()
 
 
 @st.composite
@@ -72,30 +41,6 @@ def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
             case _:
                 del data[at:]
     return bytes(data)
-
-
-def is_storable(batches: list[Batch]) -> None:
-    """Every value of every row is what the drivers take: their own types, whole text, JSON that is JSON."""
-    for dialect in ("sqlite", "postgresql"):
-        made = delivery(batches, NOW, dialect)
-        for table in TABLES:
-            for row in made.rows.get(table, ()):
-                assert len(row) == len(table.columns)
-                for value in row:
-                    if isinstance(value, str):
-                        assert "\0" not in value
-                        value.encode()
-                    elif isinstance(value, int):
-                        assert -(2**63) <= value < 2**63
-    for batch in batches:
-        assert batch.service
-        assert batch.instance
-        assert all(item.reason for item in batch.rejected)
-
-
-def is_refusal(problem: Problem, *statuses: int) -> None:
-    assert problem.status in statuses
-    assert problem.detail
 
 
 @given(mutated(RECORDS) | st.binary(max_size=200))
@@ -127,17 +72,6 @@ def test_a_request_of_logs_is_taken_apart_or_refused(media: str, valid: bytes) -
 
     one()
     assert taken > 1, "accidents are not all fatal: the deep parts were reached"
-
-
-def inflated(sent: bytes, pieces: int) -> bytes:
-    """Return what is read of a gzip body that arrives in pieces."""
-
-    async def stream() -> AsyncIterator[bytes]:
-        for start in range(0, len(sent), pieces):
-            yield sent[start : start + pieces]
-
-    request: Any = SimpleNamespace(headers={"content-encoding": "gzip"}, stream=stream)
-    return asyncio.run(read_body(request, LIMITS, ("application/json",)))[1]
 
 
 @given(st.binary(max_size=3_000), st.integers(1, 500))

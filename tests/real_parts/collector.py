@@ -66,6 +66,7 @@ def collector(
     clean = {key: value for key, value in os.environ.items() if not key.startswith("COLLECTOR_")}
     command = [sys.executable, "-m", "uvicorn", "--factory", "isolation_monitor.collector.app:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
+    command += ["--http", "isolation_monitor.collector.http_head:BoundedHead"]
     url = f"http://127.0.0.1:{port}"
     with running(command, folder / "collector.log", f"{url}/healthz", environment=clean | every) as process:
         yield Collector(url, send_token, read_token, process)
