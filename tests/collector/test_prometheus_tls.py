@@ -129,4 +129,18 @@ def test_commands_ask_by_the_same_three_variables(secured: Secured) -> None:
     assert (refused.returncode, "its certificate is not trusted" in refused.stderr) == (2, True)
     assert "ISOMON_PROMETHEUS_CA_FILE" in refused.stderr
     unusable = isomon(*slo, **ours | {"ISOMON_PROMETHEUS_CA_FILE": __file__})
-    assert (unusable.returncode, "name a readable PEM file with certificates to trust" in unusable.stderr) == (2, True)
+    assert (unusable.returncode, "name a readable file with certificates to trust" in unusable.stderr) == (2, True)
+
+
+def test_a_drill_asks_prometheus_by_the_same_variables(secured: Secured, tmp_path: Path) -> None:
+    """That it complains of the collector, which is away, means that Prometheus answered."""
+    ours = {"ISOMON_PROMETHEUS_CA_FILE": str(secured.ours.file), "ISOMON_PROMETHEUS_CLIENT_CERT_FILE": str(secured.client)}
+    away = ("--collector", f"http://127.0.0.1:{free_port()}", "--folder", str(tmp_path))
+    drill = ("drill", "--service", "shop", "--prometheus", secured.url, *away)
+
+    reached = isomon(*drill, ISOMON_TOKEN="t", **ours)
+    refused = isomon(*drill, ISOMON_TOKEN="t", **ours | {"ISOMON_PROMETHEUS_CA_FILE": str(secured.theirs.file)})
+
+    assert (reached.returncode, "the collector cannot be reached" in reached.stderr) == (2, True), reached.stderr
+    assert (refused.returncode, "its certificate is not trusted" in refused.stderr) == (2, True), refused.stderr
+    assert list(tmp_path.iterdir()) == []
