@@ -47,5 +47,6 @@ class Addressing:
             return True
         entry = self._ownership.entries.get(address)
         if entry is not None:
-            return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id
+            # An id that a store gave to one user may name what others share with him.
+            return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id and entry.how != "source"
         return self._writers.get(address) == principal.id
