@@ -166,6 +166,7 @@ def restarts() -> Panel:
     return counts(
         "Restarts, by container",
         Query(f"sum by (container_name) (increase({RESTARTS}[{queries.STEP}])) > 0", "{{container_name}}"),
+        width=6,
         alerts=["ContainerRestarting"],
         description=("Containers that were started again. None is good. The same one again and again: its last words are in docker logs."),
     )
@@ -175,6 +176,7 @@ def removals() -> Panel:
     return counts(
         "Removals, by how",
         Query(f"sum by (isolation_mode) (increase({REMOVALS}[{queries.STEP}]))", "{{isolation_mode}}"),
+        width=6,
         alerts=["ContainerForcedRemoval"],
         description=(
             "Containers that were removed. Graceful is good. Forced: a SIGKILL without a stop before it. Unknown: it was gone when "
@@ -187,6 +189,7 @@ def stops() -> Panel:
     return counts(
         "Stops that needed SIGKILL",
         Query(f"sum(increase({STOP_SIGKILLS}[{queries.STEP}]))", "stops"),
+        width=6,
         alerts=["ContainerStopNeededKill"],
         description=(
             "Stops that were not obeyed in their time. None is good. Above: a shell that passes no signal on, or an end that takes too "
@@ -200,6 +203,7 @@ def kills() -> Panel:
         "Kills and starved processes, by container",
         Query(f"sum by (container_name) (increase({KILLS}[{queries.STEP}])) > 0", "{{container_name}} killed"),
         Query(f"sum by (container_name) (increase({OOM_SURVIVED}[{queries.STEP}])) > 0", "{{container_name}} lost a process"),
+        width=6,
         alerts=["ContainerKilled", "ContainerProcessOutOfMemory"],
         description=(
             "Containers that were sent SIGKILL without a stop, and those that live on although the kernel ended one of their processes for "
