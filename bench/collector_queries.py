@@ -114,6 +114,9 @@ async def _rows(store: str, database: Database, now: datetime, records: int, not
     async def by_service() -> None:
         assert await service.sums(now - timedelta(days=1))
 
+    async def month_by_service() -> None:
+        assert await service.sums(now - timedelta(days=DAYS, minutes=30))
+
     async def incidents() -> None:
         assert await IncidentService(database, lambda: now, DAYS).find(limit=50)
 
@@ -122,9 +125,11 @@ async def _rows(store: str, database: Database, now: datetime, records: int, not
     yield await _timed(f"{store} query 30 days", history, _LONG_BUDGET_MS, 20, f"by day and kind; {note}")
     yield await _timed(f"{store} query 30 days, pages' sums", by_day, _LONG_BUDGET_MS, 20, f"by day and grade; {note}")
     yield await _timed(f"{store} query 24 hours, pages' sums", by_service, _LONG_BUDGET_MS, 5, f"by service and grade; {note}")
+    yield await _timed(f"{store} query 30 days, by service", month_by_service, _LONG_BUDGET_MS, 10, f"and grade; {note}")
     yield await _timed(f"{store} query 30 days, defects", groups, _LONG_BUDGET_MS, 10, f"first 50, with users; {note}")
     yield await _timed(f"{store} query 30 days, incidents", incidents, _LONG_BUDGET_MS, 5, note)
-    yield await _expiry(store, database, now, note)
+    for row in await _expiry(store, database, now, note):
+        yield row
 
 
 async def _timed(name: str, ask: Callable[[], Awaitable[None]], budget_ms: float, times: int, note: str) -> Row:
@@ -139,7 +144,7 @@ async def _timed(name: str, ask: Callable[[], Awaitable[None]], budget_ms: float
     return Row(name, took[round(0.99 * (len(took) - 1))], "ms p99", budget_ms, spread=(took[0], took[-1]), note=note)
 
 
-async def _expiry(store: str, database: Database, now: datetime, note: str) -> Row:
+async def _expiry(store: str, database: Database, now: datetime, note: str) -> list[Row]:
     """Let three days expire while records are stored, one batch after the other, and see how long the slowest of these waited."""
     keeper = RetentionService(database, Leader(database), CollectorMetrics(), lambda: now, Policy(DAYS - 3), 600)
     waits, stop = [], asyncio.Event()
@@ -166,8 +171,13 @@ async def _expiry(store: str, database: Database, now: datetime, note: str) -> R
     await writer.close()
     went = f"{sum(done.expired.values())} rows, {done.partitions_dropped} partitions in {time.monotonic() - began:.1f} s"
     waits.sort()
-    told = f"slowest batch of 10 meanwhile {waits[-1]:.0f} ms, median {waits[len(waits) // 2]:.1f} ms" if waits else "no batch meanwhile"
-    return Row(f"{store} expiry, longest block of writers", 1000 * done.longest_s, "ms", _BLOCK_BUDGET_MS, note=f"{went}; {told}; {note}")
+    block = Row(f"{store} expiry, longest block of writers", 1000 * done.longest_s, "ms", _BLOCK_BUDGET_MS, note=f"{went}; {note}")
+    if not waits:
+        return [block]
+    # Its own commit, and what else the machine did, are in it: no budget, but nothing hides behind the row above.
+    median = waits[len(waits) // 2]
+    told = f"batches of 10, {len(waits)} of them, median {median:.1f} ms"
+    return [block, Row(f"{store} expiry, slowest batch meanwhile", waits[-1], "ms", spread=(waits[0], waits[-1]), note=told)]
 
 
 @asynccontextmanager
