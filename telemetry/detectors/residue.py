@@ -418,7 +418,8 @@ class Residue:
 
     def slots_in(self, node: Node) -> list[tuple[Child, str]]:
         """Return the fields which are written over that hold containers, objects or closures, with their way."""
-        if node.varies or node.library > 1 or (node.layout is not None and (node.layout.kind in ("class", "function") or node.is_table)):
+        kind = node.layout.kind if node.layout is not None else ""
+        if node.varies or node.library > 1 or kind == "class" or node.is_table:
             return []
         label = node.label
         return [
@@ -426,6 +427,7 @@ class Residue:
             for child in node.holds
             if type(child.key) is str
             and is_field(child, False, False)
+            and (kind != "function" or child.step == "attribute")
             and (self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance") or is_closure(child.value))
             and _PASSING_NAME.search(child.key) is None
         ]

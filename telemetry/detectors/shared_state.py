@@ -77,7 +77,7 @@ class SharedState:
         self._switch = kit.switches[names.SHARED_STATE]
         territory = Territory()
         self._walk = Walk(territory)
-        self._roots = Roots(territory, self._walk.layouts)
+        self._roots = Roots(territory, self._walk.layouts, self._walk.additions)
         self.knowledge = Knowledge()
         self.residue = Residue(self.knowledge, self._walk.layouts)
         self._walk.met_again = self.residue.met_again
