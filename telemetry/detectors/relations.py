@@ -61,13 +61,15 @@ class Relations:
         return self._knows(first, key) and self._knows(second, key)
 
     def is_told(self, suspicion: Suspicion, text: str) -> bool:
-        """Return whether what a principal said is shown to whom it concerns: with the object that it was said about, or its maker."""
+        """Return whether what a principal said is for whom he named, for the maker of what it is about, or shown with that."""
         source = suspicion.entry.origin.request
         said: Ingress | None = suspicion.entry.origin.ingress
         if said is None:
             return False
         receiver = suspicion.principal.id
         for value in said.values:
+            if value == receiver or ((owner := self._ownership.owner_of(value)) is not None and owner.id == receiver):
+                return True
             entry = self._ownership.get(value)
             if entry is not None and entry.origin.principal.id == receiver and value != suspicion.token:
                 return True

@@ -61,7 +61,6 @@ _PASSING_NAME: Final = re.compile(
 
 Proof = Literal["token", "id", "text"]
 
-
 KEYS_BY_USER: Final = 3
 BASELINE_LIMIT: Final = 50_000
 
@@ -411,17 +410,16 @@ class Residue:
             and type(child.key) is str
             and is_field(child, False, False)
         ]
-        if not texts or (node.layout is not None and node.is_table):
+        if not texts or node.is_table:
             return []
         label = node.label
         return [(child, label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
 
     def slots_in(self, node: Node) -> list[tuple[Child, str]]:
         """Return the fields which are written over that hold containers, objects or closures, with their way."""
-        kind = node.layout.kind if node.layout is not None else ""
+        kind, label = node.layout and node.layout.kind, node.label
         if node.varies or node.library > 1 or kind == "class" or node.is_table:
             return []
-        label = node.label
         return [
             (child, label + step_of(child, False))
             for child in node.holds
