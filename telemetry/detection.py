@@ -124,6 +124,7 @@ class Detection:
         self.foreign_credential.private_to = self.foreign_content.ownership.private_to
         self.foreign_credential.overwrites = self.shared_state.overwrites
         self.shared_state.owners = self.foreign_content.ownership
+        self.shared_state.knowledge.shares = self.foreign_content.relations.shares
         self.resource_trend.own_bytes = self.foreign_content.ownership.bytes_held
         self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
         self.shared_state.residue.on_shared.append(self.foreign_content.public.share)

@@ -23,6 +23,8 @@ TOKENS_LIMIT: Final = 500
 
 _SPLIT_AT: Final = b"\"'`,:;{}[]()<>/\\=&?!|*#%$^~\n\r\t"
 _SEPARATORS: Final = bytes.maketrans(_SPLIT_AT, b" " * len(_SPLIT_AT))
+_CONTROLS: Final = bytes(byte for byte in (*range(32), 127) if byte not in b"\t\n\r")
+_WRITTEN_BYTES: Final = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
 _ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _PLAIN: Final = re.compile(
     r"""(?x)
@@ -71,6 +73,15 @@ _LEARN_ANYWAY: Final = 8
 """One text in so many is learned from where all pieces seem to hold tokens: some may hold several, and others none."""
 _HAS_DIGIT: Final = re.compile(r"\d")
 _MIXED: Final = re.compile(r"[a-z][A-Z]+[a-z]|[A-Z]{2,}[a-z]+[A-Z]")
+
+
+def legible(body: bytes) -> str:
+    """Return bytes as text in which tokens can be found: whatever is no text, as lengths and tags of binary formats, is blank.
+
+    >>> legible(b"\\x82\\xa3tel\\xd9\\x20+49 30 901820").split()
+    ['tel', '+49', '30', '901820']
+    """
+    return body.translate(_WRITTEN_BYTES).decode("utf-8", "replace").replace("\ufffd", " ")
 
 
 def words_of(text: str) -> list[str]:

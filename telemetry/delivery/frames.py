@@ -17,6 +17,7 @@ from isolation_monitor.telemetry.delivery.run import Run
 from isolation_monitor.telemetry.delivery.socketio import event_of
 from isolation_monitor.telemetry.delivery.streamed import Streamed
 from isolation_monitor.telemetry.detectors import foreign_identity, wrong_socket
+from isolation_monitor.telemetry.tokens import legible
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -107,7 +108,7 @@ class Frames:
         text = message.get("text")
         if text is None:
             body = message.get("bytes")
-            text = body.decode("utf-8", "replace") if isinstance(body, bytes) and len(body) <= self._limit else ""
+            text = legible(body) if isinstance(body, bytes) and len(body) <= self._limit else ""
         if not text or len(text) > self._limit:
             ledger.skipped(names.FOREIGN_IDENTITY)
             return None, ""

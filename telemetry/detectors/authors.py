@@ -98,6 +98,10 @@ class Authors:
 
 
 def _pairs(item: str, token: str) -> list[tuple[str, str]]:
-    """Return the short values of an item by name; a small object within it is one value."""
+    """Return the short values of an item by name; a small object within it is one value.
+
+    The value that is asked about says nothing of whose it is, unless it is the author's name: a nickname is what it says.
+    """
     nested = [(name, fields) for name, fields in _NESTED.findall(item)[:PAIRS_LIMIT] if token not in fields]
-    return nested + [(name, text or number) for name, text, number in _PAIR.findall(item)[:PAIRS_LIMIT] if token not in text]
+    plain = [(name, text or number) for name, text, number in _PAIR.findall(item)[:PAIRS_LIMIT]]
+    return nested + [(name, text) for name, text in plain if token not in text or (token == text and _AUTHOR_NAME.fullmatch(name))]

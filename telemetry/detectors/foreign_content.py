@@ -10,10 +10,10 @@ its own (authorisation is the application's); broadcasts of what a user wrote, a
 or a nickname (`authors.py`); whatever an endpoint shows that the owner does not use himself (an administrator's view); a derived
 or made-up value that a cache gives to all from its first answer on; a row that a request wrote or found otherwise than by its id.
 Said, not guessed: what users write for everybody, kept in memory and shown without its author, looks the same as one history for
-all: such an endpoint is declared by `monitor.public`.
+all: such an endpoint is declared by `monitor.public`. Where only the owner writes so far, others are there to read.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
 Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is normal
-is consent; so is having named the value, its owner by a header, or the invitation that stands for it. What memory keeps under an id is
+is consent (`relations.py`); so is having named the value, its owner by a header, or its invitation. What memory keeps under an id is
 looked for there once more before it is reported: it may have changed hands. Grades: `crossed`; `reachable` in an outgoing call.
 """
 
@@ -33,7 +33,8 @@ from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdenti
 from isolation_monitor.telemetry.detectors.own_sources import OwnSources
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.public_content import PublicContent
-from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, headers_name, surroundings
+from isolation_monitor.telemetry.detectors.relations import Relations
+from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, headers_name, spoken_to, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Moving, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
 from isolation_monitor.telemetry.tokens import look_up_tokens, phrases_of, tokens_of, words_of
@@ -75,15 +76,16 @@ class ForeignContent:
         self.public = PublicContent(self.ownership)
         self._peers: dict[object, set[str]] = {}
         """Ids of the principals that an endpoint has answered."""
-        self._pending: dict[tuple[object, str], Suspicion] = {}
-        """By endpoint and id of the owner, who has not been seen there yet."""
+        self._pending: dict[tuple[object, str], tuple[Suspicion, object]] = {}
+        """By endpoint and id of who has not been seen there yet; with the endpoint that the suspicion is of."""
         self._unconfirmed = Unconfirmed()
         self._moving = Moving()
         self.look_again: Callable[[], bool] = lambda: False
         self._broadcasts = Broadcasts(kit, self._suspect_frame)
         self._addressing = Addressing(self.ownership)
+        self.relations = Relations(self.ownership, kit.principals.known, self._peers)
         self._credentials: dict[bytes, None] = {}
-        self.identity = LearnedIdentity(kit)
+        self.identity = LearnedIdentity(kit, self.relations.acts_for)
         self.reads_are_known: Callable[[RequestContext], bool] = lambda request: True
         """Whether it is known what a request read from databases: a suspicion cannot be judged without."""
         kit.stores.on_write.append(self.handed_over)
@@ -188,7 +190,9 @@ class ForeignContent:
     def answered(self, request: RequestContext, scope: Scope) -> None:
         """Note that an endpoint serves a principal: it is about to answer him well."""
         if request.principal is not None:
-            self._note_peer(endpoint_of(request, scope), request.principal)
+            endpoint = endpoint_of(request, scope)
+            self.relations.answered(request, request.principal, endpoint)
+            self._note_peer(endpoint, request.principal)
 
     def refused(self, request: RequestContext, scope: Scope) -> None:
         """Note that an endpoint fails a principal: its errors are his as much as anybody's."""
@@ -345,10 +349,7 @@ class ForeignContent:
     def walked(self, begun: float) -> None:
         """Judge what waited for a walk through memory that began at a moment (`time.monotonic()`)."""
         for suspicion, endpoint in self._moving.walked(begun):
-            if endpoint is _PUSHED:
-                self._report(suspicion)
-            else:
-                self._report_between_peers(suspicion, endpoint)
+            self._report(suspicion) if endpoint is _PUSHED else self._report_between_peers(suspicion, endpoint)
         if self._moving.is_waiting:
             self.look_again()
 
@@ -360,12 +361,16 @@ class ForeignContent:
         is_declared_push = suspicion.entry.how == "declared" and suspicion.request.connection is not None
         # An error says to everybody the same, whether the endpoint serves him or not.
         places = (endpoint, (endpoint, "errors")) if suspicion.request.status >= 400 else (endpoint,)
-        if is_declared_push or any(suspicion.owner.id in self._peers.get(place, ()) for place in places):
-            self._report(suspicion)
-            return True
+        waits_at = [(place, suspicion.owner.id) for place in places]
+        if is_declared_push or any(id in self._peers.get(place, ()) for place, id in waits_at):
+            said_at, receiver = spoken_to(suspicion), suspicion.principal.id
+            if said_at is None or any(receiver in self._peers.get(place, ()) for place in (said_at, (said_at, "errors"))):
+                self._report(suspicion)
+                return True
+            # Only the owner writes there so far: a shop's page, a team's settings, which others are there to read.
+            waits_at = [(said_at, receiver)]
         if len(self._pending) < PENDING_LIMIT:
-            for place in places:
-                self._pending[place, suspicion.owner.id] = suspicion
+            self._pending.update(dict.fromkeys(waits_at, (suspicion, endpoint)))
         return False
 
     def _is_consented(self, suspicion: Suspicion, text: str) -> bool:
@@ -380,6 +385,8 @@ class ForeignContent:
             # It asked for this person.
             return True
         if headers_name(request, owner.id) or (entry.how == "state" and self.ownership.has_named(suspicion.principal, owner.id)):
+            return True
+        if entry.how != "declared" and self.relations.acts_for(suspicion.principal, owner.id):
             # Support staff that acts as a customer, from this request on or from an earlier one.
             return True
         if entry.how == "declared":
@@ -395,8 +402,8 @@ class ForeignContent:
             return True
         if entry.how not in SAID:
             return entry.how == "source" and (names_owner or not self.reads_are_known(request) or self.sources.explains(suspicion, text))
-        if connection is not None and names_owner:
-            # Openly attributed speech.
+        if (connection is not None and names_owner) or self.relations.is_told(suspicion, text):
+            # Openly attributed speech, or said to whoever made what it is about.
             return True
         if was_fetched(request, token) or self.ownership.has_named_any_of(suspicion.principal, entry.origin.request):
             return True
@@ -411,14 +418,7 @@ class ForeignContent:
             # Both named the same room, thread or document, on this connection or in this request.
             if not source.addresses.isdisjoint(said.addresses) or not source.addresses.isdisjoint(before.addresses):
                 return True
-            # The owner's own request named the receiver.
-            receiver = suspicion.principal.id
-            if any(value == receiver or self._is_owned_by(value, receiver) for value in source.values):
-                return True
         return False
-
-    def _is_owned_by(self, token: str, id: str) -> bool:
-        return (owner := self.ownership.owner_of(token)) is not None and owner.id == id
 
     def _note_peer(self, endpoint: object, principal: Principal) -> None:
         peers = self._peers.get(endpoint)
@@ -429,9 +429,9 @@ class ForeignContent:
         if principal.id in peers or len(peers) >= PEERS_LIMIT:
             return
         peers.add(principal.id)
-        suspicion = self._pending.pop((endpoint, principal.id), None) if self._pending else None
-        if suspicion is not None and not suspicion.is_reported:
-            self._report(suspicion)
+        waiting = self._pending.pop((endpoint, principal.id), None) if self._pending else None
+        if waiting is not None and not waiting[0].is_reported and not waiting[0].is_explained:
+            self._report_between_peers(*waiting)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 

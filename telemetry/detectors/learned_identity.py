@@ -17,8 +17,11 @@ from isolation_monitor.telemetry.detectors import foreign_identity
 from isolation_monitor.telemetry.detectors.answers import field_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.detectors.kit import Kit
+    from isolation_monitor.telemetry.principals import Principal
 
 ENDPOINTS_LIMIT: Final = 2_000
 FIELDS_LIMIT: Final = 4
@@ -53,8 +56,10 @@ class _Field:
 class LearnedIdentity:
     """Learns per endpoint; told of each JSON answer to a request that addresses nothing but its own."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit, acts_for: Callable[[Principal, str], bool] = lambda principal, other: False) -> None:
+        """`acts_for` tells whether a principal may act for another, given by id: what names that one is then no leak."""
         self._kit = kit
+        self._acts_for = acts_for
         self._switch = kit.switches[names.FOREIGN_IDENTITY]
         self._endpoints: dict[object, dict[str, _Field]] = {}
 
@@ -76,7 +81,7 @@ class LearnedIdentity:
             if value is None:
                 continue
             other = self._kit.principals.known(value)
-            if other is not None and other.id != principal.id and field.is_identity:
+            if other is not None and other.id != principal.id and field.is_identity and not self._acts_for(principal, other.id):
                 foreign_identity.report(self._kit.reporter, self._kit.principals, request, (name, other.id), "the answer")
                 return True
         return False

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from isolation_monitor.telemetry.detectors.additions import Additions
 from isolation_monitor.telemetry.detectors.raw_objects import (
     Child,
     Layout,
@@ -138,6 +139,7 @@ class Walk:
     def __init__(self, territory: Territory) -> None:
         self.layouts = Layouts()
         self._territory = territory
+        self.additions = Additions(self.layouts)
         self.was_cut = False
         """Whether the latest walk ended at its limit: there is more than it has seen."""
         self.met_again: Callable[[Node, Child], None] | None = None
@@ -204,14 +206,17 @@ class Walk:
                 if self.met_again is not None and child.step == "key":
                     self.met_again(node, child)
                 continue
-            library = self._library_depth(node, child, layout)
+            library, only = self._library_depth(node, child, layout), None
             if library is None:
-                continue
+                only = self._additions_of(value, layout)
+                if not only:
+                    continue
+                library = node.library
             seen.add(id(value))
             inner = Node(
                 value, layout, node, step_of(child, is_table), child.key if child.step in ("key", "result") else None, node.depth + 1
             )
-            inner.library = library
+            inner.library, inner.only = library, only
             inner.is_varying = child.step in ("item", "result") or (child.step == "key" and is_table)
             (code if layout.kind in ("function", "class") else data).append(inner)
 
@@ -230,14 +235,22 @@ class Walk:
         if kind != "instance":
             return None if self._is_running(layout) else node.library
         family = self._territory.family(layout.module)
+        is_bag = self.additions.is_bag(value, layout)
         if family == "infrastructure":
-            # Starlette's application state is a bag for the application's own things.
-            return node.library if (layout.module, layout.name) == ("starlette.datastructures", "State") else None
+            return node.library if is_bag else None
         if self._is_running(layout):
             return None
         if family == "application":
             return 0
+        if is_bag:
+            return node.library
         return node.library + 1 if node.library < LIBRARY_DEPTH else None
+
+    def _additions_of(self, value: object, layout: Layout) -> frozenset[str]:
+        """Return the names of what the application put on a framework's object."""
+        if layout.kind != "instance" or self._territory.family(layout.module) != "infrastructure" or self._is_running(layout):
+            return frozenset()
+        return self.additions.of(value, layout)
 
     def _is_running(self, layout: Layout) -> bool:
         return any(module.partition(".")[0] in _RUNNING for module in layout.base_modules)

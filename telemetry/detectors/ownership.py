@@ -224,10 +224,12 @@ class Ownership:
         if entry.owner is not None and entry.owner.id != principal.id:
             if STRENGTH[entry.how] > STRENGTH[how]:
                 return []
-            if entry.how == how:
+            if entry.how == how or (entry.how == "ingress" and how == "answers"):
+                # Said by one and usually given to another: shared, or known as a leak by what was said.
                 entry.is_public = True
                 return []
-        elif STRENGTH[entry.how] >= STRENGTH[how]:
+        elif STRENGTH[entry.how] >= STRENGTH[how] or (entry.owner is not None and entry.how == "ingress" and how == "answers"):
+            # What somebody says of himself, as his nickname, comes back to him often, and is for others all the same.
             return []
         # Whom it went to before anybody knew whose it is: also the first one, when that is not the owner.
         gone = [*(entry.sightings or ())]

@@ -24,6 +24,7 @@ Kind = Literal[
     "leaf", "nothing", "dict", "list", "tuple", "set", "deque", "function", "method", "class", "cached", "partial", "module", "variable",
     "instance",
 ]  # fmt: skip
+Assigned = Literal["", "made", "later"]
 Step = Literal["attribute", "key", "item", "name", "cell", "default", "result", "part"]
 
 CHILDREN_LIMIT: Final = 96
@@ -61,7 +62,9 @@ class Child(NamedTuple):
 class Layout:
     """How instances of one class are looked at; found once per class."""
 
-    __slots__ = ("_of", "attributes", "base_modules", "is_closed", "kind", "module", "name", "slots")
+    __slots__ = (
+        "_of", "assigns", "attributes", "base_modules", "is_closed", "is_namespace", "kind", "module", "name", "setters", "slots",
+    )  # fmt: skip
 
     def __init__(self, cls: type) -> None:
         self._of = weakref.ref(cls)
@@ -72,6 +75,9 @@ class Layout:
         self.kind: Kind = _kind_of(cls, bases)
         self.attributes: Callable[[object], object] | None = None
         self.slots: list[tuple[str, Callable[[object], object]]] = []
+        self.assigns: dict[str, Assigned] = {}
+        self.setters: dict[str, FunctionType] | None = None
+        """When the class's code assigns to an attribute, and the setters of its properties; found when asked for (`additions.py`)."""
         if self.kind in ("instance", "dict", "list", "tuple", "set", "deque"):
             for base in bases:
                 for name, member in list(_namespace(base).items()):
@@ -91,6 +97,11 @@ class Layout:
         )
         """Compiled code of an installed package, as providers of dependencies are: only the garbage collector sees what they hold.
         Not of containers: it does not tell which key a value is under."""
+
+        self.is_namespace = self.kind == "instance" and all(
+            any(name in _namespace(base) for base in bases if base is not object) for name in ("__getattr__", "__setattr__")
+        )
+        """Its attributes may be anybody's: it is asked for all of them, and told of each that is set."""
 
     def is_of(self, cls: type) -> bool:
         return self._of() is cls
@@ -167,6 +178,17 @@ def module_of(cls: type) -> str:
 
 def qualname_of(cls: type) -> str:
     return _text(_qualname(cls))
+
+
+def bases_of(cls: type) -> tuple[type, ...]:
+    """Return a class and those it derives from."""
+    found: tuple[type, ...] = _bases(cls)
+    return found
+
+
+def namespace_of_class(cls: type) -> dict[str, object]:
+    """Return a copy of what a class itself defines."""
+    return dict(_namespace(cls))
 
 
 def plain(leaf: object) -> str:

@@ -411,21 +411,21 @@ class Residue:
             and type(child.key) is str
             and is_field(child, False, False)
         ]
-        if not texts or (node.layout is not None and node.is_table):
+        if not texts or node.is_table:
             return []
-        label = node.label
-        return [(child, label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
+        return [(child, node.label + step_of(child, False)) for child in texts if _PASSING_NAME.search(str(child.key)) is None]
 
     def slots_in(self, node: Node) -> list[tuple[Child, str]]:
         """Return the fields which are written over that hold containers, objects or closures, with their way."""
-        if node.varies or node.library > 1 or (node.layout is not None and (node.layout.kind in ("class", "function") or node.is_table)):
+        kind, label = node.layout and node.layout.kind, node.label
+        if node.varies or node.library > 1 or kind == "class" or node.is_table:
             return []
-        label = node.label
         return [
             (child, label + step_of(child, False))
             for child in node.holds
             if type(child.key) is str
             and is_field(child, False, False)
+            and (kind != "function" or child.step == "attribute")
             and (self._layouts.of(child.value).kind in ("dict", "list", "tuple", "instance") or is_closure(child.value))
             and _PASSING_NAME.search(child.key) is None
         ]

@@ -16,6 +16,7 @@ from itertools import islice
 from types import ModuleType
 from typing import Any, Final
 
+from isolation_monitor.telemetry.detectors.additions import Additions
 from isolation_monitor.telemetry.detectors.object_walk import NAMES_LIMIT, Root
 from isolation_monitor.telemetry.detectors.places import STORE_ATTR, codes_of, stored_by
 from isolation_monitor.telemetry.detectors.raw_objects import Layouts, children, module_of, qualname_of
@@ -36,9 +37,11 @@ _OPAQUE: Final = ("pydantic", "pydantic_core", "typing", "inspect", "re", "sqlal
 class Roots:
     """The roots found so far, modules first: what a variable holds is named after the variable."""
 
-    def __init__(self, territory: Territory, layouts: Layouts) -> None:
+    def __init__(self, territory: Territory, layouts: Layouts, additions: Additions) -> None:
+        """`additions` is told of the names that the application's code mentions and assigns to."""
         self._territory = territory
         self._layouts = layouts
+        self._additions = additions
         self._modules: dict[str, Root] = {}
         self._others: dict[int, Root] = {}
         self._borrowed: dict[str, Root] = _environment()
@@ -134,21 +137,27 @@ class Roots:
             return []
         # The monitor's own middleware is passed through to what it wraps, and to nothing else.
         is_ours = layout.module.startswith("isolation_monitor.")
-        is_root = kind == "function" or (kind == "instance" and self._territory.family(layout.module) == "application")
+        is_root = kind == "function" or self._is_applications(found)
+        # An object in the closure of a framework's function is met nowhere else: a view's, in what serves it.
+        is_foreign = kind == "function" and self._territory.family(str(found.__globals__.get("__name__"))) != "application"
         return [
             child.value
             for child in children(found, layout)
             if self._layouts.of(child.value).kind not in ("leaf", "nothing", "module", "set")
             and (not is_ours or (child.step == "attribute" and child.key == "app"))
-            and (not is_root or self._is_code(child.value))
+            and (not is_root or self._is_code(child.value) or (is_foreign and self._is_applications(child.value)))
         ]
+
+    def _is_applications(self, value: object) -> bool:
+        layout = self._layouts.of(value)
+        return layout.kind == "instance" and self._territory.family(layout.module) == "application"
 
     def _is_code(self, value: object) -> bool:
         """Whether something leads to more code. The data below a root is walked from there, where the keys on the way are known:
         one user's object, taken as a root by itself, would look like everybody's."""
         layout = self._layouts.of(value)
         if layout.kind == "instance":
-            return self._territory.family(layout.module) != "application"
+            return not self._is_applications(value)
         return layout.kind in ("function", "class", "method", "partial", "cached")
 
     def borrow(self) -> Iterator[None]:
@@ -161,7 +170,9 @@ class Roots:
             stored: set[str] = set()
             for code in codes_of(module):
                 stored.update(stored_by(code, STORE_ATTR))
+                self._additions.mentioned.update(code.co_names)
                 yield
+            self._additions.assigned |= stored
             for value in self._variables(module):
                 self._borrow(value, frozenset(stored))
 

@@ -1,11 +1,11 @@
 """Shared state: places that every request reaches and that hold what belongs to single principals, under no key of theirs.
 
 Sees: variables of the application's modules, attributes of its classes and singletons, closures, defaults of functions, results
-of `functools.cache`, the application's `state`, dependencies, middleware, the environment, libraries' variables that the application
-assigns to: an agent with one history for all, a `current_user` (his id, his row of a table, a function made for him), a key of an
-SDK, a cache whose key leaves the user out, a mutable default. A place is named by its way, `shop.agents:agent.history[*]`, and
-reported once it has held what two principals left there (`residue.py`), or once each of three principals was seen
-to have its own value there (`fields.py`).
+of `functools.cache`, the application's `state`, what it puts on objects of frameworks and sets on clients (`additions.py`),
+dependencies, middleware, the environment, libraries' variables that the application assigns to: an agent with one history for
+all, a `current_user` (his id, his row of a table, a function made for him), a key of an SDK, a cache whose key leaves the user
+out, a mutable default. A place is named by its way, `shop.agents:agent.history[*]`, and reported once it has held what two
+principals left there (`residue.py`), or once each of three principals was seen to have its own value there (`fields.py`).
 Cannot see: what was made for the first user and then serves everybody unchanged: only one principal is there (`whereabouts`
 knows the place, the crossing is the business of the detectors of answers); values that are no strings, whole numbers, bytes
 or UUIDs; what is taken away again before the request ends; state inside of frameworks and drivers, in compiled containers
@@ -80,7 +80,7 @@ class SharedState:
         self._switch = kit.switches[names.SHARED_STATE]
         territory = Territory()
         self._walk = Walk(territory)
-        self._roots = Roots(territory, self._walk.layouts)
+        self._roots = Roots(territory, self._walk.layouts, self._walk.additions)
         self.knowledge = Knowledge()
         self.residue = Residue(self.knowledge, self._walk.layouts)
         self._walk.met_again = self.residue.met_again

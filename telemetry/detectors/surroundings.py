@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.detectors.suspicion import Suspicion
     from isolation_monitor.telemetry.principals import Scope
 
 NEAR: Final = 400
@@ -26,6 +27,15 @@ def endpoint_of(request: RequestContext, scope: Scope | None) -> object:
         return id(endpoint) if endpoint is not None else connection.scope.get("path")
     served = request.served
     return id(served.endpoint) if served is not None else None
+
+
+def spoken_to(suspicion: Suspicion) -> object | None:
+    """Return the endpoint that took what a suspicion is about from its owner; None for what nobody said, and where no router tells."""
+    source = suspicion.entry.origin.request
+    if suspicion.entry.how != "ingress" or source is None or source.connection is not None:
+        return None
+    endpoint = source.served.endpoint if source.scope is None and source.served is not None else (source.scope or {}).get("endpoint")
+    return id(endpoint) if endpoint is not None else None
 
 
 def headers_name(request: RequestContext, id: str) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
+from isolation_monitor.telemetry.tokens import legible
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -26,7 +27,14 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _STREAMS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/jsonl")
-_TEXTUAL: Final = (b"json", b"text/", b"xml", b"javascript", b"x-ndjson", b"graphql")
+_TEXTUAL: Final = (
+    b"json", b"text/", b"xml", b"javascript", b"x-ndjson", b"graphql", b"yaml", b"toml", b"csv", b"rfc822", b"multipart/", b"jwt", b"pem",
+    b"x-www-form-urlencoded",
+)  # fmt: skip
+_STRUCTURED: Final = (b"msgpack", b"protobuf", b"proto", b"cbor", b"grpc", b"bson", b"avro", b"thrift")
+"""Binary formats that carry texts as they are, between lengths and tags."""
+_BYTES: Final = b"octet-stream"
+"""Anything at all: known values are recognised in it, and nothing is learned from it."""
 _FORM: Final = b"application/x-www-form-urlencoded"
 _TAIL: Final = 200
 """Characters of a stream that are looked at again with what comes next, so that no value is cut in two."""
@@ -53,7 +61,7 @@ class Reading:
     """Reads one HTTP exchange. `receive` and `send` take the place of the server's own."""
 
     __slots__ = (
-        "_body", "_content", "_encoding", "_held", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
+        "_body", "_content", "_encoding", "_held", "_is_bytes", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
         "_said_early", "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
     )  # fmt: skip
 
@@ -67,6 +75,7 @@ class Reading:
         self._taken = 0
         self._body: list[bytes] = []
         self._is_read = False
+        self._is_bytes = False
         self._is_stream = False
         self._streamed: Streamed | None = None
         """Told which events of runs leave, where the answer is a stream."""
@@ -102,7 +111,7 @@ class Reading:
         if self._taken > self._monitor.settings.body_limit_bytes:
             self._monitor.ledger.skipped(names.FOREIGN_CONTENT)
         else:
-            text = b"".join(self._body).decode("utf-8", "replace")
+            text = legible(b"".join(self._body))
             is_form = any(name == b"content-type" and value.startswith(_FORM) for name, value in self._scope["headers"])
             if self._request.principal is None:
                 self._said_early = text, is_form
@@ -205,6 +214,8 @@ class Reading:
         elif self._request.status >= 400:
             self._content.refused(self._request, self._scope)
         values = []
+        # Without a type it may be anything.
+        self._is_read = self._is_bytes = True
         for name, value in message.get("headers", ()):
             # In lower case, as ASGI has it; some frameworks send them as they are written.
             name = name.lower()
@@ -212,7 +223,8 @@ class Reading:
                 self._is_stream = value.startswith(_STREAMS)
                 if self._is_stream and self._held is None and self._monitor.frames.reads:
                     self._request.stream = self._streamed = self._monitor.frames.streamed(value)
-                self._is_read = any(kind in value for kind in _TEXTUAL)
+                self._is_bytes = _BYTES in value
+                self._is_read = self._is_bytes or any(kind in value for kind in (*_TEXTUAL, *_STRUCTURED))
             elif name == b"content-encoding":
                 self._encoding = value
             elif name not in _PLAIN_HEADERS:
@@ -232,8 +244,8 @@ class Reading:
             return False
         is_foreign = self._judge_identity(plain)
         if plain:
-            learns = 200 <= request.status < 300
-            text = plain.decode("utf-8", "replace")
+            learns = 200 <= request.status < 300 and not self._is_bytes
+            text = legible(plain)
             is_foreign = self._monitor.detection.leaving(request, text, "the answer", scope=self._scope, learns=learns) or is_foreign
         return is_foreign
 

@@ -14,6 +14,7 @@ from isolation_monitor.telemetry.delivery.envelope import is_asked
 from isolation_monitor.telemetry.delivery.socketio import is_socketio
 from isolation_monitor.telemetry.detectors import inherited_context
 from isolation_monitor.telemetry.flags.arms import inherit
+from isolation_monitor.telemetry.tokens import legible
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.frames import Frames
@@ -180,7 +181,7 @@ class Sockets:
             text = message.get("text")
             if text is None:
                 body = message.get("bytes")
-                text = body.decode("utf-8", "replace") if isinstance(body, bytes) and len(body) <= self._limit else ""
+                text = legible(body) if isinstance(body, bytes) and len(body) <= self._limit else ""
             if text and len(text) <= self._limit:
                 self._content.came_in(request, text)
         except Exception as error:

@@ -56,6 +56,31 @@ async def home(user: str = Depends(me)):
 }
 
 LEGITIMATE_OBJECTS: Final[dict[str, str]] = {
+    "what the framework's object and the application's keep by user": """
+from types import SimpleNamespace
+
+app.ctx = SimpleNamespace(carts={}, version="1.0")
+app.messages = {}
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    app.ctx.carts[user] = SECRET[user]
+    app.messages.setdefault(user, []).append(SECRET[user])
+    return {}
+""",
+    "requests that are kept beside each other": """
+app.latest = deque(maxlen=8)
+
+class Page:
+    def __init__(self, request):
+        self.scope, self.headers, self.state = request.scope, request.headers, None
+
+@app.get("/")
+async def home(request: Request, user: str = Depends(me)):
+    Page(request)
+    app.latest.append(request)
+    return {}
+""",
     "rows and closures by user, and the row of a field taken away again": """
 @dataclass
 class User:

@@ -294,6 +294,26 @@ async def test_a_foreign_cookie_in_a_header_is_seen(monitor: IsolationMonitor) -
     assert len(found(monitor)) == 1
 
 
+@pytest.mark.parametrize("media_type", ["application/msgpack", "application/x-protobuf", "application/octet-stream", "message/rfc822", ""])
+async def test_a_value_between_the_lengths_and_tags_of_a_binary_format_is_seen(monitor: IsolationMonitor, media_type: str) -> None:
+    app = FastAPI()
+    last: list[bytes] = []
+
+    @app.post("/notes")
+    async def note(request: Request) -> Response:
+        last.append(await request.body())
+        answer = Response(b"\x82\xa3tel\xb8" + last[0].rpartition(b"\xb8")[2] + b"\x0a\xc0", media_type=media_type)
+        if not media_type:
+            del answer.headers["content-type"]
+        return answer
+
+    client = Client(monitor.instrument(app))
+    for user in ("ana", "ben"):
+        await client.get("/notes", user=user, method="POST", body=b"\x81\xa4note\xb8" + PRIVATE[user].encode())
+
+    assert len(found(monitor)) == 1
+
+
 # --- sharing as it should be ------------------------------------------------------------------------------------------
 
 

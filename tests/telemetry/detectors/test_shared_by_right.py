@@ -121,12 +121,15 @@ async def test_an_invitation_shows_what_it_stands_for_to_those_who_have_it_alone
         await signed.get(user, "/teams")
     assert signed.found() == []
 
+    strangers = [user for user in USERS if user not in (ANN, BOB, CID)]
+    for user in strangers:
+        await signed.post(user, "/teams", name=f"team {uuid.uuid4()}")
     everybody_is_in.append("by a bug")
-    for user in USERS:
+    for user in strangers:
         await signed.get(user, "/teams")
 
-    # Of the two who never were invited.
-    assert len(signed.found()) == 2
+    # Of the two who never were invited, each of the first team and of the other's.
+    assert len(signed.found()) == 4
 
 
 async def test_a_room_that_is_kept_for_each_of_its_members(app: FastAPI, signed: Signed) -> None:
@@ -264,3 +267,126 @@ async def test_who_acts_as_another_by_a_header_is_shown_his(
     await signed.walked()
 
     assert bool(signed.found()) is not is_named
+
+
+async def test_what_one_writes_is_for_others_to_read_until_they_write_there_themselves(app: FastAPI, signed: Signed) -> None:
+    """A team's settings, a shop's notice: only one keeps them, everybody reads them. Among peers the same is a leak."""
+    settings: dict[str, str] = {}
+
+    @app.put("/settings")
+    @app.post("/settings")
+    async def change(request: Request) -> dict[str, str]:
+        settings["slogan"] = (await request.json())["slogan"]
+        return {}
+
+    @app.get("/settings")
+    async def read() -> dict[str, str]:
+        return {"slogan": settings["slogan"]}
+
+    await signed.post(ANN, "/settings", slogan=uuid.uuid4().hex)
+    for user in USERS:
+        await signed.get(user, "/settings")
+    assert signed.found() == []
+
+    await signed.post(BOB, "/settings", slogan=uuid.uuid4().hex)
+
+    # What was ANN's had gone to BOB, who writes there as she does.
+    assert len(signed.found()) == 1
+
+
+async def test_who_acts_for_a_customer_sees_what_is_the_customers(app: FastAPI, signed: Signed) -> None:
+    """Support takes over an account at an endpoint that customers do not use, and then uses theirs."""
+    acting: dict[str, str] = {}
+    account_of = {user: uuid.uuid4().hex for user in USERS}
+    is_confused: list[str] = []
+
+    @app.post("/support/act")
+    async def act(request: Request) -> dict[str, str]:
+        acting[signed.who(request)] = (await request.json())["customer"]
+        return {}
+
+    @app.get("/me")
+    async def profile(request: Request) -> dict[str, str]:
+        user = acting.get(signed.who(request), signed.who(request))
+        user = CID if is_confused and user != BOB else user
+        return {"id": user, "account": account_of[user]}
+
+    for _ in range(4):
+        for user in USERS:
+            await signed.get(user, "/me")
+    await signed.post(ANN, "/support/act", customer=BOB)
+    for user in (ANN, BOB, ANN, BOB):
+        await signed.get(user, "/me")
+    assert signed.found() == []
+
+    acting.clear()
+    is_confused.append("by a bug")
+    for user in USERS:
+        await signed.get(user, "/me")
+
+    assert len(signed.found()) >= 3
+
+
+async def test_an_order_is_shown_to_whom_it_was_placed_with(app: FastAPI, signed: Signed) -> None:
+    """The buyer's words concern an offer of the seller's: they are for the seller, and for nobody else."""
+    seller_of: dict[str, str] = {}
+    orders: list[tuple[str, str]] = []
+    is_leaking: list[str] = []
+
+    @app.post("/offers")
+    async def offer(request: Request) -> dict[str, str]:
+        id = uuid.uuid4().hex
+        seller_of[id] = signed.who(request)
+        return {"offer": id}
+
+    @app.post("/orders")
+    async def order(request: Request) -> dict[str, str]:
+        body = await request.json()
+        orders.append((seller_of[body["offer"]], body["street"]))
+        return {}
+
+    @app.get("/parcels/next")
+    async def parcel(request: Request) -> dict[str, str | None]:
+        me = signed.who(request)
+        return {"street": next((street for seller, street in reversed(orders) if seller == me or is_leaking), None)}
+
+    offers = {user: (await signed.post(user, "/offers"))["offer"] for user in USERS}
+    for buyer in USERS:
+        for seller in USERS:
+            if buyer != seller:
+                await signed.post(buyer, "/orders", offer=offers[seller], street=uuid.uuid4().hex)
+    for user in USERS:
+        await signed.get(user, "/parcels/next")
+    assert signed.found() == []
+
+    is_leaking.append("by a bug")
+    for user in USERS:
+        await signed.get(user, "/parcels/next")
+
+    assert signed.found()
+
+
+async def test_a_leaderboard_of_nicknames_is_for_everybody(app: FastAPI, signed: Signed) -> None:
+    nickname_of: dict[str, str] = {}
+
+    @app.post("/nickname")
+    async def rename(request: Request) -> dict[str, str]:
+        nickname_of[signed.who(request)] = (await request.json())["nickname"]
+        return {}
+
+    @app.get("/me")
+    async def profile(request: Request) -> dict[str, str]:
+        return {"nickname": nickname_of[signed.who(request)]}
+
+    @app.get("/leaderboard")
+    async def board() -> dict[str, list[dict[str, Any]]]:
+        return {"players": [{"rank": rank, "nickname": name} for rank, name in enumerate(nickname_of.values())]}
+
+    for user in USERS:
+        await signed.post(user, "/nickname", nickname=f"player-{uuid.uuid4().hex[:12]}")
+    for _ in range(5):
+        for user in USERS:
+            await signed.get(user, "/me")
+            await signed.get(user, "/leaderboard")
+
+    assert signed.found() == []

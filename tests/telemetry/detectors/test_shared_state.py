@@ -365,7 +365,7 @@ async def home(user: str = Depends(me)):
 def test_where_nothing_leads_to_the_applications_modules_all_of_them_are_taken(load) -> None:
     """Django finds its views by the name of their module: from its application object no way leads there."""
     module = load("")
-    roots, informed = (Roots(territory := Territory(), Walk(territory).layouts) for _ in range(2))
+    roots, informed = (Roots(territory := Territory(), (walk := Walk(territory)).layouts, walk.additions) for _ in range(2))
     for _ in informed.search(load("@app.get('/')\nasync def home(): ...").home):
         pass
 

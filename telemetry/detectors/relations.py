@@ -1,0 +1,87 @@
+"""Relations: what ties a principal to another's data, so that showing it is no leak.
+
+Who opens a customer's account at an endpoint that the customer does not use (support, an administrator) acts for him from then
+on. Who named the offer, the order or the document that a word was said about may be told of it, and so may whoever it is from.
+What lies under a key that two principals know is theirs together. Called on the event loop; `shares` by the scanning thread, too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from isolation_monitor.telemetry.detectors.ingress import NOTHING
+from isolation_monitor.telemetry.detectors.surroundings import item_around
+from isolation_monitor.telemetry.recent import forget_oldest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.detectors.ingress import Ingress
+    from isolation_monitor.telemetry.detectors.ownership import Ownership
+    from isolation_monitor.telemetry.detectors.suspicion import Suspicion
+    from isolation_monitor.telemetry.principals import Principal
+
+ACTING_LIMIT: Final = 10_000
+PLACES_EACH: Final = 4
+OBJECT_LIMIT: Final = 4_000
+"""Characters of an object that are searched for what it is about."""
+
+
+class Relations:
+    """Remembers who named whom, and where; asks the index of tokens for the rest."""
+
+    def __init__(self, ownership: Ownership, known: Callable[[str], Principal | None], peers: Mapping[object, set[str]]) -> None:
+        """`known` gives the principal of an id, if it is one; `peers` the ids of those whom each endpoint has served."""
+        self._ownership = ownership
+        self._known = known
+        self._peers = peers
+        self._named_at: dict[tuple[str, str], list[object]] = {}
+        """By ids of who named and who was named: the endpoints."""
+
+    def answered(self, request: RequestContext, principal: Principal, endpoint: object) -> None:
+        """Note whom a request has named at an endpoint that serves it well."""
+        said: Ingress = request.ingress or NOTHING
+        for value in said.values:
+            other = self._known(value)
+            if other is None or other.id == principal.id:
+                continue
+            places = self._named_at.setdefault((principal.id, other.id), [])
+            if endpoint not in places and len(places) < PLACES_EACH:
+                places.append(endpoint)
+                forget_oldest(self._named_at, ACTING_LIMIT, 0.1)
+
+    def acts_for(self, principal: Principal, other: str) -> bool:
+        """Return whether a principal has named another at an endpoint that has not served that other: he may act for him."""
+        return any(other not in self._peers.get(place, ()) for place in self._named_at.get((principal.id, other), ()))
+
+    def shares(self, first: Principal, second: Principal, key: str) -> bool:
+        """Return whether a key is an opaque one that both know: the one was given it, the other has named it, or both did."""
+        return self._knows(first, key) and self._knows(second, key)
+
+    def is_told(self, suspicion: Suspicion, text: str) -> bool:
+        """Return whether what a principal said is for whom he named, for the maker of what it is about, or shown with that."""
+        source = suspicion.entry.origin.request
+        said: Ingress | None = suspicion.entry.origin.ingress
+        if said is None:
+            return False
+        receiver = suspicion.principal.id
+        for value in said.values:
+            if value == receiver or ((owner := self._ownership.owner_of(value)) is not None and owner.id == receiver):
+                return True
+            entry = self._ownership.get(value)
+            if entry is not None and entry.origin.principal.id == receiver and value != suspicion.token:
+                return True
+        addresses = said.addresses
+        if source is not None and source.connection is not None and source.connection.said is not None:
+            addresses = addresses | source.connection.said.addresses
+        about = [one for one in addresses if one != suspicion.token and self._knows(suspicion.principal, one)]
+        around = (item_around(text, suspicion.token) or text) if about else ""
+        return len(around) <= OBJECT_LIMIT and any(re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", around) for one in about)
+
+    def _knows(self, principal: Principal, key: str) -> bool:
+        entry = self._ownership.get(key)
+        return entry is not None and (
+            (entry.owner or entry.origin.principal).id == principal.id or self._ownership.has_named(principal, key)
+        )
