@@ -1,7 +1,7 @@
 """State under two names: one list for all keys, one timer for all drafts, one client whose settings are a user's.
 
 Found in the field in many libraries' issues: `dict.fromkeys(ids, [])`, a debounced save that takes the latest text for the first
-writer's, parameters set on a shared session, a cache of answers that trusts a `Vary` header which forgets the user.
+writer's, parameters set on a shared session.
 """
 
 from __future__ import annotations
