@@ -1,7 +1,7 @@
 """State under two names: one list for all keys, one timer for all drafts, one client whose settings are a user's.
 
 Found in the field in many libraries' issues: `dict.fromkeys(ids, [])`, a debounced save that takes the latest text for the first
-writer's, parameters set on a shared session, a cache of answers that trusts a `Vary` header which forgets the user.
+writer's, parameters set on a shared session.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgpack
 import requests
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 
 from tests.leaks.case import Case, User, Users, Variant
 from tests.leaks.service import Service
@@ -174,67 +173,6 @@ async def drive_statements(service: Service) -> list[str]:
     return await service.everybody(act, rounds=8)
 
 
-# --- binary answers under a Vary that forgets the user ----------------------------------------------------------------
-
-SYNC_USERS = Users("binary-vary")
-FRESH_S = 0.1
-
-
-class AnswerCache:
-    """Keeps answers for a moment, apart by what they say they vary on."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-        self._kept: dict[tuple[str, tuple[bytes, ...]], tuple[list[bytes | None], float, list[Any]]] = {}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        for (path, names), (values, at, messages) in list(self._kept.items()):
-            is_same = path == scope["path"] and [headers.get(name) for name in names] == values
-            if is_same and time.monotonic() - at < FRESH_S:
-                for message in messages:
-                    await send(message)
-                return
-        sent: list[Any] = []
-
-        async def keep(message: Any) -> None:
-            sent.append(message)
-            await send(message)
-
-        await self._app(scope, receive, keep)
-        vary = next(value for name, value in sent[0]["headers"] if name == b"vary")
-        names = tuple(name.strip().lower() for name in vary.split(b","))
-        self._kept[scope["path"], names] = ([headers.get(name) for name in names], time.monotonic(), sent)
-
-
-def build_sync(variant: Variant) -> Any:
-    app = FastAPI()
-
-    @app.get("/sync")
-    async def sync(request: Request) -> Response:
-        user = SYNC_USERS.of(request)
-        await latency()
-        body = msgpack.packb({"version": 3, "contacts": [{"name": "mum", "key": user.value("contact", "base32")}]})
-        vary = "accept-encoding" if variant == "buggy" else "accept-encoding, authorization"
-        return Response(body, media_type="application/msgpack", headers={"Vary": vary})
-
-    return AnswerCache(app)
-
-
-async def drive_sync(service: Service) -> list[str]:
-    service.own_values("contact", "base32")
-
-    async def act(user: User, round: int) -> None:
-        await asyncio.sleep(random.uniform(0, 0.05))
-        service.look(user, await service.get(user, "/sync"))
-        await asyncio.sleep(FRESH_S + 0.02)
-
-    return await service.everybody(act, rounds=10)
-
-
 CASES = [
     Case(
         "one-list-for-all-keys", "state", "The notes of all users are one list, under every user's key.", NOTE_USERS, build_notes,
@@ -247,9 +185,5 @@ CASES = [
     Case(
         "shared-parameters", "state", "A shared client's parameters are set per user: the bank answers for another's account.", BANK_USERS,
         build_statements, drive_statements, parts=bank,
-    ),
-    Case(
-        "binary-answers-vary", "http", "A cache trusts a Vary header that forgets the user, and answers in a binary format.", SYNC_USERS,
-        build_sync, drive_sync, needs=("msgpack",),
     ),
 ]  # fmt: skip
