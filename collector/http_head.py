@@ -1,7 +1,8 @@
 """The head of a request, bounded while it arrives: uvicorn's fast parser takes one of any size, and waits for its end for ever.
 
-Without httptools it is uvicorn's own parser, which bounds the bytes, not the time. `isomon collector` serves with it; `uvicorn --http isolation_monitor.collector.http_head:BoundedHead` does, too. Nobody has shown a
-token yet when a head arrives, so what it may cost is the same for all.
+Without httptools it is uvicorn's own parser, which bounds the bytes, not the time. `isomon collector` serves with it;
+`uvicorn --http isolation_monitor.collector.http_head:BoundedHead` does, too. Nobody has shown a token yet when a head arrives, so
+what it may cost is the same for all.
 """
 
 from __future__ import annotations
