@@ -210,10 +210,10 @@ class ForeignContent:
         principal = request.principal
         if principal is None or not self._switch.is_on:
             return False
-        if scope is not None and request.ingress is not None and (parameters := scope.get("path_params")):
-            request.ingress.add_parameters(parameters, scope["path"])
-            if request.connection is not None and request.connection.said is not None:
-                request.connection.said.add_parameters(parameters, scope["path"])
+        if scope is not None and request.ingress is not None:
+            of_connection = request.connection.said if request.connection is not None else None
+            for said in filter(None, (request.ingress, of_connection)):
+                said.add_routed(scope)
         entries, own = self.ownership.entries, principal.id
         endpoint = endpoint_of(request, scope)
         # What an answer that addresses nothing shows, the principal alone decides.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 VALUES_LIMIT: Final = 256
 """Values kept of one request or connection; a request that says more is taken at its first ones."""
 TOKENS_KEPT: Final = 2_000
+NUMBER_LENGTH: Final = 19
+"""Digits of an id that is a number, at most: those of 64 bits."""
 
 _PAIR: Final = re.compile(r'"([A-Za-z_][\w.-]{0,40})"\s*:\s*(?:"([^"\\]{1,64})"|(-?\d{1,19})(?![\d.eE]))')
 _ADDRESS_WORDS: Final = frozenset(
@@ -144,6 +146,14 @@ class Ingress:
                 self._add_pair(name, value)
         return self._add_tokens(text)
 
+    def add_routed(self, scope: Scope) -> None:
+        """Take what a router has found in the path; without one that says so, the numbers."""
+        parameters = scope.get("path_params")
+        if parameters:
+            self.add_parameters(parameters, scope["path"])
+        elif parameters is None:
+            self.add_numbers(scope["path"])
+
     def add_parameters(self, parameters: Any, path: str = "") -> None:
         """Take the path parameters, once a router has found them: each is an address, whatever it looks like.
 
@@ -160,6 +170,15 @@ class Ingress:
                     continue
                 self.addresses.add(str(value))
                 self.values.add(str(value))
+
+    def add_numbers(self, path: str) -> None:
+        """Take the numbers in a path as addresses, where no router tells what is a parameter: `/orders/12` is about an order."""
+        before = ""
+        for segment in path.split("/"):
+            if segment.isdigit() and len(segment) <= NUMBER_LENGTH and not _is_component(before.rstrip("s")):
+                self.addresses.add(segment)
+                self.values.add(segment)
+            before = segment
 
     def add_text(self, text: str, words: list[str] | None = None) -> list[str]:
         """Take a body or frame; return the new tokens. `words` as for `tokens_of`."""
