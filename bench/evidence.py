@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 KEPT: Final = 2_000
-ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+_ALL_TAKEN: Final = b'{"accepted": 0, "duplicate": 0, "rejected": []}'
+"""Without a list of what was rejected no sender believes that it was the collector who answered."""
+ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_ALL_TAKEN) + _ALL_TAKEN
 NOTHING_HERE: Final = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 

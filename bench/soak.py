@@ -30,6 +30,7 @@ from isolation_monitor.demo.expectations import EXPECTATIONS, Expectation
 from isolation_monitor.demo.harm import drive
 from isolation_monitor.demo.users import UNREACHABLE, Population
 from isolation_monitor.telemetry.detectors.resource_trend import Trend, trend
+from tests.real_parts.postgres import postgres
 
 OUTPUT: Final = Path(__file__).resolve().parent.parent / "build" / "bench" / "soak.json"
 WARM_UP: Final = 0.25
@@ -112,8 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _soak(seconds: float, users: int, requests_per_s: float, fault_s: float, dice: random.Random) -> Soak:
     soak = Soak()
-    with tempfile.TemporaryDirectory(prefix="bench-soak-") as folder:
-        async with collecting() as evidence, service(Path(folder), evidence.url) as chat:
+    # SQLite has one writer: where so many users write, most of them would wait for it until the pool's patience ends.
+    with tempfile.TemporaryDirectory(prefix="bench-soak-") as folder, postgres() as database:
+        async with collecting() as evidence, service(Path(folder), evidence.url, database.create("chat")) as chat:
             population = Population(chat.base_url, users=users, requests_per_s=requests_per_s, seed=dice.randrange(1_000))
             rude = Rude(chat.base_url, dice.randrange(1_000))
             async with population:

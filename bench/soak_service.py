@@ -94,7 +94,7 @@ class Size:
 
 
 @asynccontextmanager
-async def service(folder: Path, collector_url: str) -> AsyncIterator[Service]:
+async def service(folder: Path, collector_url: str, database_url: str) -> AsyncIterator[Service]:
     """Run the chat with one worker, its faults at hand, until the block ends.
 
     Raises:
@@ -102,7 +102,7 @@ async def service(folder: Path, collector_url: str) -> AsyncIterator[Service]:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CHAT_", "ISOLATION_", "OTEL_"))}
     environment |= {
-        "CHAT_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'chat.sqlite3'}",
+        "CHAT_DATABASE_URL": database_url,
         "CHAT_SECRET": "only-for-the-benchmark",
         "CHAT_FAULTS": "1",
         "CHAT_FAULTS_FILE": str(folder / "faults.json"),

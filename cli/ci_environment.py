@@ -75,7 +75,8 @@ def _github(e: Environment) -> Place:
 def _gitlab(e: Environment) -> Place:
     branch = e.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME") or e.get("CI_COMMIT_BRANCH") or e.get("CI_COMMIT_REF_NAME", "")
     return Place(
-        "gitlab", e.get("CI_PROJECT_PATH", ""), branch, e.get("CI_COMMIT_SHA", ""), e.get("CI_DEFAULT_BRANCH", ""), e.get("CI_JOB_ID", ""),
+        # A merge request of a fork runs there, and is a run of the project that it is for.
+        "gitlab", e.get("CI_MERGE_REQUEST_PROJECT_PATH") or e.get("CI_PROJECT_PATH", ""), branch, e.get("CI_COMMIT_SHA", ""), e.get("CI_DEFAULT_BRANCH", ""), e.get("CI_JOB_ID", ""),
         1, e.get("CI_JOB_NAME", ""), e.get("CI_JOB_URL", ""), e.get("CI_MERGE_REQUEST_IID", ""),
     )  # fmt: skip
 
@@ -150,9 +151,9 @@ def _number(text: str | None, default: int = 1) -> int:
 
 
 def _address(url: str) -> str:
-    """Return a repository's address as `owner/name`, or without the user and password that it may hold."""
-    found = re.search(r"[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", url)
-    return found[1] if found else re.sub(r"//[^/@]*@", "//", url)
+    """Return a repository's path on its forge, such as `owner/name` or `group/part/name`; else without user and password."""
+    found = re.fullmatch(r"(?:[a-z+]+://[^/]+/|(?:[^/@]+@)?[^/:@]+:(?!/))([\w./-]+?)(?:\.git)?/?", url)
+    return found[1] if found and "/" in found[1] else re.sub(r"//[^/@]*@", "//", url)
 
 
 def _with_git(place: Place, folder: Path) -> Place:

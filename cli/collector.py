@@ -76,7 +76,7 @@ def collector(
         )
         config.load()
         if config.ssl is not None:
-            follow_server_certificate(config.ssl, str(tls_cert), str(tls_key))
+            follow_server_certificate(config.ssl, str(tls_cert), str(tls_key), None if client_ca is None else str(client_ca))
         server = uvicorn.Server(config)
         # Told to end by Ctrl-C, it did, and raises afterwards.
         with contextlib.suppress(KeyboardInterrupt):

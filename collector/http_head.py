@@ -32,7 +32,6 @@ if HttpToolsProtocol is not None:
 
         _arrived = 0
         _said = 0
-        _is_in_head = True
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
@@ -44,12 +43,20 @@ if HttpToolsProtocol is not None:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._is_in_head:
-                self._arrived += len(data)
+            self._arrived += len(data)
             super().data_received(data)
-            # A header is told of when it is whole: one without end is seen only here.
-            if self._is_in_head and self._arrived > HEAD_BYTES and not self.transport.is_closing():
+            if self.transport is None or self.transport.is_closing():
+                return
+            # A header is told of when it is whole: one without end is seen only here, and so is one behind a body in chunks.
+            if self._arrived > HEAD_BYTES:
                 self.send_400_response("")
+            elif self._timer is None and self.cycle is not None and self.cycle.response_complete:
+                # What came between two requests, an empty line, has ended the server's own wait for the next.
+                self._timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+        def on_body(self, body: bytes) -> None:
+            self._arrived = 0
+            super().on_body(body)
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -67,17 +74,15 @@ if HttpToolsProtocol is not None:
             super().on_headers_complete()
 
         def send_400_response(self, msg: str) -> None:
-            is_long = max(self._said, self._arrived if self._is_in_head else 0) > HEAD_BYTES
+            is_long = max(self._said, self._arrived) > HEAD_BYTES
             super().send_400_response(f"the head of the request has more than {HEAD_BYTES} bytes" if is_long else msg)
 
         def _begin(self) -> None:
             self._end()
             self._arrived = self._said = 0
-            self._is_in_head = True
             self._timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
         def _end(self) -> None:
-            self._is_in_head = False
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None

@@ -29,7 +29,9 @@ class CertificateFiles:
             try:
                 self._context = tls_context(*self._names)
             except OSError as error:
-                logger.error("%s cannot be used as they are now, the former certificates are: %s", " and ".join(self._files), error)
+                logger.error(
+                    "%s cannot be used as they are now (%s): the former certificates stay in use", " and ".join(self._files), error
+                )
         return self._context
 
 
@@ -46,21 +48,29 @@ def tls_context(ca_file: str | None, client_cert_file: str | None) -> ssl.SSLCon
     return context
 
 
-def follow_server_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
-    """Let a server show the certificate that its files hold at the time, from the handshake after the first that finds them changed."""
-    stamps = [stamp_of(cert_file), stamp_of(key_file)]
+def follow_server_certificate(context: ssl.SSLContext, cert_file: str, key_file: str, client_ca: str | None = None) -> None:
+    """Let a server show the certificate, and trust the clients, that its files name at the time of each handshake."""
+    files = [file for file in (cert_file, key_file, client_ca) if file is not None]
+    stamps = [stamp_of(file) for file in files]
+    shown = context
 
-    def at_handshake(_connection: object, _name: str | None, _context: ssl.SSLContext) -> None:
-        nonlocal stamps
-        now = [stamp_of(cert_file), stamp_of(key_file)]
+    def at_handshake(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal stamps, shown
+        now = [stamp_of(file) for file in files]
         if now != stamps:
             stamps = now
             try:
-                # Tried elsewhere first: a certificate whose key is not there yet would stay in the context without one.
-                for tried in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
-                    tried.load_cert_chain(cert_file, key_file, password="")
+                # A whole new one: a context keeps a certificate of each kind of key, and one whose key does not fit without any.
+                fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                fresh.load_cert_chain(cert_file, key_file, password="")
+                if client_ca is not None:
+                    fresh.load_verify_locations(client_ca)
+                fresh.verify_mode = context.verify_mode
+                shown = fresh
             except OSError as error:
-                logger.error("%s and %s cannot be used as they are now, the former certificate is: %s", cert_file, key_file, error)
+                logger.error("%s cannot be used as they are now (%s): the former certificates stay in use", " and ".join(files), error)
+        if shown is not context:
+            connection.context = shown
 
     # Called at each handshake, whether the client names the server or not.
     context.sni_callback = at_handshake

@@ -247,6 +247,11 @@ class Numbers:
     is_default_branch: bool = True
 
 
+def is_same_repository(first: str, second: str) -> bool:
+    """Say whether two names are of one repository: forges do not tell capitals apart, and neither do those who type them."""
+    return first.casefold() == second.casefold()
+
+
 def name_apart(suite: str, repository: str) -> str:
     """Return the name under which a repository's suite is kept where another repository has one of that name.
 
@@ -280,7 +285,7 @@ class Suite:
 
     def is_of(self, repository: str) -> bool:
         """Say whether a run of this repository is one of the suite's."""
-        return not repository or not self.repository or repository == self.repository
+        return not repository or not self.repository or is_same_repository(repository, self.repository)
 
     def counts(self, run: Run) -> bool:
         """Say whether a run speaks for the suite: it is of the default branch, or there has been none of that for two weeks."""

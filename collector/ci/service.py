@@ -23,6 +23,7 @@ from isolation_monitor.collector.ci.domain import (
     Suite,
     TestResult,
     both_results,
+    is_same_repository,
     name_apart,
 )
 from isolation_monitor.collector.ci.flakiness import HISTORY, REMEMBERED, is_broken, suspects
@@ -137,9 +138,12 @@ class CiService:
             return sum([await self._store(repository, run) for run in sorted(runs, key=lambda one: one.started_at)])
 
     async def _store(self, repository: CiRepository, run: Run) -> bool:
+        if await repository.run(run.id) is not None:
+            return False
         now = self._clock()
         results = await asyncio.to_thread(packed, run.tests)
-        if run.repository and await repository.repository_of(run.suite) not in ("", run.repository):
+        keeper = await repository.repository_of(run.suite)
+        if run.repository and keeper and not is_same_repository(keeper, run.repository):
             # Two repositories that call a suite `unit` have nothing in common but the word.
             run = replace(run, suite=name_apart(run.suite, run.repository))
         # The lock first: two replicas that store runs of one suite must not both start from what was known before either.

@@ -34,8 +34,8 @@ _AT_ONCE: Final = timedelta(seconds=1)
 _OOM_BEFORE: Final = timedelta(minutes=1)
 _NO_GRACE_S: Final = 1.0
 """A stop with less time than this (`docker stop -t 0`) is a kill, as for `isomon docker` and its audit."""
-_JUDGED_AFTER: Final = timedelta(seconds=5)
-"""A forced removal follows its SIGKILL within this time, and a container that runs out of memory ends within it, or lives on."""
+_JUDGED_AFTER: Final = _TOGETHER + timedelta(seconds=1)
+"""Until then a SIGKILL may turn out to be a forced removal, and a container that ran out of memory may end by it."""
 
 
 class Lives:

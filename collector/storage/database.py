@@ -216,9 +216,9 @@ def _is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError):
         state = _sqlstate(error)
-        # 42P01: a table is missing, so the schema has yet to be migrated.
-        missing_table = isinstance(error, ProgrammingError) and state == "42P01"
-        return error.connection_invalidated or state.startswith((*_TRANSIENT_SQLSTATES, _NO_PARTITION)) or missing_table
+        # 42P01, 42703: a table or a column is missing, so the schema has yet to be migrated.
+        is_older = isinstance(error, ProgrammingError) and state in ("42P01", "42703")
+        return error.connection_invalidated or state.startswith((*_TRANSIENT_SQLSTATES, _NO_PARTITION)) or is_older
     return False
 
 

@@ -1,6 +1,6 @@
 """Why a store does not answer now, in words for whoever asked: what it is, and what to do where there is something.
 
-Said from the class and the code of the error, never from its text, which may hold data.
+Said from the class and the code of the error; of its text, which may hold data, nothing is repeated.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ _SQLITE: Final = {
     "SQLITE_IOERR": "its disk fails",
     "SQLITE_READONLY": "its file is read-only",
     "SQLITE_CANTOPEN": "its file cannot be opened",
-    "SQLITE_ERROR": "its tables are not those of this version; run `isomon migrate`",
 }
+_OTHER_SCHEMA: Final = "its tables are not those of this version; run `isomon migrate`"
 _POSTGRESQL: Final = {
     "57014": "it took longer than COLLECTOR_STORE_TIMEOUT_S; ask for a shorter time or fewer rows",
     "55P03": "others hold its tables",
     "40P01": "two transactions waited for each other",
     "40001": "two transactions changed the same rows",
-    "42P01": "its tables are not those of this version; run `isomon migrate`",
+    "42P01": _OTHER_SCHEMA,
+    "42703": _OTHER_SCHEMA,
     "53300": "it has no connection left",
     "53100": "its disk is full",
     "25006": "it is read-only",
@@ -46,6 +47,8 @@ def reason(error: BaseException, cause: object) -> str:
         # Extended names add to the plain one: SQLITE_IOERR_FSYNC, SQLITE_BUSY_SNAPSHOT.
         if name.startswith(prefix):
             return words
+    if name == "SQLITE_ERROR" and str(cause).startswith(("no such table", "no such column")):
+        return _OTHER_SCHEMA
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
     if isinstance(cause, OSError):

@@ -96,7 +96,6 @@ def test_certificates_may_be_replaced_while_it_serves(tmp_path: Path) -> None:
         assert status(address) == 200
         assert status(address) == 200
         key.write_bytes(their_key.read_bytes())
-        assert status(address) == 200
 
         with pytest.raises(ssl.SSLCertVerificationError):
             status(address)
@@ -105,7 +104,6 @@ def test_certificates_may_be_replaced_while_it_serves(tmp_path: Path) -> None:
         assert status(address) == 200
         certificate.write_bytes(mine[0])
         key.write_bytes(mine[1])
-        assert status(address) == 200
         with pytest.raises(ssl.SSLCertVerificationError):
             status(address)
 

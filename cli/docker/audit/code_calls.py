@@ -68,8 +68,9 @@ class _Code:
                 yield from self._text(token)  # Groovy: "docker kill web".execute()
             elif token.text == "FileName" and token.kind == "name":
                 yield from self._start_info(at)
-            if self._calls_bare and token.text in ("kill", "kill!") and (following is None or following.text != "("):
-                yield from self._library(at, "kill", (), at)
+            if self._calls_bare and token.text in ("kill", "kill!") and (following is None or following.text not in ("(", "?")):
+                given = self._given(at)
+                yield from self._library(at, "kill", [_Argument(part) for part in _split(given) if part], at + len(given))
             if following is None or token.kind != "name":
                 continue
             if following.text == "(":
@@ -82,13 +83,19 @@ class _Code:
             elif following.text == ":" and token.text == "script" and at + 2 < len(self.all) and self.all[at + 2].kind == "text":
                 yield from self._text(self.all[at + 2])
 
-    def _bare(self, at: int) -> Iterator[Hit]:
-        """Judge a call without parentheses: one text is a line for the shell, several are its words (Ruby: `system "docker", "kill"`)."""
+    def _given(self, at: int) -> list[Token]:
+        """Return what stands behind a name to the end of its line; of a line that ends in a comma, the next one's, too."""
         given: list[Token] = []
         for token in self.all[at + 1 : at + 1 + _MAX_ARGUMENTS]:
-            if token.line > (given[-1].end_line if given else token.line) and given[-1].text != ",":
+            last = given[-1] if given else self.all[at]
+            if token.line > last.end_line and last.text != ",":
                 break
             given.append(token)
+        return given
+
+    def _bare(self, at: int) -> Iterator[Hit]:
+        """Judge a call without parentheses: one text is a line for the shell, several are its words (Ruby: `system "docker", "kill"`)."""
+        given = self._given(at)
         arguments = [_Argument(part) for part in _split(given) if part] if self._calls_bare else []
         if len(arguments) > 1:
             yield from self._judge_words([word for argument in arguments for word in self._words(argument)], at, at + len(given))
