@@ -74,9 +74,10 @@ def _github(e: Environment) -> Place:
 
 def _gitlab(e: Environment) -> Place:
     branch = e.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME") or e.get("CI_COMMIT_BRANCH") or e.get("CI_COMMIT_REF_NAME", "")
+    # A merge request of a fork runs there, and is a run of the project that it is for.
+    project = e.get("CI_MERGE_REQUEST_PROJECT_PATH") or e.get("CI_PROJECT_PATH", "")
     return Place(
-        # A merge request of a fork runs there, and is a run of the project that it is for.
-        "gitlab", e.get("CI_MERGE_REQUEST_PROJECT_PATH") or e.get("CI_PROJECT_PATH", ""), branch, e.get("CI_COMMIT_SHA", ""), e.get("CI_DEFAULT_BRANCH", ""), e.get("CI_JOB_ID", ""),
+        "gitlab", project, branch, e.get("CI_COMMIT_SHA", ""), e.get("CI_DEFAULT_BRANCH", ""), e.get("CI_JOB_ID", ""),
         1, e.get("CI_JOB_NAME", ""), e.get("CI_JOB_URL", ""), e.get("CI_MERGE_REQUEST_IID", ""),
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ UNFOLLOWED: Final = (*UNFOLLOWED_STORES, "pymysql", "MySQLdb", "aiomysql", "asyn
 
 
 class Reads(Protocol):
-    """Follows what is read from a store between `start` and `stop`."""
+    """Follows what is read from a store between `start` and `stop`, where following always would cost too much."""
 
     @property
     def is_needed(self) -> bool: ...
@@ -199,7 +199,7 @@ class Detection:
     def _reads_are_known(self, request: RequestContext) -> bool:
         """Return whether whatever a request read from a database is known, and follow it from now on where it is not.
 
-        A value cannot be judged without. What is loaded after serving has begun is followed from the first suspicion on.
+        A value cannot be judged without. Followed from the first suspicion on, it costs nothing where there is none.
         """
         reads = self.sql_reads
         uses_sqlalchemy = request.checkouts is not None or self.has_unpassed_engines

@@ -420,9 +420,6 @@ class IsolationMonitor:
         """Called on the event loop's thread: at the start of the application, else with its first request."""
         self.registry.own_thread()
         self.integrations.serving()
-        if self.detection.sql_reads is not None and self.detection.switches[names.FOREIGN_CONTENT].mode != "off":
-            # From the first request on: what fills a cache is read once.
-            self.detection.sql_reads.start()
         self.housekeeper.start()
         self.outbox.start()
         self.loop = asyncio._get_running_loop()

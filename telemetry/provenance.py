@@ -13,28 +13,21 @@ from isolation_monitor.telemetry.context import CURRENT, RequestContext
 
 StoreKind = Literal["sql", "kv", "http"]
 
-ROWS_LIMIT: Final = 5_000
-"""Rows kept per request: who streams a table must not have it in memory because of us."""
 FETCHED_LIMIT: Final = 200
 """Reads kept per request; a request that reads more is said to have fetched everything (`Fetched.OVERFLOW`)."""
 
 
 class Fetched(NamedTuple):
-    """One read of a request: `key` is the SQL parameters, the cache key or the URL; `values` rows, a reply or a body.
-
-    `statement` is the text of an SQL query, where the client tells it.
-    """
+    """One read of a request: `key` is the SQL parameters, the cache key or the URL; `values` rows, a reply or a body."""
 
     store: StoreKind
     where: str
     key: object
     values: object
-    statement: str = ""
 
 
 TEXTS_DEPTH: Final = 5
 TEXTS_WIDTH: Final = 200
-_WRITES: Final = frozenset(("insert", "update", "replac", "merge "))
 OVERFLOW: Final = Fetched("sql", "", None, None)
 
 
@@ -46,26 +39,17 @@ class Stores:
         """False while the monitor is off: a hook that somebody wrapped stays in place, and must do nothing."""
         self.on_read: list[Callable[[RequestContext, Fetched], None]] = []
         """Called for each read of a request; for detectors that learn from the keys. Must be cheap."""
-        self.on_nobodys_read: list[Callable[[Fetched], None]] = []
-        """Called for each read of an SQL database outside of any request, as at start and in background tasks."""
         self.on_write: list[Callable[[RequestContext, Fetched], None]] = []
 
-    def read(
-        self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None, *, statement: object = ""
-    ) -> None:
+    def read(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
         """Note what a read returned. `values` is kept by reference and must not be consumed by being looked at."""
         request = request or CURRENT.get()
-        if not self.is_on:
+        if not self.is_on or request is None or request.finished:
             return
-        read = Fetched(store, where, key, values, statement if type(statement) is str else "")
-        if request is None or request.finished:
-            if store == "sql":
-                for tell in self.on_nobodys_read:
-                    tell(read)
-            return
+        read = Fetched(store, where, key, values)
         if request.fetched is None:
             request.fetched = [read]
-        elif len(request.fetched) < FETCHED_LIMIT and not _is_much(request.fetched, values):
+        elif len(request.fetched) < FETCHED_LIMIT:
             request.fetched.append(read)
         else:
             request.fetched[-1] = OVERFLOW
@@ -79,18 +63,6 @@ class Stores:
             return
         for listener in self.on_write:
             listener(request, Fetched(store, where, key, values))
-
-    def asked(self, where: str, statement: object, parameters: object) -> None:
-        """Note the parameters of an SQL statement that writes; those of any other are nobody's business here."""
-        if type(statement) is str and parameters and statement[:40].lstrip()[:6].lower() in _WRITES:
-            self.written("sql", where, None, parameters)
-
-
-def _is_much(fetched: list[Fetched], values: object) -> bool:
-    # Single rows and small results need no counting: there are not too many of them.
-    if type(values) is not list or len(values) <= ROWS_LIMIT // FETCHED_LIMIT:
-        return False
-    return len(values) + sum(len(read.values) for read in fetched if type(read.values) is list) > ROWS_LIMIT
 
 
 def was_fetched(request: RequestContext, token: str, stores: Iterable[StoreKind] = ("sql",)) -> bool:

@@ -47,6 +47,5 @@ class Addressing:
             return True
         entry = self._ownership.entries.get(address)
         if entry is not None:
-            # An id that a store gave to one user may name what others share with him.
-            return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id and entry.how != "source"
+            return not entry.is_public and entry.owner is not None and entry.owner.id == principal.id
         return self._writers.get(address) == principal.id

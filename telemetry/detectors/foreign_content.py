@@ -1,14 +1,14 @@
 """Foreign content: a value that belongs to one principal leaves in an answer, stream or frame to another.
 
-Sees: tokens (`tokens.py`) and phrases of eight words that came in with one principal's request, tokens that an endpoint, or a query
-of one table by his id (`own_sources.py`), gives to one principal alone, and tokens that memory keeps under a principal's id: in
+Sees: tokens (`tokens.py`) and phrases of eight words that came in with one principal's request, tokens that an endpoint
+gives to one principal alone, and tokens that the application's memory keeps under a principal's id (`ownership.py`): in
 bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others. Of requests that call
 tasks over an `asyncio.Queue` and take the replies from another: what was made for one and taken by another (`replies.py`).
-Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from a store (what a query may
-return is declared by `monitor.owns`); content that the request asked for by naming a room, a document or a person that is not
-its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items say whose they are, by an id
-or a nickname (`authors.py`); whatever an endpoint shows that the owner does not use himself (an administrator's view); a derived
-or made-up value that a cache gives to all from its first answer on; a row that a request wrote or found otherwise than by its id.
+Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from the SQL database
+(what a query may return is declared by `monitor.owns`); content that the request asked for by naming a room, a document
+or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items
+say whose they are, by an id or a nickname (`authors.py`); whatever an endpoint shows that the owner does not use himself (an
+administrator's view); a derived or made-up value that a cache gives to all from its first answer on.
 Said, not guessed: what users write for everybody, kept in memory and shown without its author, looks the same as one history for
 all: such an endpoint is declared by `monitor.public`. Where only the owner writes so far, others are there to read.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
@@ -30,7 +30,6 @@ from isolation_monitor.telemetry.detectors.authors import Authors
 from isolation_monitor.telemetry.detectors.broadcasts import Broadcasts
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
-from isolation_monitor.telemetry.detectors.own_sources import OwnSources
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.public_content import PublicContent
 from isolation_monitor.telemetry.detectors.relations import Relations
@@ -72,7 +71,6 @@ class ForeignContent:
         self.ownership = Ownership()
         self._answers = Answers()
         self._authors = Authors()
-        self.sources = OwnSources(kit, self.ownership, self.belongs)
         self.public = PublicContent(self.ownership)
         self._peers: dict[object, set[str]] = {}
         """Ids of the principals that an endpoint has answered."""
@@ -155,8 +153,6 @@ class ForeignContent:
             if gone.request is None or entry is None:
                 continue
             suspicion = Suspicion(gone.request, gone.principal, token, entry, "an answer", at=gone.at)
-            if how == "source" and self.sources.explains(suspicion, token):
-                continue
             self._suspect(suspicion, gone.endpoint)
         for suspicion, endpoint in self._unconfirmed.came_back(token):
             # What waited for its owner to be given it once more needs that no longer.
@@ -401,7 +397,7 @@ class ForeignContent:
             # A list whose items say openly whose they are: a directory, a feed.
             return True
         if entry.how not in SAID:
-            return entry.how == "source" and (names_owner or not self.reads_are_known(request) or self.sources.explains(suspicion, text))
+            return False
         if (connection is not None and names_owner) or self.relations.is_told(suspicion, text):
             # Openly attributed speech, or said to whoever made what it is about.
             return True

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 VALUES_LIMIT: Final = 256
 """Values kept of one request or connection; a request that says more is taken at its first ones."""
 TOKENS_KEPT: Final = 2_000
+PATH_LENGTH: Final = 500
+"""Characters of a path in which numbers are looked for: it is done anew for each part of an answer."""
 NUMBER_LENGTH: Final = 19
 """Digits of an id that is a number, at most: those of 64 bits."""
 
@@ -174,7 +176,7 @@ class Ingress:
     def add_numbers(self, path: str) -> None:
         """Take the numbers in a path as addresses, where no router tells what is a parameter: `/orders/12` is about an order."""
         before = ""
-        for segment in path.split("/"):
+        for segment in path[:PATH_LENGTH].split("/"):
             if segment.isdigit() and len(segment) <= NUMBER_LENGTH and not _is_component(before.rstrip("s")):
                 self.addresses.add(segment)
                 self.values.add(segment)

@@ -1,14 +1,12 @@
 """Ownership: whose a token is, learned from evidence that a leak cannot forge.
 
-Seven ways lead to an owner, from the weakest to the strongest:
+Six ways lead to an owner, from the weakest to the strongest:
 - `ingress`: the token came in with a request of one principal. A second principal that brings it too makes it public.
 - `made`: the code of one principal's request put it into a queue, or sent it, and nobody had seen it before; or a task put it
   into a queue in reply to that request, and another took it (`replies.py`).
 - `credential`: the same for what a principal proves himself with.
 - `answers`: an endpoint that addresses nothing gives each principal a value of its own, the same one again and again
   (`answers.py`); so the value belongs to who gets it.
-- `source`: one principal's requests read it from a store under his own id, where others read other values under theirs
-  (`own_sources.py`).
 - `state`: memory of the application holds it under a key that is a principal's id (`shared_state.py`).
 Seeing a token go out proves nothing by itself: a leak seen first would poison what is learned. Such a token has no owner,
 but it is remembered to whom it went, so that evidence which comes later can still prove an earlier crossing.
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.detectors.ingress import Ingress
     from isolation_monitor.telemetry.principals import Principal
 
-How = Literal["", "made", "ingress", "credential", "answers", "source", "state", "declared"]
-STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "source": 3, "state": 4, "declared": 5}
+How = Literal["", "made", "ingress", "credential", "answers", "state", "declared"]
+STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
 
 TOKENS_LIMIT: Final = 100_000
 BYTES_EACH: Final = 350
@@ -239,12 +237,9 @@ class Ownership:
         return [sighting for sighting in gone if sighting.principal.id != principal.id and sighting.endpoint is not None]
 
     def owner_of(self, token: str) -> Principal | None:
-        """Return the one principal that a token belongs to; None when nobody's, everybody's or unknown.
-
-        What is known from a store alone is none's: where memory keeps it, it may be kept for several.
-        """
+        """Return the one principal that a token belongs to; None when nobody's, everybody's or unknown."""
         entry = self.entries.get(token)
-        return None if entry is None or entry.is_public or entry.how == "source" else entry.owner
+        return None if entry is None or entry.is_public else entry.owner
 
     def is_credential(self, token: str) -> bool:
         """Return whether a token is what its owner proves himself with, or no more than made for him on its way to somebody."""

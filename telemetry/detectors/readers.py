@@ -11,10 +11,12 @@ from __future__ import annotations
 import dis
 import importlib.util
 import marshal
+import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
 SLICE_S: Final = 0.0008
 PAUSE_S: Final = 0.004
 WAITING_LIMIT: Final = 100
-SOURCE_LIMIT: Final = 32_768
+SOURCE_LIMIT: Final = 16_384
 """Bytes of a source file that is compiled where its byte code was not kept: some milliseconds during which nothing else runs."""
 CODE_LIMIT: Final = 2_000_000
 NAMES_LIMIT: Final = 100_000
 ASKED_LIMIT: Final = 1_000
 _PYC_HEADER: Final = 16
+_WORDS: Final = re.compile(r"[A-Za-z_]\w*")
+_PUTS_TOGETHER: Final = tuple(
+    dis.opmap[name] for name in ("FORMAT_VALUE", "FORMAT_SIMPLE", "BUILD_STRING", "BINARY_OP") if name in dis.opmap
+)
 _RECORDS: Final = frozenset({"__dataclass_fields__", "__attrs_attrs__", "__struct_fields__"})
 
 _READ_BY_NAME: Final = tuple(
@@ -83,12 +89,15 @@ class Readers:
             self._known.add(name)
             file = namespace_of(module).get("__file__")
             if type(file) is str and file.endswith(".py"):
-                self._learn(file)
+                yield from self._learn(file)
                 yield
+            elif type(file) is str:
+                # Compiled by another tool: what it reads cannot be told.
+                self._is_blind = True
 
     def look_elsewhere(self, names: set[str]) -> Iterator[None]:
         """Look in the files of all other modules for these names; stops after each file."""
-        left = {name: bytes((len(name),)) + name.encode() for name in names if name.isascii() and name not in self._known_by_packages}
+        left = {name: bytes((len(name),)) + name.encode() for name in names if _is_plain(name) and name not in self._known_by_packages}
         if len(self._known_by_packages) > ASKED_LIMIT:
             self._known_by_packages.clear()
         self._known_by_packages.update(dict.fromkeys(left, False))
@@ -122,16 +131,17 @@ class Readers:
     def _seems_unread(self, name: str) -> bool:
         return not self._is_blind and name in self._written and name not in self._read
 
-    def _learn(self, file: str) -> None:
+    def _learn(self, file: str) -> Iterator[None]:
         code = _code_of(file)
         if code is None:
             self._is_blind = True
             return
         waiting = [code]
         while waiting:
+            yield
             one = waiting.pop()
             waiting.extend(inner for inner in one.co_consts if type(inner) is CodeType)
-            texts = {text for text in one.co_consts if type(text) is str and text.isidentifier()}
+            texts = set(_texts_in(one.co_consts))
             self._read.update(one.co_freevars)
             # The body of a class names what it annotates: fields of its own, or of another object that it is filled from.
             self._read |= texts if one.co_flags & CO_OPTIMIZED else texts - _written_in(one)
@@ -139,10 +149,32 @@ class Readers:
             for operation, shift in _READ_BY_NAME:
                 self._read.update(names[at >> shift] for at in arguments_of(one, operation) if at >> shift < len(names))
             self._written |= _stored_in(one)
-            # By `getattr` with a name that is not written down.
-            if not _READS_ALL.isdisjoint(names) or ("getattr" in names and not texts):
+            if not _READS_ALL.isdisjoint(names) or ("getattr" in names and _computes_texts(one)):
                 self._is_blind = True
         self._is_blind = self._is_blind or len(self._read) + len(self._written) > NAMES_LIMIT
+
+
+def _is_plain(name: str) -> bool:
+    # The length of a longer or other name is written otherwise.
+    return name.isascii() and len(name) < 256
+
+
+def _texts_in(constants: Iterable[object]) -> Iterator[str]:
+    """Yield the names that stand as texts in code: by themselves, in tuples (`match` by attributes), in formats (`{0.owner}`)."""
+    for one in constants:
+        if type(one) is tuple:
+            yield from (text for text in one if type(text) is str and text.isidentifier())
+        elif type(one) is str:
+            if "{" in one or "%(" in one:
+                yield from _WORDS.findall(one)
+            elif one.isidentifier():
+                yield one
+
+
+def _computes_texts(code: CodeType) -> bool:
+    """Return whether code that uses `getattr` may compute the name: it puts texts together, or has none at all."""
+    has_formats = any(True for operation in _PUTS_TOGETHER for _ in arguments_of(code, operation))
+    return has_formats or not any(True for _ in _texts_in(code.co_consts))
 
 
 def _stored_in(code: CodeType) -> set[str]:
@@ -223,12 +255,13 @@ class Confirmation:
 
     def answer_now(self) -> None:
         """Answer everything that waits at once, on the calling thread."""
-        for _ in self._looks():
+        for _ in self._looks(lambda then: then()):
             pass
         self._search = None
 
     def _slice(self) -> None:
-        self._search = self._search or self._looks()
+        # Each by itself: an error in one must not lose the others.
+        self._search = self._search or self._looks(partial(self._after, 0.0))
         until = time.perf_counter() + SLICE_S
         for _ in self._search:
             if time.perf_counter() > until:
@@ -238,7 +271,7 @@ class Confirmation:
         if self._waiting:
             self._after(0.0, self._slice)
 
-    def _looks(self) -> Iterator[None]:
+    def _looks(self, tell: Callable[[Callable[[], None]], None]) -> Iterator[None]:
         yield from self._readers.look_through()
         asked = []
         while self._waiting:
@@ -246,7 +279,7 @@ class Confirmation:
         yield from self._readers.look_elsewhere(self._readers.unread_of(name for name, _ in asked))
         for name, then in asked:
             if not self._readers.is_never_read(name):
-                then()
+                tell(then)
 
 
 def is_record(cls: type) -> bool:

@@ -78,7 +78,9 @@ class Relations:
             addresses = addresses | source.connection.said.addresses
         about = [one for one in addresses if one != suspicion.token and self._knows(suspicion.principal, one)]
         around = (item_around(text, suspicion.token) or text) if about else ""
-        return len(around) <= OBJECT_LIMIT and any(re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", around) for one in about)
+        return len(around) <= OBJECT_LIMIT and any(
+            one in around and re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", around) for one in about
+        )
 
     def _knows(self, principal: Principal, key: str) -> bool:
         entry = self._ownership.get(key)

@@ -488,7 +488,7 @@ class SharedState:
             synthetic=victim.is_synthetic and offender.is_synthetic,
         )
         place.again = 0
-        for holding in place.holdings.values():
+        for holding in list(place.holdings.values()):
             if len(self._located) < LOCATED_LIMIT and not violation.synthetic:
                 self._located[holding.token] = violation
         self._reporter.report(violation)

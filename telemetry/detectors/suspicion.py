@@ -22,7 +22,6 @@ HOW_KNOWN: Final[dict[How, str]] = {
     "ingress": "it came in with the owner's request",
     "credential": "its owner proves himself with it",
     "answers": "an endpoint gives it to its owner alone",
-    "source": "a query or key that names its owner gave it to him alone",
     "declared": "the application declares it private",
     "state": "memory keeps it under its owner's id",
     "": "its owner is unknown",

@@ -94,8 +94,8 @@ class _Hooks:
             finally:
                 if is_noted:
                     self._after(protocol)
-            if result:
-                self._read(protocol, params, result, getattr(state, "query", None))
+            if is_noted and result:
+                self._read(protocol, params, result)
             return result
 
         return bind_execute
@@ -146,7 +146,6 @@ class _Hooks:
             if type(text) is not str:
                 return False
             self._dirty.statement(protocol, text, params, "asyncpg")
-            self._stores.asked("asyncpg", text, params)
         except Exception as error:
             self._failed(error)
         return self._use(protocol)
@@ -168,14 +167,13 @@ class _Hooks:
         except Exception as error:
             self._failed(error)
 
-    def _read(self, protocol: Any, params: Any, result: Any, statement: Any) -> None:
+    def _read(self, protocol: Any, params: Any, result: Any) -> None:
         try:
             # Where asked for, the rows come with the status and whether there are more.
             rows = result[0] if type(result) is tuple else result
             if type(rows) is list and rows:
-                self._stores.read("sql", "asyncpg", params, rows, statement=statement)
-                if CURRENT.get() is not None:
-                    self._dirty.answered(protocol, next(iter(rows[0]), None))
+                self._stores.read("sql", "asyncpg", params, rows)
+                self._dirty.answered(protocol, next(iter(rows[0]), None))
         except Exception as error:
             self._failed(error)
 

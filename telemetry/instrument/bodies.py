@@ -35,6 +35,8 @@ _STRUCTURED: Final = (b"msgpack", b"protobuf", b"proto", b"cbor", b"grpc", b"bso
 """Binary formats that carry texts as they are, between lengths and tags."""
 _BYTES: Final = b"octet-stream"
 """Anything at all: known values are recognised in it, and nothing is learned from it."""
+BYTES_JUDGED: Final = 16_384
+"""Of an answer that does not say that it is text, so many bytes are judged, and the rest counted as skipped."""
 _FORM: Final = b"application/x-www-form-urlencoded"
 _TAIL: Final = 200
 """Characters of a stream that are looked at again with what comes next, so that no value is cut in two."""
@@ -245,6 +247,9 @@ class Reading:
         is_foreign = self._judge_identity(plain)
         if plain:
             learns = 200 <= request.status < 300 and not self._is_bytes
+            if self._is_bytes and len(plain) > BYTES_JUDGED:
+                monitor.ledger.skipped(names.FOREIGN_CONTENT)
+                plain = plain[:BYTES_JUDGED]
             text = legible(plain)
             is_foreign = self._monitor.detection.leaving(request, text, "the answer", scope=self._scope, learns=learns) or is_foreign
         return is_foreign

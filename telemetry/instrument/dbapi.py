@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.context import CURRENT
@@ -18,9 +18,6 @@ from isolation_monitor.telemetry.instrument.sqlalchemy_engines import SUPPORTED,
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
-
-ASKED_FOR: Final = "_isolation_monitor_asked_for"
-"""Where a cursor of ours keeps its last statement with the parameters."""
 
 
 class Told:
@@ -56,14 +53,6 @@ class Told:
         except Exception as error:
             self._failed(error)
 
-    def asks(self, cursor: Any, text: Any, params: Any) -> None:
-        """Remember what a cursor is asked for, by a request or not: its rows are told with it."""
-        try:
-            cursor.__dict__[ASKED_FOR] = (text, params)
-            self._stores.asked(self._name, text, params)
-        except Exception as error:
-            self._failed(error)
-
     def executed(self, connection: Any, text: Any, was_open: bool) -> None:
         try:
             if type(text) is str:
@@ -83,14 +72,13 @@ class Told:
         """A fetch has given these rows: one, or a list of them; None where it is not known yet."""
         try:
             self._transactions.fetched(cursor)
-            if not rows:
+            if not rows or CURRENT.get() is None:
                 return
             row = rows[0] if type(rows) is list else rows
-            if self._dirty is not None and type(row) is tuple and row and CURRENT.get() is not None:
+            if self._dirty is not None and type(row) is tuple and row:
                 self._dirty.answered(cursor.connection, row[0])
             if not _is_asked_by_sqlalchemy():
-                statement, parameters = cursor.__dict__.get(ASKED_FOR, ("", None))
-                self._stores.read("sql", self._name, parameters, rows, statement=statement)
+                self._stores.read("sql", self._name, None, rows)
         except Exception as error:
             self._failed(error)
 
@@ -123,7 +111,6 @@ def cursor_class(base: Any, told: Told) -> Any:
 
     class Cursor(base):  # type: ignore[misc]  # the base is found at run time
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            told.asks(self, query, args[0] if args else kwargs.get("vars"))
             if CURRENT.get() is None and not told.has_sessions:
                 # Nobody's: at start, or in a background task.
                 self.__dict__.pop(ASKED_BY, None)
@@ -136,7 +123,6 @@ def cursor_class(base: Any, told: Told) -> Any:
             return found
 
         def executemany(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            told.asks(self, query, args[0] if args else None)
             connection = self.connection
             was_open = told.is_open(connection)
             told.asked(self, connection, query, None)

@@ -76,8 +76,8 @@ class _Hooks:
         self._shared = detection.shared_connection
         self._dirty = detection.dirty_handover
         self._stores = detection.stores
-        self._asked: ByIdentity[tuple[Any, Any]] = ByIdentity()
-        """A cursor's last statement, and what it was asked with."""
+        self._params: ByIdentity[Any] = ByIdentity()
+        """What a cursor's last statement was asked with."""
         self._rows: ByIdentity[list[Any]] = ByIdentity()
         """What was fetched of it one by one: noted once, then added to."""
 
@@ -107,8 +107,10 @@ class _Hooks:
                 self._dirty.statement(cursor._conn, text, _plain(converted.params), "psycopg")
                 if CURRENT.get() is not None:
                     self._rows.drop(cursor)
-                    self._asked.put(cursor, (query, params))
-                    self._stores.asked("psycopg", query, params)
+                    if params is not None:
+                        self._params.put(cursor, params)
+                    else:
+                        self._params.drop(cursor)
             except Exception as error:
                 self._failed(error)
             return converted
@@ -163,10 +165,7 @@ class _Hooks:
 
     def _read(self, cursor: Any, rows: Any) -> None:
         try:
-            if rows is None:
-                return
-            if CURRENT.get() is None:
-                self._stores.read("sql", "psycopg", None, [rows])
+            if rows is None or CURRENT.get() is None:
                 return
             known = self._rows.get(cursor)
             if known is not None:
@@ -177,8 +176,7 @@ class _Hooks:
                 self._dirty.answered(cursor._conn, row[0])
             known = [rows]
             self._rows.put(cursor, known)
-            statement, params = self._asked.get(cursor) or ("", None)
-            self._stores.read("sql", "psycopg", params, known, statement=statement)
+            self._stores.read("sql", "psycopg", self._params.get(cursor), known)
         except Exception as error:
             self._failed(error)
 

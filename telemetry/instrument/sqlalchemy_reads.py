@@ -1,4 +1,4 @@
-"""What SQL statements return, for provenance and for whose the values are by what they were asked for (`detectors/own_sources.py`).
+"""What SQL statements return, for provenance: followed only while somebody suspects a value, at no cost otherwise.
 
 While started, the methods by which SQLAlchemy 2.0 and 2.1 fetch rows from a driver's cursor are wrapped, so every way to
 a row (Core, ORM, streaming, buffered, asynchronous) passes; stopped, the originals are back. Rows are handed over by
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.instrument import patches
 from isolation_monitor.telemetry.instrument.sqlalchemy_engines import SUPPORTED, version
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _STRATEGIES: Final = ("CursorFetchStrategy", "BufferedRowCursorFetchStrategy", "FullyBufferedCursorFetchStrategy")
 _METHODS: Final = ("fetchone", "fetchmany", "fetchall")
-_WRITES: Final = ("do_execute", "do_executemany")
 _PLAIN: Final = (tuple, list, dict)
 
 
@@ -53,8 +53,6 @@ class SqlReads:
             for method in _METHODS:
                 if strategy is not None and method in vars(strategy):
                     self._undo.append(patches.replace(strategy, method, self._telling))
-        for method in _WRITES:
-            self._undo.append(patches.replace(sys.modules["sqlalchemy.engine.default"].DefaultDialect, method, self._writing))
 
     def stop(self) -> None:
         """Put the originals back."""
@@ -65,27 +63,15 @@ class SqlReads:
     def _telling(self, original: Any) -> Any:
         def fetch(strategy: Any, result: Any, *arguments: Any, **options: Any) -> Any:
             fetched = original(strategy, result, *arguments, **options)
-            if fetched and self._is_on:
+            if fetched and self._is_on and CURRENT.get() is not None:
                 try:
                     context = getattr(result, "context", None)
-                    parameters, statement = getattr(context, "parameters", None), getattr(context, "statement", None)
-                    self._stores.read("sql", "sql", parameters, _plain(fetched), statement=statement)
+                    self._stores.read("sql", "sql", getattr(context, "parameters", None), _plain(fetched))
                 except Exception as error:
                     self._failed(error)
             return fetched
 
         return fetch
-
-    def _writing(self, original: Any) -> Any:
-        def do_execute(dialect: Any, cursor: Any, statement: Any, parameters: Any, *arguments: Any, **options: Any) -> Any:
-            if self._is_on:
-                try:
-                    self._stores.asked("sql", statement, parameters)
-                except Exception as error:
-                    self._failed(error)
-            return original(dialect, cursor, statement, parameters, *arguments, **options)
-
-        return do_execute
 
 
 def _plain(fetched: Any) -> object:

@@ -282,7 +282,7 @@ def test_git_fills_in_what_no_ci_says(tmp_path: Path) -> None:
 
     place = find_place({}, tmp_path)
 
-    assert (place.branch, place.commit, place.repository) == ("fix", git("rev-parse", "HEAD"), "o/n")
+    assert (place.branch, place.commit, place.repository) == ("fix", git("rev-parse", "HEAD"), "deep/o/n")
     assert not place.is_default_branch
 
     commits = [place.commit]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _WHO_ASKED: Final = "The private source is read in the wrong user's own request, so what it returns is taken for that user's."
-_ROWS: Final = "The receiver's own request reads the rows, by a query that names another: whom a request may ask for, the database knows."
+_ROWS: Final = "The rows come from the receiver's own query of a database whose rows are not followed: its word is taken for it."
 _SAID_TO_ALL: Final = "What a user said is sent to everybody in one broadcast, which looks the same as a broadcast on purpose."
 
 LIMITS: Final[dict[str, str]] = {
