@@ -11,12 +11,14 @@ from __future__ import annotations
 import dis
 import importlib.util
 import marshal
+import os
 import re
 import sys
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType
@@ -226,6 +228,11 @@ class Confirmation:
         self._after = after
         self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
         self._search: Iterator[None] | None = None
+        self._turn = threading.Lock()
+        """Held for a slice of a search: who wants all answers at once goes on with it."""
+        if hasattr(os, "register_at_fork"):
+            reset = weakref.WeakMethod(self._forked)
+            os.register_at_fork(after_in_child=lambda: call() if (call := reset()) is not None else None)
 
     def name_of(self, node: Node, child: Child) -> str | None:
         """Return the name that code has to use for a field; None where others than the application's code may read it.
@@ -255,31 +262,44 @@ class Confirmation:
 
     def answer_now(self) -> None:
         """Answer everything that waits at once, on the calling thread."""
-        for _ in self._looks(lambda then: then()):
-            pass
+        with self._turn:
+            for _ in self._search or ():
+                pass
+            self._search = None
+            for _ in self._looks():
+                pass
+
+    def _forked(self) -> None:
+        """In a new worker: the lock may have been held, and what waited is the parent's to answer."""
+        self._turn = threading.Lock()
         self._search = None
+        self._waiting.clear()
 
     def _slice(self) -> None:
-        # Each by itself: an error in one must not lose the others.
-        self._search = self._search or self._looks(partial(self._after, 0.0))
         until = time.perf_counter() + SLICE_S
-        for _ in self._search:
-            if time.perf_counter() > until:
-                self._after(PAUSE_S, self._slice)
-                return
-        self._search = None
-        if self._waiting:
-            self._after(0.0, self._slice)
+        with self._turn:
+            is_over = True
+            try:
+                self._search = self._search or self._looks()
+                for _ in self._search:
+                    if time.perf_counter() > until:
+                        is_over = False
+                        break
+            finally:
+                # Also after an error: what it was about is off the list, and the others wait.
+                if is_over:
+                    self._search = None
+                if self._waiting:
+                    self._after(PAUSE_S, self._slice)
 
-    def _looks(self, tell: Callable[[Callable[[], None]], None]) -> Iterator[None]:
+    def _looks(self) -> Iterator[None]:
         yield from self._readers.look_through()
-        asked = []
-        while self._waiting:
-            asked.append(self._waiting.popleft())
+        asked = list(self._waiting)
         yield from self._readers.look_elsewhere(self._readers.unread_of(name for name, _ in asked))
         for name, then in asked:
+            self._waiting.popleft()
             if not self._readers.is_never_read(name):
-                tell(then)
+                then()
 
 
 def is_record(cls: type) -> bool:

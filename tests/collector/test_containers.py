@@ -222,16 +222,16 @@ class TestHowItEnded:
         lives = followed(seen("running", 0))
         told(lives, event("kill", 1, signal=9), event("die", 1.1, exit_code=137), event("start", 2))
 
-        assert lives.judged(at(7)) == [("web", "kill")]
+        assert lives.judged(at(13)) == [("web", "kill")]
 
     def test_a_worker_that_starves_in_a_container_that_lives_on_is_told(self) -> None:
         survives, ends = followed(seen("running", 0)), followed(seen("running", 0))
         told(survives, event("oom", 1), event("oom", 1.2))
         told(ends, event("oom", 1), event("die", 1.5, exit_code=137))
 
-        assert (survives.judged(at(7)), ends.judged(at(7))) == ([("web", "oom_survived")], [])
+        assert (survives.judged(at(13)), ends.judged(at(13))) == ([("web", "oom_survived")], [])
         told(survives, event("oom", 30))
-        assert survives.judged(at(36)) == [("web", "oom_survived")]
+        assert survives.judged(at(42)) == [("web", "oom_survived")]
 
 
 class TestHealth:
