@@ -51,6 +51,10 @@ def install(detection: Detection) -> Installed:
     return Installed(patching.patches, patching.undo)
 
 
+_ENDS: Final = ("ROLLBACK", "COMMIT", "END", "ABORT")
+"""How statements begin that end a transaction, whosever it was."""
+
+
 class _Hooks:
     """Makes the replacements."""
 
@@ -63,24 +67,23 @@ class _Hooks:
 
     def simple(self, original: Any) -> Any:
         async def query(protocol: Any, *args: Any, **kwargs: Any) -> Any:
-            is_noted = self._before(protocol, args[0] if args else kwargs.get("query"), None)
+            text = args[0] if args else kwargs.get("query")
+            self._before(protocol, text, None)
             try:
                 return await original(protocol, *args, **kwargs)
             finally:
-                if is_noted:
-                    self._after(protocol)
+                self._after(protocol, text)
 
         return query
 
     def prepare(self, original: Any) -> Any:
         async def prepare(protocol: Any, *args: Any, **kwargs: Any) -> Any:
             # Nothing is executed yet, but nobody else may use the connection meanwhile.
-            is_noted = self._use(protocol)
+            self._use(protocol)
             try:
                 return await original(protocol, *args, **kwargs)
             finally:
-                if is_noted:
-                    self._after(protocol)
+                self._after(protocol)
 
         return prepare
 
@@ -92,8 +95,7 @@ class _Hooks:
             try:
                 result = await original(protocol, *args, **kwargs)
             finally:
-                if is_noted:
-                    self._after(protocol)
+                self._after(protocol)
             if is_noted and result:
                 self._read(protocol, params, result)
             return result
@@ -146,6 +148,9 @@ class _Hooks:
             if type(text) is not str:
                 return False
             self._dirty.statement(protocol, text, params, "asyncpg")
+            if text.lstrip()[:8].upper() == "ROLLBACK":
+                # Whoever cleans up behind another uses nothing.
+                return False
         except Exception as error:
             self._failed(error)
         return self._use(protocol)
@@ -160,10 +165,14 @@ class _Hooks:
             self._failed(error)
             return False
 
-    def _after(self, protocol: Any) -> None:
+    def _after(self, protocol: Any, text: object = None) -> None:
+        """Note the end of a statement, also of one outside of requests: a session that was left open is rolled back by whoever finds it."""
         try:
             if not protocol.is_in_transaction():
-                self._shared.idle(protocol)
+                if type(text) is str and text.lstrip()[:8].upper().startswith(_ENDS):
+                    self._shared.closed(protocol)
+                else:
+                    self._shared.idle(protocol)
         except Exception as error:
             self._failed(error)
 

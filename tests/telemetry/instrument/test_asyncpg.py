@@ -148,6 +148,32 @@ async def test_another_principals_statement_inside_of_a_transaction_is_reported(
     await connection.close()
 
 
+@pytest.mark.parametrize("who", ["nobody", "another"])
+async def test_a_transaction_that_was_left_open_and_rolled_back_by_others_is_over(address: str, acting: Acting, who: str) -> None:
+    """What a leaked session began is ended by a collection of garbage, in whatever request that happens; then it is used again."""
+    connection = await asyncpg.connect(address)
+    try:
+
+        async def leaves() -> None:
+            await connection.execute("BEGIN")
+            await connection.fetchval("SELECT 1")
+
+        async def uses() -> None:
+            assert await connection.fetchval("SELECT 2") == 2
+
+        async def ends() -> None:
+            await connection.execute("ROLLBACK")
+
+        await acting.act("u-one", leaves)
+        await (ends() if who == "nobody" else acting.act("u-three", ends))
+        await acting.act("u-two", uses)
+
+        assert acting.found(names.SHARED_CONNECTION) == []
+        assert acting.errors() == 0
+    finally:
+        await connection.close()
+
+
 async def test_two_statements_at_a_time_on_one_connection_are_reported(address: str, acting: Acting) -> None:
     connection = await asyncpg.connect(address)
 
