@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from isolation_monitor.demo.ports import free_ports
 
 _T = TypeVar("_T")
 
@@ -35,10 +36,8 @@ def binary(*names: str) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback interface that nobody listens on now, none that the system gives to whoever connects next."""
+    return free_ports(1)[0]
 
 
 def eventually(found: Callable[[], _T | None], what: str, within_s: float = PATIENCE_S) -> _T:

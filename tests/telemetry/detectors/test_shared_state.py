@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor
+from isolation_monitor.telemetry.detectors import roots as roots_module
 from isolation_monitor.telemetry.detectors.object_walk import Walk
 from isolation_monitor.telemetry.detectors.roots import Roots
 from isolation_monitor.telemetry.detectors.territory import Territory
@@ -362,8 +363,10 @@ async def home(user: str = Depends(me)):
     assert [name.partition(":")[2] for name in found(monitor)] == ["provider.*.__self__.history[*]"]
 
 
-def test_where_nothing_leads_to_the_applications_modules_all_of_them_are_taken(load) -> None:
+def test_where_nothing_leads_to_the_applications_modules_all_of_them_are_taken(load, monkeypatch) -> None:
     """Django finds its views by the name of their module: from its application object no way leads there."""
+    # The modules of all tests are the application's here.
+    monkeypatch.setattr(roots_module, "ROOTS_LIMIT", 100_000)
     module = load("")
     roots, informed = (Roots(territory := Territory(), (walk := Walk(territory)).layouts, walk.additions) for _ in range(2))
     for _ in informed.search(load("@app.get('/')\nasync def home(): ...").home):
