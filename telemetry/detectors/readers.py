@@ -24,6 +24,7 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 
+from isolation_monitor.telemetry.detectors.places import stored_by
 from isolation_monitor.telemetry.detectors.reach import arguments_of, dict_of_class, mro_of_class
 from isolation_monitor.telemetry.detectors.territory import Territory, is_module, namespace_of
 
@@ -180,8 +181,7 @@ def _computes_texts(code: CodeType) -> bool:
 
 
 def _stored_in(code: CodeType) -> set[str]:
-    names = code.co_names
-    return {names[at] for operation in _WRITTEN_BY_NAME for at in arguments_of(code, operation) if at < len(names)}
+    return {name for operation in _WRITTEN_BY_NAME for name in stored_by(code, operation)}
 
 
 def _written_in(body: CodeType) -> set[str]:
