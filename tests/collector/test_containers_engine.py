@@ -348,13 +348,18 @@ async def test_a_volume_that_a_short_job_uses_is_not_unused(followed: Followed, 
 
         await until(both)
         first = await unused_since()
-        await watch.run("true", AutoRemove=True, Binds=["nightly:/tmp"])
+        job = await watch.run("true", AutoRemove=True, Binds=["nightly:/tmp"])
 
         async def was_used() -> bool:
             return (await unused_since()).get("nightly", "") > first["nightly"]
 
         await until(was_used)
         assert (await unused_since())["left"] == first["left"]
+
+        async def is_gone() -> bool:
+            return [f"/{job}"] not in [one["Names"] for one in await asyncio.to_thread(engine.ask, "GET", "/containers/json?all=1")]
+
+        await until(is_gone)
     for name in ("nightly", "left"):
         engine.ask("DELETE", f"/volumes/{name}")
 
