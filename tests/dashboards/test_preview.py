@@ -17,6 +17,7 @@ from isolation_monitor.dashboards.preview.__main__ import main, write
 from isolation_monitor.dashboards.preview.charts import Line, _runs, _stacks
 from isolation_monitor.dashboards.preview.prometheus import Prometheus as Client
 from isolation_monitor.dashboards.preview.prometheus import QueryError, Series, Window, fill
+from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, panels
 from tests.real_parts.processes import PATIENCE_S, eventually, free_port
 from tests.real_parts.prometheus import Prometheus
@@ -201,6 +202,7 @@ def test_colours_that_a_dashboard_chooses_are_of_values_that_exist():
         ("containers", "Containers, by state", CONTAINER_STATES),
         ("containers", "Ends, by how", EXIT_REASONS),
         ("containers", "Removals, by how", REMOVAL_MODES),
+        ("isolation-overview", "Requests judged, by verdict", names.VERDICTS),
         ("monitor-health", "Planted faults, seen and missed", ("seen", "missed")),
     ):
         (panel,) = [one for one in reader.read(board(uid)).panels if one.title == title]
