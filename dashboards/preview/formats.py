@@ -98,7 +98,7 @@ def _round_step(raw: float, unit: str) -> float:
         return float(2 ** math.ceil(math.log2(raw)))
     if unit == "s" and (clock := next((step for step in _CLOCK_STEPS_S if 1 < raw <= step), None)):
         return float(clock)
-    size = 10 ** math.floor(math.log10(raw))
+    size = float(10 ** math.floor(math.log10(raw)))
     return next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw)
 
 
