@@ -14,8 +14,11 @@ from isolation_monitor.collector.ci_metrics import DURATION, FLAKY_RATIO, LAST_R
 from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.storage.database import StoreUnavailable
 
-_WAIT_S: Final = 1.0
-"""A scrape waits no longer than this for the store: the collector's own metrics must be there when that is away."""
+_WAIT_S: Final = 3.0
+"""A scrape waits no longer than this for the store: the collector's own metrics must be there when that is away.
+
+On a busy machine a second was too short now and then, and what had just been reported waited for the next scrape, 15 s later.
+"""
 
 
 class SuiteWatch:
