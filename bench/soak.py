@@ -183,9 +183,13 @@ async def _fault(soak: Soak, chat: Service, population: Population, fault: Expec
 
 
 async def _settle(population: Population, healed_at: float) -> None:
-    """Wait until questions are answered that were asked after the healing, and then as long as violations may take to be found."""
+    """Wait until what was asked before the healing is answered, and something that was asked after it; then as long as finding takes.
+
+    A fault that lets requests wait in a queue of its own still works on them after its healing.
+    """
     for _ in range(ANSWERED_LOOKS):
-        if any(asked > healed_at for asked, _ in reversed(population.first_events)):
+        is_waiting = any(since <= healed_at for since in population.waiting_since.values())
+        if not is_waiting and any(asked > healed_at for asked, _ in reversed(population.first_events)):
             break
         await asyncio.sleep(LOOK_EVERY_S)
     await asyncio.sleep(SETTLE_S)
