@@ -9,6 +9,8 @@ from isolation_monitor.telemetry import names
 
 PHASE = "{{ $labels.isolation_phase }}"
 RESOURCE = "{{ $labels.isolation_resource }}"
+_PAGE = "/lifecycle?service={{ $labels.service | urlquery }}&kind="
+"""The collector's page of starts and ends, at one service and one kind of what happened."""
 
 
 def groups(t: Thresholds) -> list[Group]:
@@ -31,9 +33,10 @@ def _hanging(t: Thresholds) -> Alert:
         summary=f"{SERVICE}: start-up phase {PHASE} hangs",
         description=(
             f"{NUMBER} workers of {SERVICE} have been in start-up phase {PHASE} for longer than `startup_hang_s`. They are not ready and "
-            "take no traffic. The log and the record name the line at which it stands, and what it waits for."
+            "take no traffic. The page has the line at which it stands, and what it waits for; so has the log."
         ),
         dashboard="process",
+        page=f"{_PAGE}hanging",
         keep_firing_for=t.violation.keep_firing_for,
     )
 
@@ -48,9 +51,10 @@ def _failed(t: Thresholds) -> Alert:
         summary=f"{SERVICE}: start-up phase {PHASE} fails",
         description=(
             f"About {NUMBER} start-ups of {SERVICE} failed in phase {PHASE} in the last {t.lifecycle.window}. These workers never got "
-            "ready; what starts them tries again and again. The error is in the service's own log."
+            "ready; what starts them tries again and again. The page has the class of its error, the service's log all of it."
         ),
         dashboard="process",
+        page=f"{_PAGE}failed",
         keep_firing_for=t.blindness.keep_ticket_for,
     )
 
@@ -67,9 +71,10 @@ def _slow(t: Thresholds) -> Alert:
         summary=f"{SERVICE}: the start-up takes longer than {t.lifecycle.max_startup_s:g} s",
         description=(
             f"The slowest start-up of {SERVICE} took {DURATION}, or has taken so long so far; {t.lifecycle.max_startup_s:g} s are allowed. "
-            "Deployments, restarts and what scales the service wait as long. The panel by phase says which one it is."
+            "Deployments, restarts and what scales the service wait as long. The page says which phase took it."
         ),
         dashboard="process",
+        page=f"{_PAGE}startup",
     )
 
 
@@ -82,9 +87,10 @@ def _left(t: Thresholds) -> Alert:
         summary=f"{SERVICE}: processes leave {RESOURCE} behind",
         description=(
             f"About {NUMBER} {RESOURCE} were left in the last {t.lifecycle.window} by processes of {SERVICE} that had cleaned up. What "
-            "outlives its process fills the machine; what is cut off was not finished. The log and the record name each."
+            "outlives its process fills the machine; what is cut off was not finished. The page has each clean-up, the log names each."
         ),
         dashboard="process",
+        page=f"{_PAGE}left",
         keep_firing_for=t.blindness.keep_ticket_for,
     )
 
@@ -100,8 +106,9 @@ def _slow_cleanup(t: Thresholds) -> Alert:
         summary=f"{SERVICE}: the clean-up takes longer than {t.lifecycle.max_cleanup_s:g} s",
         description=(
             f"The slowest clean-up of {SERVICE} in the last {t.lifecycle.window} took more than {t.lifecycle.max_cleanup_s:g} s, up to "
-            f"{DURATION}. Platforms kill what takes too long to end: then nothing is cleaned up at all. The log names the steps."
+            f"{DURATION}. Platforms kill what takes too long to end: then nothing is cleaned up at all. The page has the steps."
         ),
         dashboard="process",
+        page=f"{_PAGE}cleanup",
         keep_firing_for=t.blindness.keep_ticket_for,
     )

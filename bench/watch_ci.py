@@ -1,11 +1,13 @@
 """How fast the pages of CI answer with 10,000 stored runs, and how long one report takes to be kept among them.
 
 The runs are stored as a collector stores them, on SQLite: 20 suites of 40 tests, 500 runs each over 30 days, every tenth run with failures,
-and one suite of 5,000 tests whose runs measured what each test used.
+and one suite of 5,000 tests whose runs measured what each test used. The row of runners reads the files that real runners of different
+ecosystems wrote (`tests/junit_files`, made by its `make.py`).
 """
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import tempfile
@@ -18,6 +20,7 @@ from typing import Final
 import httpx2
 
 from bench.rows import Row
+from isolation_monitor.cli.junit import read_reports
 from isolation_monitor.collector.app import create_app
 from isolation_monitor.collector.ci.domain import Failing, Origin, Run, TestResult, key_of
 from isolation_monitor.collector.ci.failures import diagnose
@@ -30,6 +33,7 @@ SUITES: Final = 20
 TESTS: Final = 40
 RUNS: Final = 10_000
 BUDGET_MS: Final = 200.0
+JUNIT_FILES: Final = Path(__file__).resolve().parent.parent / "tests" / "junit_files"
 BIG: Final = "big"
 BIG_TESTS: Final = 5_000
 _BIG_RUNS: Final = 31
@@ -83,8 +87,20 @@ async def rows(quick: bool) -> list[Row]:
                 began = time.perf_counter()
                 await app.state.ci.store(run)
                 took.append(1000 * (time.perf_counter() - began))
+            found.append(runners())
             found.append(Row("ci report kept", statistics.median(took), "ms", spread=(min(took), max(took)), note=f"{TESTS} tests"))
     return found
+
+
+def runners() -> Row:
+    """Return how many real runners' files are read: those that have tests that passed and tests that did not."""
+    versions: dict[str, str] = json.loads((JUNIT_FILES / "versions.json").read_text(encoding="utf-8"))
+    read = []
+    for name, version in sorted(versions.items()):
+        results = {test.result for test in read_reports([JUNIT_FILES / f"{name}.xml"], JUNIT_FILES).tests}
+        if "pass" in results and results & {"fail", "error"}:
+            read.append(f"{name} {version}")
+    return Row("junit files of real runners read", len(read), "runners", budget=5, better="higher", note="; ".join(read))
 
 
 def invented_runs(number: int) -> Iterator[Run]:

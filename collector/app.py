@@ -50,6 +50,8 @@ from isolation_monitor.collector.gates.service import GateService
 from isolation_monitor.collector.incidents import routes as incidents
 from isolation_monitor.collector.incidents.service import IncidentService
 from isolation_monitor.collector.keyring import KeyRing
+from isolation_monitor.collector.lifecycle import routes as lifecycle
+from isolation_monitor.collector.lifecycle.service import LifecycleService
 from isolation_monitor.collector.logs import harmless
 from isolation_monitor.collector.metrics import CollectorMetrics
 from isolation_monitor.collector.probes import routes as probes
@@ -78,6 +80,7 @@ from isolation_monitor.collector.storage.schema import newest_revision
 from isolation_monitor.collector.subjects import routes as subjects
 from isolation_monitor.collector.web import health, pages, rendering, runbooks, signing_in
 from isolation_monitor.collector.web.ci_pages import CiPages
+from isolation_monitor.collector.web.lifecycle_pages import LifecyclePages
 from isolation_monitor.collector.web.live import LiveHub
 from isolation_monitor.collector.web.numbers import PageNumbers
 from isolation_monitor.collector.web.reader import Features, PageReader
@@ -200,7 +203,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     for router in (
         *(evidence.router, otlp_routes.router, alerts.router, rollouts.router, gates.router, flagger.router, flags.router, ofrep.router),
         *(queues.router, probes.router, subjects.router, incidents.router, containers.router, ci.router, health.router, runbooks.router),
-        *(rendering.router, signing_in.router, pages.router),
+        *(lifecycle.router, rendering.router, signing_in.router, pages.router),
     ):
         # Not include_router(), which builds every route a second time when the first request comes: a fifth of a second for nothing,
         # since nothing is added to them.
@@ -217,7 +220,8 @@ def _add_pages(app: FastAPI, runtime: Runtime, source: PrometheusSource | None) 
         None if source is None else PageNumbers(source), clock, settings.scrape_stale_after_s, app.state.probes,
     )  # fmt: skip
     app.state.web_sessions = SessionService(database, app.state.guard, clock, settings.web_session_s)
-    app.state.web_views = pages.views_of(PageReader(features), CiPages(app.state.ci, clock))
+    starts_and_ends = LifecyclePages(LifecycleService(database, clock))
+    app.state.web_views = pages.views_of(PageReader(features), CiPages(app.state.ci, clock), starts_and_ends)
     app.state.web_live = LiveHub(app.state.web_sessions, settings.web_streams)
 
 

@@ -13,7 +13,7 @@ from isolation_monitor.alerts.ci_alerts import DURATION, FLAKY_RATIO, LAST_RUN, 
 from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards.layout import CI_UID, Row, dashboard
-from isolation_monitor.dashboards.panels import GREEN, ORANGE, RED, Column, Panel, Query, bad_from, good_from, graph, listing, tile
+from isolation_monitor.dashboards.panels import GREEN, ORANGE, RED, Column, Panel, Query, Step, bad_from, good_from, graph, listing, tile
 
 TESTS: Final = "isolation_ci_tests_total"
 _NONE: Final = "no run reported"
@@ -40,6 +40,10 @@ def _worst(aggregation: str, series: str) -> str:
 
 def _by_suite(aggregation: str, series: str) -> str:
     return f"{aggregation} by (test_suite_name) ({series}{{{_DRILL}}})"
+
+
+def _flaky_steps(t: Thresholds) -> tuple[Step, ...]:
+    return bad_from((0.001, ORANGE), (t.ci.max_flaky_ratio, RED))
 
 
 def _age() -> str:
@@ -72,7 +76,7 @@ def most_flaky(t: Thresholds) -> Panel:
         Query(_worst("max", FLAKY_RATIO)),
         unit="percentunit",
         decimals=1,
-        steps=bad_from((0.001, ORANGE), (t.ci.max_flaky_ratio, RED)),
+        steps=_flaky_steps(t),
         no_value=_NONE,
         width=6,
         alerts=["CiFlakyTests"],
@@ -128,7 +132,7 @@ def suites(t: Thresholds) -> Panel:
             decimals=1,
             steps=good_from((t.ci.min_pass_ratio, ORANGE), (1, GREEN)),
         ),
-        Column("Flaky", expr=_by_suite("max", FLAKY_RATIO), unit="percentunit", decimals=1, steps=bad_from((t.ci.max_flaky_ratio, RED))),
+        Column("Flaky", expr=_by_suite("max", FLAKY_RATIO), unit="percentunit", decimals=1, steps=_flaky_steps(t)),
         Column("Takes", expr=_by_suite("max", DURATION), unit="s", decimals=0, steps=bad_from((t.ci.max_duration_s, RED))),
         Column("Last run ago", expr=_age(), unit="s", decimals=0, steps=bad_from((t.ci.missing_after_s, RED))),
         width=24,

@@ -27,7 +27,22 @@ from isolation_monitor.alerts.model import Links
 from isolation_monitor.alerts.thresholds import Thresholds
 from isolation_monitor.dashboards import queries
 from isolation_monitor.dashboards.layout import CONTAINERS_UID, Row, dashboard
-from isolation_monitor.dashboards.panels import GREEN, NEUTRAL, ORANGE, RED, Panel, Query, counts, graph, none_allowed, tile
+from isolation_monitor.dashboards.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    NEUTRAL,
+    ORANGE,
+    PURPLE,
+    RED,
+    YELLOW,
+    Panel,
+    Query,
+    counts,
+    graph,
+    none_allowed,
+    tile,
+)
 from isolation_monitor.telemetry.names import OTHER
 
 NO_ENGINE = "no engine followed"
@@ -141,6 +156,7 @@ def states() -> Panel:
     return counts(
         "Containers, by state",
         Query(f"sum by (isolation_state) ({_STATE})", "{{isolation_state}}"),
+        colors={"running": GREEN, "restarting": ORANGE, "paused": YELLOW, "dead": RED, "exited": GREY, "created": BLUE},
         width=12,
         description=(
             "Every container of the followed engines. Mostly running is good. Restarting for long: a loop; exited that grows: nobody "
@@ -153,6 +169,7 @@ def exits() -> Panel:
     return counts(
         "Ends, by how",
         Query(f"sum by (isolation_reason) (increase({EXITS}[{queries.STEP}]))", "{{isolation_reason}}"),
+        colors={"clean": GREEN, "error": RED, "oom_killed": PURPLE, "killed": ORANGE, "unknown": GREY},
         width=12,
         alerts=["ContainerCrashed", "ContainerOutOfMemory"],
         description=(
@@ -176,6 +193,7 @@ def removals() -> Panel:
     return counts(
         "Removals, by how",
         Query(f"sum by (isolation_mode) (increase({REMOVALS}[{queries.STEP}]))", "{{isolation_mode}}"),
+        colors={"graceful": GREEN, "forced": RED, "unknown": GREY},
         width=6,
         alerts=["ContainerForcedRemoval"],
         description=(

@@ -255,6 +255,7 @@ def planted_faults() -> Panel:
     return counts(
         "Planted faults, seen and missed",
         Query(queries.grown(names.PLANTED_FAULTS, queries.STEP, "result"), "{{result}}"),
+        colors={"seen": GREEN, "missed": RED},
         alerts=["IsolationDetectorGrey"],
         description=(
             "Faults that the monitor plants on synthetic users to prove that it sees. Seen alone is good. Missed: that detector is tried "

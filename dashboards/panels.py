@@ -23,6 +23,7 @@ ORANGE: Final = "orange"
 RED: Final = "red"
 GREY: Final = "#8e8e8e"
 BLUE: Final = "blue"
+PURPLE: Final = "purple"
 
 DATASOURCE: Final = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -123,9 +124,19 @@ def none_allowed(
     )
 
 
-def counts(title: str, *queries: Query, description: str, alerts: Sequence[str] = (), stacked: bool = True, width: int = 8) -> Panel:
+def counts(
+    title: str,
+    *queries: Query,
+    description: str,
+    alerts: Sequence[str] = (),
+    stacked: bool = True,
+    colors: Mapping[str, str] | None = None,
+    width: int = 8,
+) -> Panel:
     """A graph of whole things that happened or are there, by their number."""
-    return graph(title, *queries, unit="none", decimals=0, stacked=stacked, alerts=alerts, description=description, width=width)
+    return graph(
+        title, *queries, unit="none", decimals=0, stacked=stacked, alerts=alerts, description=description, colors=colors, width=width
+    )
 
 
 def graph(
@@ -140,10 +151,14 @@ def graph(
     maximum: float | None = None,
     minimum: float | None = 0,
     no_value: str = "no data",
+    colors: Mapping[str, str] | None = None,
     width: int = 8,
     height: int = 8,
 ) -> Panel:
-    """Lines over time. `steps` are drawn as dashed lines; gaps stay gaps, because no data is not zero."""
+    """Lines over time. `steps` are drawn as dashed lines; gaps stay gaps, because no data is not zero.
+
+    `colors` are those of series whose names mean something good or bad; others have the next of the palette, which means nothing.
+    """
     builder = (
         timeseries.Panel()
         .draw_style(common.GraphDrawStyle.LINE)
@@ -173,6 +188,8 @@ def graph(
         builder = builder.min(minimum)
     for number, query in enumerate(queries):
         builder = builder.with_target(_target(query, number, instant=False))
+    for name, color in (colors or {}).items():
+        builder = builder.override_by_name(name, [models.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})])
     return _finish(builder.build(), title, unit, description, alerts, width, height, decimals=decimals, no_value=no_value)
 
 

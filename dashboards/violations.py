@@ -80,6 +80,7 @@ def verdicts() -> Panel:
         Query(queries.requests_by_verdict(), "{{verdict}}"),
         unit="reqps",
         stacked=True,
+        colors={"isolated": GREEN, "unverified": GREY, "violated": RED},
         description=(
             "HTTP requests and WebSocket messages, judged one by one. Nearly all isolated is good. Violated: see the kinds. "
             "Unverified: no user was known, or a required check did not run."
@@ -94,6 +95,7 @@ def verdict_shares(t: Thresholds) -> Panel:
         Query(queries.verdict_share("unverified"), "unverified"),
         unit="percentunit",
         steps=bad_from((t.blindness.max_unverified_ratio, YELLOW)),
+        colors={"unverified": GREY, "violated": RED},
         alerts=["IsolationCoverageLow", "IsolationScoreBelow100"],
         description=(
             "Both rates of requests that were not proven isolated. Violated must stay at zero. Unverified is best near zero; the "

@@ -29,6 +29,7 @@ from tests.real_parts.browser import browser  # noqa: E402
 from tests.real_parts.collector import collector  # noqa: E402
 from tests.real_parts.month import KEPT, month_of_history  # noqa: E402
 from tests.real_parts.past import prometheus_with  # noqa: E402
+from tests.real_parts.starting import ran, starting  # noqa: E402
 
 FAULTS = ("shared-agent", "wrong-socket", "lost-event")
 STAGES = [
@@ -95,6 +96,21 @@ def pictures_of_history(out: Path) -> None:
         picture(page, out / "web-history.png")
 
 
+def pictures_of_lifecycle(out: Path) -> None:
+    """A worker that waits for a lock, and two that ended badly before it."""
+    with ExitStack() as parts:
+        folder = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="isomon-pictures-")))
+        running = parts.enter_context(collector(folder / "collector"))
+        ran("leaves", folder / "leaves", running)
+        ran("fails", folder / "fails", running)
+        parts.enter_context(starting("hangs", folder / "hangs", running))
+        page = parts.enter_context(browser())
+        sign_in(page, running.url, running.read_token)
+        page.get(f"{running.url}/lifecycle")
+        time.sleep(5)
+        picture(page, out / "web-lifecycle.png")
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=CHECKOUT / "docs" / "images")
@@ -102,6 +118,7 @@ async def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(pictures_of_history, options.out)
+    await asyncio.to_thread(pictures_of_lifecycle, options.out)
     async with AsyncExitStack() as closing:
         stack = await closing.enter_async_context(Stack(progress=print))
         await closing.enter_async_context(Population(stack.urls.chat, users=14, requests_per_s=14, run_timeout_s=5))

@@ -91,6 +91,15 @@ class EngineEvent:
     health: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeEvent:
+    """One event of a volume: `create`, `mount`, `unmount`, `destroy`."""
+
+    at: datetime
+    action: str
+    name: str
+
+
 @dataclass(slots=True)
 class Tracked:
     """What is remembered of one container, so that no death is missed and none counted twice."""
@@ -231,7 +240,7 @@ class EngineState:
     error: str = ""
     dangling_volumes: int | None = None
     unused_volumes: Mapping[str, datetime] = field(default_factory=dict)
-    """Volumes without an owner that no container uses, and when they were first seen to be so; by the engine's clock."""
+    """Volumes without an owner that no container uses, and since when that is known; by the engine's clock."""
 
     def orphan_volumes(self, now: datetime, rules: Rules) -> list[str]:
         """Return the names of volumes that are nobody's and have been unused for too long."""
@@ -272,12 +281,23 @@ def owner_of(labels: Mapping[str, str], rules: Rules) -> str | None:
 def still_unused(
     volumes: Iterable[Volume], known: Mapping[str, datetime], now: datetime, rules: Rules, at_most: int = 1000
 ) -> dict[str, datetime]:
-    """Return since when each volume of nobody is known to be unused, the longest first; `known` is what the last look returned.
+    """Return since when each volume of nobody is known to be unused, the longest first; `known` is so since the last look.
 
-    The engine does not say since when: one that was not known is unused since now.
+    A listing does not say since when: one that was not known is unused since now.
     """
     since = {one.name: known.get(one.name, now) for one in volumes if owner_of(one.labels, rules) is None}
     return dict(sorted(since.items(), key=lambda one: (one[1], one[0]))[:at_most])
+
+
+def after_use(known: Mapping[str, datetime], event: VolumeEvent) -> Mapping[str, datetime]:
+    """Return since when each volume is known to be unused, after an event told that one was used, made anew or removed.
+
+    A job that takes a volume and lets it go between two looks is in neither of them.
+    """
+    if event.name not in known:
+        return known
+    others = {name: since for name, since in known.items() if name != event.name}
+    return others if event.action == "destroy" else others | {event.name: max(known[event.name], event.at)}
 
 
 def expiry_of(labels: Mapping[str, str], created_at: datetime | None) -> datetime | None:
@@ -300,14 +320,19 @@ def expiry_of(labels: Mapping[str, str], created_at: datetime | None) -> datetim
 def reason_of(exit_code: int | None, *, oom: bool, killed: bool, stop_signal: int = SIGTERM) -> str:
     """Return how a container ended: one of `container_metrics.EXIT_REASONS`; `unknown` where nobody knows its exit code.
 
+    `killed`: the engine sent it SIGKILL. To an image whose stop signal that is, it is the stop that its author wanted.
+
     >>> [reason_of(code, oom=False, killed=False) for code in (0, 143, 130, 137, 3, None)]
     ['clean', 'clean', 'clean', 'killed', 'error', 'unknown']
-    >>> reason_of(137, oom=True, killed=False)
-    'oom_killed'
+    >>> reason_of(137, oom=True, killed=False), reason_of(137, oom=True, killed=False, stop_signal=SIGKILL)
+    ('oom_killed', 'oom_killed')
+    >>> [reason_of(137, oom=False, killed=by_engine, stop_signal=SIGKILL) for by_engine in (True, False)]
+    ['clean', 'killed']
     """
     if exit_code is None:
         return "killed" if killed else "unknown"
-    if exit_code in (0, 128 + SIGINT, 128 + SIGTERM, 128 + stop_signal):
+    is_stopped = exit_code == 128 + stop_signal and (stop_signal != SIGKILL or (killed and not oom))
+    if is_stopped or exit_code in (0, 128 + SIGINT, 128 + SIGTERM):
         return "clean"
     if oom:
         return "oom_killed"

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import aiodocker
 import aiohttp
 
-from isolation_monitor.collector.containers.domain import SIGTERM, EngineEvent, Seen, Volume, signal_number
+from isolation_monitor.collector.containers.domain import SIGTERM, EngineEvent, Seen, Volume, VolumeEvent, signal_number
 from isolation_monitor.collector.docker_addresses import DockerAddress
 
 Json = dict[str, Any]  # Any: what the engine answers
@@ -24,8 +24,9 @@ T = TypeVar("T")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CPU_PERIOD_US: Final = 100_000
 """The kernel's own, where none was set."""
-_ACTIONS: Final = ("create", "start", "die", "kill", "oom", "destroy", "pause", "unpause", "rename", "health_status")
-_FILTERS: Final = json.dumps({"type": ["container"], "event": list(_ACTIONS)})
+_ACTIONS: Final = ("create", "start", "die", "kill", "stop", "oom", "destroy", "pause", "unpause", "rename", "health_status")
+_VOLUME_ACTIONS: Final = ("create", "mount", "unmount", "destroy")
+_FILTERS: Final = json.dumps({"type": ["container", "volume"], "event": sorted({*_ACTIONS, *_VOLUME_ACTIONS})})
 _AT_A_TIME: Final = 8
 """Requests of a kind that one engine gets at a time."""
 _NEVER: Final = "0001-01-01"
@@ -77,11 +78,11 @@ class Engine:
             raise EngineAway("the engine tells no time")
         return EngineInfo(str(told.get("ID", "")), str(told.get("ServerVersion", "")), now)
 
-    async def events(self, since: datetime, until: datetime) -> list[EngineEvent]:
+    async def events(self, since: datetime, until: datetime) -> list[EngineEvent | VolumeEvent]:
         """Return what the engine remembers of this time: 256 events at most, none from before its own start."""
         return [event async for event in self._told(since=_stamp(since), until=_stamp(until))]
 
-    async def stream(self, since: datetime) -> AsyncIterator[EngineEvent]:
+    async def stream(self, since: datetime) -> AsyncIterator[EngineEvent | VolumeEvent]:
         """Yield events as they come.
 
         Raises:
@@ -91,7 +92,7 @@ class Engine:
             yield event
         raise EngineAway("the stream of events ended")
 
-    async def _told(self, **params: Any) -> AsyncIterator[EngineEvent]:
+    async def _told(self, **params: Any) -> AsyncIterator[EngineEvent | VolumeEvent]:
         events = self._events.events
         subscriber = events.subscribe(create_task=False)  # type: ignore[no-untyped-call]  # the library's has no types
         task = asyncio.create_task(events.run(filters=_FILTERS, **params))
@@ -156,21 +157,28 @@ class Engine:
             raise EngineAway(f"{type(error).__name__}: {error}") from error
 
 
-def event_of(told: Json) -> EngineEvent | None:
-    """Return an event of the stream; None for one that is not of our kind.
+def event_of(told: Json) -> EngineEvent | VolumeEvent | None:
+    """Return an event of the stream; None for one that is not of our kinds.
 
     >>> actor = {"ID": "c1", "Attributes": {"name": "web", "signal": "9"}}
     >>> event_of({"Type": "container", "Action": "kill", "timeNano": 1_000, "Actor": actor}).signal
     9
+    >>> event_of({"Type": "volume", "Action": "unmount", "timeNano": 1_000, "Actor": {"ID": "data"}}).name
+    'data'
     """
     actor, action = told.get("Actor") or {}, str(told.get("Action", ""))
     action, _, more = action.partition(":")
-    if told.get("Type") != "container" or action not in _ACTIONS or not actor.get("ID") or "timeNano" not in told:
+    if not actor.get("ID") or "timeNano" not in told:
+        return None
+    at = _EPOCH + timedelta(microseconds=int(told["timeNano"]) // 1000)
+    if told.get("Type") == "volume" and action in _VOLUME_ACTIONS:
+        return VolumeEvent(at, action, str(actor["ID"]))
+    if told.get("Type") != "container" or action not in _ACTIONS:
         return None
     attributes = {str(key): str(value) for key, value in (actor.get("Attributes") or {}).items()}
     code = attributes.get("exitCode", "")
     return EngineEvent(
-        _EPOCH + timedelta(microseconds=int(told["timeNano"]) // 1000), action, str(actor["ID"]), attributes.get("name", ""),
+        at, action, str(actor["ID"]), attributes.get("name", ""),
         attributes.get("image", ""), attributes, int(code) if code.lstrip("-").isdigit() else None,
         signal_number(attributes.get("signal")), more.strip() or None,
     )  # fmt: skip

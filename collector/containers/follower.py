@@ -24,6 +24,8 @@ from isolation_monitor.collector.containers.domain import (
     Happening,
     Rules,
     Tracked,
+    VolumeEvent,
+    after_use,
     happening_id,
     still_unused,
 )
@@ -146,7 +148,10 @@ class Follower:
         self._metrics.followed(self._name, is_up=True)
         if until is not None:
             for event in await engine.events(until + timedelta(microseconds=1), info.now):
-                self._take(lives, event)
+                if not isinstance(event, VolumeEvent):
+                    self._take(lives, event)
+                elif known is not None:
+                    known = replace(known, unused_volumes=after_use(known.unused_volumes, event))
         seen = await engine.containers()
         self._unsaved += lives.listing(seen, info.now, is_certain=True)
         if is_first_look:
@@ -185,7 +190,7 @@ class Follower:
         self._state = EngineState(self._name, info.id, True, since, now, until, info.version, "", volumes, unused)
 
     async def _stream(self, engine: Engine, lives: Lives, since: datetime) -> None:
-        queue: asyncio.Queue[EngineEvent | BaseException] = asyncio.Queue()
+        queue: asyncio.Queue[EngineEvent | VolumeEvent | BaseException] = asyncio.Queue()
         reading = asyncio.create_task(_read(engine.stream(since + timedelta(microseconds=1)), queue))
         measuring: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
@@ -207,6 +212,8 @@ class Follower:
                 if queue.empty():
                     # What waits may be the removal that a kill was a part of.
                     self._judged += lives.judged(self._clock() + self._ahead)
+                    self._unsaved += lives.told_late
+                    lives.told_late.clear()
                 self._show(lives)
                 await whole(self._save(lives))
                 if loop.time() - self._lead_checked_s > _LEAD_EVERY_S and not await self._is_leading():
@@ -216,7 +223,9 @@ class Follower:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    async def _drain(self, engine: Engine, lives: Lives, queue: asyncio.Queue[EngineEvent | BaseException], within_s: float) -> None:
+    async def _drain(
+        self, engine: Engine, lives: Lives, queue: asyncio.Queue[EngineEvent | VolumeEvent | BaseException], within_s: float
+    ) -> None:
         """Take what has come, waiting at most `within_s` for the first."""
         try:
             async with asyncio.timeout(within_s):
@@ -227,9 +236,12 @@ class Follower:
         for _ in range(_TOGETHER):
             if isinstance(told, BaseException):
                 raise told
-            self._take(lives, told)
-            if told.action in ("create", "start"):
-                started.add(told.container_id)
+            if isinstance(told, VolumeEvent):
+                self._volume_used(told)
+            else:
+                self._take(lives, told)
+                if told.action in ("create", "start"):
+                    started.add(told.container_id)
             if queue.empty():
                 break
             told = queue.get_nowait()
@@ -244,6 +256,10 @@ class Follower:
             self._state = replace(self._state, events_until=event.at)
         self._storms.add(lives.commands)
         lives.commands.clear()
+
+    def _volume_used(self, event: VolumeEvent) -> None:
+        if self._state is not None:
+            self._state = replace(self._state, unused_volumes=after_use(self._state.unused_volumes, event))
 
     async def _actors(self) -> Callable[[Command], str]:
         oldest = self._storms.oldest
@@ -418,7 +434,7 @@ def _engine_event(engine: str, at: datetime, detail: dict[str, Any]) -> Happenin
     return Happening(happening_id(engine, "engine", detail["to"], at.isoformat()), engine, at, "engine", detail=detail)
 
 
-async def _read(events: AsyncIterator[EngineEvent], queue: asyncio.Queue[EngineEvent | BaseException]) -> None:
+async def _read(events: AsyncIterator[EngineEvent | VolumeEvent], queue: asyncio.Queue[EngineEvent | VolumeEvent | BaseException]) -> None:
     """Put events into the queue, and what ended them."""
     try:
         async for event in events:

@@ -52,6 +52,8 @@ class Lives:
         self.changed: set[str] = set()
         self.commands: list[Command] = []
         """Destructive commands since somebody took them."""
+        self.told_late: list[Happening] = []
+        """What `judged` has found to have happened, since somebody took it."""
         self._is_first_look = is_first_look
 
     @property
@@ -79,6 +81,8 @@ class Lives:
                 self._started(one, event.at)
             case "kill":
                 return self._signalled(one, event)
+            case "stop":
+                return self._stopped(one)
             case "oom" if one.is_open:
                 return self._starved(one, event.at)
             case "die":
@@ -118,6 +122,11 @@ class Lives:
             kind = "stop" if is_stop else "kill"
             return [self._happened(one, kind, at, *key, signal=signal_name(number), forced=False)]
         after = None if one.stop_asked_at is None else (at - one.stop_asked_at).total_seconds()
+        if _stops_by_kill(one) and after is None:
+            # `docker stop`, `kill` and `rm -f` begin alike here. After the first one alone a `stop` follows: it is told then, or later.
+            one.killed_at, one.was_forced, one.kill_to_judge = at, True, at
+            self._commanded("stop", one, event)
+            return []
         one.killed_at, one.was_forced = at, after is None or after < _NO_GRACE_S
         if one.was_forced:
             one.kill_to_judge = at
@@ -126,6 +135,20 @@ class Lives:
         # One that got no time to stop has not failed to.
         kind = "kill" if one.was_forced else "stop_sigkill"
         return [self._happened(one, kind, at, *key, signal="SIGKILL", forced=True, after_stop_s=after)]
+
+    def _stopped(self, one: Tracked) -> list[Happening]:
+        """The engine has carried out a stop: one by SIGKILL, of an image that wants it so, was no kill."""
+        if not _stops_by_kill(one) or one.kill_to_judge is None:
+            return []
+        at, one.kill_to_judge, one.was_forced = one.kill_to_judge, None, False
+        return [self._happened(one, "stop", at, one.id, at.isoformat(), signal="SIGKILL", forced=False)]
+
+    def _killed(self, one: Tracked) -> list[Happening]:
+        """Tell now of the kill that might have been a stop."""
+        if not _stops_by_kill(one) or one.kill_to_judge is None:
+            return []
+        at = one.kill_to_judge
+        return [self._happened(one, "kill", at, one.id, at.isoformat(), signal="SIGKILL", forced=True)]
 
     def _starved(self, one: Tracked, at: datetime) -> list[Happening]:
         """The kernel ended a process of it for want of memory; that need not be the first one, whose end is the container's."""
@@ -153,6 +176,7 @@ class Lives:
             found.append(self._death(one, at, None, reason_of(None, oom=False, killed=one.killed_at is not None), "event"))
         forced = one.was_forced and one.killed_at is not None and at - one.killed_at <= _TOGETHER
         if forced:
+            found += self._killed(one)
             one.kill_to_judge = None
         # One that was gone before anybody looked at it, and at once when it ended, removed itself (`docker run --rm`).
         by_itself = one.auto_remove or (not one.image_id and one.finished_at is not None and at - one.finished_at < _AT_ONCE)
@@ -172,6 +196,7 @@ class Lives:
         found: list[tuple[str, Literal["kill", "oom_survived"]]] = []
         for one in self.tracked.values():
             if one.kill_to_judge is not None and now - one.kill_to_judge >= _JUDGED_AFTER:
+                self.told_late += self._killed(one)
                 one.kill_to_judge = None
                 found.append((one.name, "kill"))
                 self.changed.add(one.id)
@@ -298,7 +323,7 @@ class Lives:
         # The number of the death is its identity: a stream and a listing, or two replicas, may see it at different times.
         return self._happened(
             one, "death", at, one.id, one.deaths, exit_code=exit_code, reason=reason, after_stop_s=after, found_by=found_by,
-            forced=one.was_forced if one.killed_at is not None else None, detail=detail,
+            forced=one.was_forced if one.killed_at is not None and not _stops_by_kill(one) else None, detail=detail,
         )  # fmt: skip
 
     def _removal(self, one: Tracked, at: datetime, mode: str, found_by: str) -> Happening:
@@ -311,6 +336,11 @@ class Lives:
     def _happened(self, one: Tracked, kind: str, at: datetime, *key: object, **about: Any) -> Happening:  # Any: fields of Happening
         identity = happening_id(self.engine, kind, one.id, *key)
         return Happening(identity, self.engine, at, kind, one.id, one.name, one.image, one.owner, **about)
+
+
+def _stops_by_kill(one: Tracked) -> bool:
+    """Say whether SIGKILL is its stop signal, by its image's STOPSIGNAL or its own setting."""
+    return one.stop_signal == SIGKILL
 
 
 def _begin_life(one: Tracked, at: datetime, *, exact: bool) -> None:

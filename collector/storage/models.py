@@ -9,7 +9,22 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, ColumnElement, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text, false
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -169,11 +184,26 @@ class RunRow(Base):
     extra: Mapped[Json]
 
 
+OF_LIFECYCLE: Final = "type IN ('startup', 'cleanup')"
+"""Records of starts and ends of processes, among those that are kept as they came. Part of a schema: a change is a migration."""
+
+
+def _of_lifecycle(name: str, *columns: str) -> Index:
+    # Partial: whatever else comes in great numbers, such as logs, costs these indexes nothing.
+    return Index(name, *columns, sqlite_where=text(OF_LIFECYCLE), postgresql_where=text(OF_LIFECYCLE))
+
+
 class UnknownRecordRow(Base):
-    """A record of a type that this version does not know, kept as it came: a newer telemetry may speak first."""
+    """A record that is kept as it came: of a start or end of a process, or of a type that only a newer telemetry knows."""
 
     __tablename__ = "unknown_records"
-    __table_args__ = (Index("ix_unknown_records_type_time", "type", "time"), BY_DAY)
+    __table_args__ = (
+        Index("ix_unknown_records_type_time", "type", "time"),
+        _of_lifecycle("ix_unknown_records_lifecycle", "time", "id"),
+        _of_lifecycle("ix_unknown_records_lifecycle_service", "service", "time", "id"),
+        _of_lifecycle("ix_unknown_records_lifecycle_instance", "instance", "time"),
+        BY_DAY,
+    )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True, index=True)

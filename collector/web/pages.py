@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.web.ci_pages import CiPages
+from isolation_monitor.collector.web.lifecycle_pages import LifecyclePages
 from isolation_monitor.collector.web.live import LiveHub, View, views_by_name
 from isolation_monitor.collector.web.reader import PageReader
 from isolation_monitor.collector.web.rendering import PageRoute, page
@@ -20,7 +21,7 @@ router = APIRouter(tags=["pages"], route_class=PageRoute, include_in_schema=Fals
 _ASKED_LIMIT: Final = 10
 
 
-def views_of(reader: PageReader, ci: CiPages) -> dict[str, View]:
+def views_of(reader: PageReader, ci: CiPages, lifecycle: LifecyclePages) -> dict[str, View]:
     """Return every kind of page by its name."""
     return views_by_name(
         View("incidents", reader.incidents, ("incidents",)),
@@ -39,6 +40,8 @@ def views_of(reader: PageReader, ci: CiPages) -> dict[str, View]:
         View("ci_run", ci.ci_run, ()),
         View("ci_test", ci.ci_test, ()),
         View("probes", reader.probes, ("probes",)),
+        View("lifecycle", lifecycle.lifecycle, ("lifecycle_hangs", "lifecycle_records")),
+        View("lifecycle_record", lifecycle.record, ()),
     )
 
 
@@ -137,6 +140,18 @@ async def ci_test(request: Request, _visitor: Visitor, key: str) -> Response:
 async def probes(request: Request, _visitor: Visitor) -> Response:
     """How the endpoints are that the operator's file names."""
     return await _shown(request, "probes")
+
+
+@router.get("/lifecycle")
+async def lifecycle(request: Request, _visitor: Visitor) -> Response:
+    """How processes start and end: which phase hangs, what the clean-up left."""
+    return await _shown(request, "lifecycle", is_live="cursor" not in request.query_params)
+
+
+@router.get("/lifecycle/{record_id}")
+async def lifecycle_record(request: Request, _visitor: Visitor, record_id: str) -> Response:
+    """One start-up or clean-up, and the others of its process."""
+    return await _shown(request, "lifecycle_record", here="lifecycle", is_live=False, id=record_id)
 
 
 @router.get("/live/{view}")

@@ -37,6 +37,7 @@ PAGES: Final = (
     ("containers", "/containers", "Containers"),
     ("probes", "/probes", "Probes"),
     ("history", "/history", "History"),
+    ("lifecycle", "/lifecycle", "Lifecycle"),
     ("ci", "/ci", "Tests"),
     ("runbooks", "/runbooks", "Runbooks"),
 )

@@ -54,6 +54,8 @@ class Panel:
     shows_steps: bool
     minimum: float | None
     maximum: float | None
+    colors: Mapping[str, str]
+    """Of series by their names, where the dashboard chooses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,12 @@ def _panel(item: Mapping[str, Any]) -> Panel:
         shows_steps=custom.get("thresholdsStyle", {}).get("mode", "off") != "off",
         minimum=defaults.get("min"),
         maximum=defaults.get("max"),
+        colors={
+            override["matcher"]["options"]: entry["value"]["fixedColor"]
+            for override in item["fieldConfig"].get("overrides", ())
+            for entry in override["properties"]
+            if entry["id"] == "color"
+        },
     )
 
 

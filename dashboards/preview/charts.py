@@ -125,7 +125,7 @@ def _bounds(panel: Panel, stacks: Sequence[Mapping[float, float]]) -> tuple[floa
 
 
 def _axes(panel: Panel, window: Window, plot: Box, low: float, high: float) -> Iterator[str]:
-    for value in formats.ticks(low, high):
+    for value in formats.ticks(low, high, panel.unit):
         y = plot.bottom - plot.height * (value - low) / (high - low)
         yield svg.line(plot.x, y, plot.right, y, svg.GRID)
         yield svg.text(plot.x - 6, y + 4, formats.number(value, panel.unit), size=10, fill=svg.DIM, anchor="end")

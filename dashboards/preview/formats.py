@@ -13,6 +13,7 @@ _COLORS: Final[dict[str, str]] = {
     "orange": "#f08838",
     "red": "#ee5566",
     "blue": "#6fa8ff",
+    "purple": "#b98bf0",
 }
 PALETTE: Final = (
     "#73bf69",
@@ -30,6 +31,7 @@ PALETTE: Final = (
 )
 """Colours of series, in order."""
 
+_CLOCK_STEPS_S: Final = (2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 _SUFFIX: Final = {"reqps": " req/s", "cps": " /s", "ops": " /s", "percent": " %", "percentunit": " %", "ms": " ms", "d": " d"}
 
 
@@ -75,16 +77,29 @@ def legend(pattern: str, labels: Mapping[str, str]) -> str:
     return re.sub(r"{{\s*(\w+)\s*}}", lambda match: labels.get(match.group(1), ""), pattern)
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round numbers between two bounds, for an axis."""
+def ticks(low: float, high: float, unit: str = "none", count: int = 4) -> list[float]:
+    """Return numbers between two bounds that are round in their unit, for an axis.
+
+    >>> [number(value, "s") for value in ticks(0, 86_400, "s")], [number(value, "bytes") for value in ticks(0, 60e6, "bytes")]
+    (['0 s', '6 h', '12 h', '18 h', '24 h'], ['0 B', '16 MiB', '32 MiB', '48 MiB'])
+    """
     span = high - low
     if span <= 0 or not math.isfinite(span):
         return [low]
     raw = span / count
-    size = 10 ** math.floor(math.log10(raw))
-    step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw)
+    step = _round_step(raw, unit)
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 12) for index in range(first, first + count + 3) if index * step <= high + 1e-9 * span]
+
+
+def _round_step(raw: float, unit: str) -> float:
+    """Return a round step of at least `raw`: whole minutes and hours of seconds, powers of two of bytes."""
+    if unit == "bytes" and raw > 1:
+        return float(2 ** math.ceil(math.log2(raw)))
+    if unit == "s" and (clock := next((step for step in _CLOCK_STEPS_S if 1 < raw <= step), None)):
+        return float(clock)
+    size = float(10 ** math.floor(math.log10(raw)))
+    return next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw)
 
 
 def _bytes(value: float, decimals: int | None) -> str:

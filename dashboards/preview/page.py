@@ -105,8 +105,9 @@ def _lines(panel: Panel, answers: Answers) -> list[Line]:
     found: list[Line] = []
     for target in panel.targets:
         for series in sorted(answers[target.ref], key=lambda one: sorted(one.labels.items())):
-            color = formats.PALETTE[len(found) % len(formats.PALETTE)]
-            found.append(Line(formats.legend(target.legend, series.labels), dict(series.points), color))
+            name = formats.legend(target.legend, series.labels)
+            color = formats.color(panel.colors[name]) if name in panel.colors else formats.PALETTE[len(found) % len(formats.PALETTE)]
+            found.append(Line(name, dict(series.points), color))
     return found
 
 

@@ -87,7 +87,7 @@ class Telling:
                 if phase.told_at and not phase.is_over:
                     # Nobody waits for it any more: a block that was never run, or one beside a start-up that failed.
                     registry.gauge(names.STARTUP_PHASE_HANGING, isolation_phase=phase.name).set(0.0)
-            phases = [{"phase": one.name, "state": one.state, "duration_s": round(one.duration_s, 3)} for one in course.phases]
+            phases = [_phase(one) for one in course.phases]
             self._put("startup", state="ready" if course.was_ready else "failed", duration_s=round(course.startup_s, 3), phases=phases)
 
         self._safely(tell)
@@ -143,3 +143,9 @@ class Telling:
             tell()
         except Exception as error:
             self.failed(error)
+
+
+def _phase(one: Phase) -> dict[str, Any]:  # Any: JSON
+    # Its class alone: what an error says may hold a user's value.
+    error = type(one.error).__name__ if one.state == "failed" and one.error is not None else None
+    return {"phase": one.name, "state": one.state, "duration_s": round(one.duration_s, 3), "error": error}

@@ -31,7 +31,7 @@ def _hanging() -> Scenario:
             {"service": service, "isolation_phase": "database", **_PAGE},
             f"{service}: start-up phase database hangs",
             f"{number} workers of {service} have been in start-up phase database for longer than `startup_hang_s`. They are not ready and "
-            "take no traffic. The log and the record name the line at which it stands, and what it waits for.",
+            "take no traffic. The page has the line at which it stands, and what it waits for; so has the log.",
         )
 
     several = firing("several", 3)
@@ -71,7 +71,7 @@ def _slow() -> Scenario:
             {"service": service, **_TICKET},
             f"{service}: the start-up takes longer than 30 s",
             f"The slowest start-up of {service} took {duration}, or has taken so long so far; 30 s are allowed. Deployments, restarts and "
-            "what scales the service wait as long. The panel by phase says which one it is.",
+            "what scales the service wait as long. The page says which phase took it.",
         )
 
     second = firing("second", "45s")
@@ -104,7 +104,7 @@ def _slow_cleanup() -> Scenario:
             {"service": service, **_TICKET},
             f"{service}: the clean-up takes longer than 5 s",
             f"The slowest clean-up of {service} in the last 2m took more than 5 s, up to {bound}. Platforms kill what takes too long to "
-            "end: then nothing is cleaned up at all. The log names the steps.",
+            "end: then nothing is cleaned up at all. The page has the steps.",
         )
 
     both = [firing("over", "10s"), firing("among", "30s")]
@@ -125,7 +125,7 @@ LIFECYCLE_SCENARIOS = [
         "start-up phase database fails",
         lambda n, service: (
             f"About {n} start-ups of {service} failed in phase database in the last 2m. These workers never got ready; what starts them "
-            "tries again and again. The error is in the service's own log."
+            "tries again and again. The page has the class of its error, the service's log all of it."
         ),
         silent=[{"isolation_phase": "database", "isolation_result": "done"}],
         window_s=120,
@@ -139,7 +139,7 @@ LIFECYCLE_SCENARIOS = [
         "processes leave children behind",
         lambda n, service: (
             f"About {n} children were left in the last 2m by processes of {service} that had cleaned up. What outlives its process fills "
-            "the machine; what is cut off was not finished. The log and the record name each."
+            "the machine; what is cut off was not finished. The page has each clean-up, the log names each."
         ),
         window_s=120,
         keep_s=300,

@@ -14,7 +14,18 @@ import pytest
 
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.container_metrics import NAME_CAP, ContainerMetrics, Shown
-from isolation_monitor.collector.containers.domain import Action, EngineEvent, EngineState, Rules, Seen, Volume, expiry_of, still_unused
+from isolation_monitor.collector.containers.domain import (
+    Action,
+    EngineEvent,
+    EngineState,
+    Rules,
+    Seen,
+    Volume,
+    VolumeEvent,
+    after_use,
+    expiry_of,
+    still_unused,
+)
 from isolation_monitor.collector.containers.engine import Engine, EngineAway, EngineInfo
 from isolation_monitor.collector.containers.follower import Follower
 from isolation_monitor.collector.containers.lives import Lives
@@ -234,6 +245,53 @@ class TestHowItEnded:
         assert survives.judged(at(42)) == [("web", "oom_survived")]
 
 
+class TestSigkillAsStopSignal:
+    """`STOPSIGNAL SIGKILL`: the engine stops such a container, kills it and removes it by force with the same signal."""
+
+    @staticmethod
+    def killed_at_1() -> Lives:
+        lives = followed(seen("running", 0, stop_signal=9))
+        assert told(lives, event("kill", 1, signal=9)) == []
+        (death,) = lives.event(event("die", 1.1, exit_code=137))
+        assert (death.reason, death.forced) == ("clean", None)
+        return lives
+
+    def test_a_stop_is_a_stop(self) -> None:
+        lives = self.killed_at_1()
+
+        (stop,) = lives.event(event("stop", 1.2))
+
+        assert (stop.kind, stop.time, stop.signal, stop.forced) == ("stop", at(1), "SIGKILL", False)
+        assert [one.forced for one in lives.event(event("destroy", 1.5))] == [False]
+        assert (lives.judged(at(30)), lives.told_late) == ([], [])
+
+    def test_a_restart_is_a_stop(self) -> None:
+        lives = self.killed_at_1()
+
+        assert told(lives, event("stop", 1.2), event("start", 1.3)) == ["stop"]
+        assert (lives.judged(at(30)), lives.told_late) == ([], [])
+
+    def test_a_kill_is_a_kill_as_soon_as_no_stop_can_follow(self) -> None:
+        lives = self.killed_at_1()
+
+        assert lives.judged(at(30)) == [("web", "kill")]
+        assert [(one.kind, one.time, one.forced) for one in lives.told_late] == [("kill", at(1), True)]
+
+    def test_a_removal_by_force_is_one(self) -> None:
+        lives = self.killed_at_1()
+
+        kill, removal = lives.event(event("destroy", 1.3))
+
+        assert (kill.kind, removal.kind, removal.forced) == ("kill", "removal", True)
+        assert lives.judged(at(30)) == []
+
+    def test_want_of_memory_and_a_kill_past_the_engine_are_no_clean_ends(self) -> None:
+        starved, outside = (followed(seen("running", 0, stop_signal=9)) for _ in range(2))
+        told(starved, event("oom", 1))
+
+        assert [lives.event(event("die", 2, exit_code=137))[0].reason for lives in (starved, outside)] == ["oom_killed", "error"]
+
+
 class TestHealth:
     def test_one_that_has_ended_is_not_unhealthy_whatever_the_engine_says(self) -> None:
         """Docker sets the health of each container that ends to unhealthy: an orderly stop would page somebody."""
@@ -359,6 +417,18 @@ def test_volumes_of_nobody_are_orphans_after_the_time_that_stopped_containers_ha
     assert (first, later) == ({"left": at(0)}, {"left": at(0), "new": at(3600)})
     assert EngineState("docker", "e", True, at(0), at(0), unused_volumes=later).orphan_volumes(at(3600), rules) == ["left"]
     assert used_meanwhile == {"left": at(3800)}
+
+
+def test_a_use_between_two_looks_counts_as_one() -> None:
+    """A nightly job takes its volume for a second: without its events the volume would be nobody's in the morning."""
+    known = {"cache": at(0), "left": at(0)}
+
+    after = after_use(after_use(known, VolumeEvent(at(100), "mount", "cache")), VolumeEvent(at(101), "unmount", "cache"))
+
+    assert after == {"cache": at(101), "left": at(0)}
+    assert after_use(after, VolumeEvent(at(50), "unmount", "cache")) == after, "told late"
+    assert after_use(after, VolumeEvent(at(200), "mount", "other")) == after
+    assert after_use(after, VolumeEvent(at(200), "destroy", "cache")) == {"left": at(0)}
 
 
 class TestSettings:

@@ -314,6 +314,56 @@ async def test_what_nobody_owns_and_what_has_expired_is_counted(followed: Follow
     engine.ask("DELETE", "/volumes/left")
 
 
+async def test_sigkill_as_the_stop_signal_makes_no_kill_of_a_stop(watch: Watch) -> None:
+    stopped, again, killed, removed = [await watch.run("sleep", "600", StopSignal="SIGKILL") for _ in range(4)]
+    await watch.do("POST", f"/containers/{stopped}/stop?t=10")
+    await watch.do("POST", f"/containers/{again}/restart?t=10")
+    await watch.do("POST", f"/containers/{killed}/kill")
+    await watch.do("DELETE", f"/containers/{removed}?force=1")
+
+    await watch.counts(1, "isolation_container_kills_total", container_name=killed)
+    for name, kinds in ((stopped, ["stop"]), (again, ["stop"]), (killed, ["kill"]), (removed, ["kill"])):
+        told = [one["kind"] for one in await watch.events(container=name) if one["kind"] in ("stop", "kill", "stop_sigkill")]
+        assert (name, told) == (name, kinds)
+    for name in (stopped, again, removed):
+        assert await watch.metric("isolation_container_kills_total", container_name=name) == 0
+    assert (await watch.container(stopped))["reason"] == "clean"
+    (removal,) = await watch.events(kind="removal", container=removed)
+    assert removal["forced"]
+    await watch.do("DELETE", f"/containers/{again}?force=1")
+
+
+async def test_a_volume_that_a_short_job_uses_is_not_unused(followed: Followed, engine: DockerEngine) -> None:
+    """It is in no container at either look around the job."""
+    for name in ("nightly", "left"):
+        engine.ask("POST", "/volumes/create", {"Name": name})
+    async with followed(engine, container_orphan_after_s=0) as watch:
+
+        async def unused_since() -> dict[str, str]:
+            (told,) = (await watch.api.get("/v1/containers")).json()["engines"]
+            return {one["name"]: one["unused_since"] for one in told["orphan_volumes"]}
+
+        async def both() -> bool:
+            return len(await unused_since()) == 2
+
+        await until(both)
+        first = await unused_since()
+        job = await watch.run("true", AutoRemove=True, Binds=["nightly:/tmp"])
+
+        async def was_used() -> bool:
+            return (await unused_since()).get("nightly", "") > first["nightly"]
+
+        await until(was_used)
+        assert (await unused_since())["left"] == first["left"]
+
+        async def is_gone() -> bool:
+            return [f"/{job}"] not in [one["Names"] for one in await asyncio.to_thread(engine.ask, "GET", "/containers/json?all=1")]
+
+        await until(is_gone)
+    for name in ("nightly", "left"):
+        engine.ask("DELETE", f"/volumes/{name}")
+
+
 @pytest.mark.slow
 async def test_what_died_while_nobody_followed_is_found_and_counted_once(followed: Followed, engine: DockerEngine) -> None:
     async with followed(engine) as watch:

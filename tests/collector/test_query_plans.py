@@ -22,6 +22,9 @@ from isolation_monitor.collector.evidence.domain import RunQuery, ViolationQuery
 from isolation_monitor.collector.evidence.service import EvidenceService
 from isolation_monitor.collector.gates.repository import GateRepository
 from isolation_monitor.collector.incidents.repository import IncidentRepository
+from isolation_monitor.collector.lifecycle.domain import LifecycleQuery, read_record
+from isolation_monitor.collector.lifecycle.repository import LifecycleRepository
+from isolation_monitor.collector.lifecycle.service import LifecycleService
 from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.retention.repository import RetentionRepository, expiring
 from isolation_monitor.collector.storage.database import Database
@@ -36,6 +39,10 @@ Ask = Callable[[Database], Awaitable[object]]
 
 def evidence(database: Database) -> EvidenceService:
     return EvidenceService(database, lambda: START)
+
+
+def lifecycle(database: Database) -> LifecycleService:
+    return LifecycleService(database, lambda: START)
 
 
 def on_connection(ask: Callable[[Any], Awaitable[object]]) -> Ask:  # Any: a repository's connection
@@ -58,6 +65,7 @@ async def groups(database: Database) -> None:
 
 
 SINCE = START - timedelta(days=30, minutes=7)
+STARTED = read_record(ID, "chat", "host:1:1", START, START, "startup", {})
 QUESTIONS: dict[str, Ask] = {
     "violation by id": lambda database: evidence(database).violation(ID),
     "run by id": lambda database: evidence(database).run(ID),
@@ -76,6 +84,11 @@ QUESTIONS: dict[str, Ask] = {
     "page of alerts": lambda database: AlertService(database, lambda: START).find(NotificationQuery()),
     "alerts that fire": lambda database: AlertService(database, lambda: START).open(SINCE, 200),
     "alerts to be reconciled": on_connection(lambda connection: NotificationRepository(connection).told_firing()),
+    "page of starts and ends": lambda database: lifecycle(database).find(LifecycleQuery(after=(START, ID))),
+    "hanging phases of a service": lambda database: lifecycle(database).find(LifecycleQuery("chat", "hanging", SINCE)),
+    "start or end by id": lambda database: lifecycle(database).tell(ID),
+    "what a process told": on_connection(lambda connection: LifecycleRepository(connection).around(STARTED)),
+    "how starts went on": on_connection(lambda connection: LifecycleRepository(connection).ends_of({"host:1:1"}, SINCE)),
     "what expires": on_connection(expire),
 }
 

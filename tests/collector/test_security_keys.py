@@ -277,6 +277,8 @@ async def test_no_route_tells_a_bound_key_of_another_service(with_keys: Running,
     async with with_keys() as api:
         found = api.violation(id="found", kind="kind-of-payments", grade="crossed")
         await api.send(found, run_record("run") | {"detail": {"error": "of payments"}}, service="payments")
+        start = {"type": "startup", "id": "start", "time": found["time"], "state": "hanging", "phase": "of payments"}
+        await api.send(start, service="payments")
         await api.client.post("/v1/alerts", json=webhook("payments"), headers=bearer(SEND))
         await api.apply("canary-of-payments", service="payments")
         paths = (await api.get("/openapi.json")).json()["paths"]
@@ -284,7 +286,7 @@ async def test_no_route_tells_a_bound_key_of_another_service(with_keys: Running,
         filled = {
             "violation_id": "found", "record_id": "run", "incident_id": incident["id"], "principal": "a1b2c3d4e5f60718",
             "rollout": "canary-of-payments", "name": "canary-of-payments", "key": "canary-of-payments",
-            "decision_id": "none", "step": "hold", "run_id": "none", "suite": "none",
+            "decision_id": "none", "step": "hold", "run_id": "none", "suite": "none", "lifecycle_id": "start",
         }  # fmt: skip
         asked = 0
         for path, operations in paths.items():

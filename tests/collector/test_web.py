@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from isolation_monitor.alerts import build
 from isolation_monitor.collector.storage.schema import migrate
 from isolation_monitor.collector.web import runbooks
 from tests.collector.conftest import Api
+from tests.collector.test_web_ci import api as signed_in
+from tests.collector.test_web_ci import shown
+
+__all__ = ["signed_in"]
 
 
 async def test_a_migrated_collector_is_ready(api: Api) -> None:
@@ -42,6 +48,14 @@ async def test_every_runbook_opens_and_the_index_names_it(api: Api) -> None:
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert f'href="/runbooks/{name}"' in index.text
+
+
+@pytest.mark.parametrize("path", sorted({alert.page for alert in build.alerts() if alert.page}))
+async def test_every_page_that_an_alert_links_opens(signed_in: Api, path: str) -> None:
+    """With whatever name Prometheus puts in; what is chosen there is chosen on the page."""
+    page = await shown(signed_in, re.sub(r"\{\{.*?\}\}", "web%2Fblue", path))
+
+    assert 'value="web/blue"' in page or "{{" not in path
 
 
 @pytest.mark.parametrize("name", ["Nothing", "..%2f..%2fsettings", "%2e%2e%2fbuild", "IsolationViolation.md", "A" * 5000])

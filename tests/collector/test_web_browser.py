@@ -28,6 +28,7 @@ from tests.real_parts.installed import installed
 from tests.real_parts.processes import eventually, free_port
 from tests.real_parts.prometheus import prometheus
 from tests.real_parts.rollouts import PERSON, ask
+from tests.real_parts.starting import ran, starting, unlock
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,7 @@ PAGES = (
         "/ci",
         "/probes",
         "/history",
+        "/lifecycle",
     ),
     *("/runbooks", "/runbooks/SessionLeak"),
 )
@@ -65,6 +67,13 @@ class World:
     def incident(self) -> str:
         """Return the address of the page of the newest incident."""
         return f"/incidents/{ask(self.collector, 'GET', '/v1/incidents')['items'][0]['id']}"
+
+    def clean_up(self, folder: Path) -> str:
+        """Let a worker leave something behind, and return the address of the page of that."""
+        ran("leaves", folder / "leaves", self.collector)
+        found = "/v1/lifecycle?kind=left"
+        told = eventually(lambda: ask(self.collector, "GET", found)["items"], "a clean-up is told")
+        return f"/lifecycle/{told[0]['id']}"
 
     def leak(self, fault: str, kind: str) -> None:
         """Let users live with a defect until it was recorded."""
@@ -236,6 +245,29 @@ def test_detectors_show_what_was_planted_for_them(page: WebDriver, world: World)
     assert "instance reuse" in page.find_element(By.ID, "detectors").text
 
 
+def test_a_phase_that_hangs_stands_there_with_its_stack_until_it_goes_on(page: WebDriver, world: World, tmp_path: Path) -> None:
+    """As an alert opens it, told by a real worker that waits for a lock."""
+    page.get(f"{world.collector.url}/lifecycle?service=checkout&kind=hanging")
+    with starting("hangs", tmp_path / "hangs", world.collector) as worker:
+
+        def hangs() -> str:
+            return str(page.execute_script("return document.querySelector('#lifecycle_hangs')?.innerText ?? ''"))
+
+        eventually(lambda: "take_lock" in hangs(), "the page says where it stands")
+        unlock(tmp_path / "hangs")
+        worker.wait(60)
+        eventually(lambda: "No phase of a start-up" in hangs(), "the page says that it went on")
+    page.find_element(By.CSS_SELECTOR, "#lifecycle_records [data-row]").click()
+    assert heading(page) == "Start-up phase database hangs"
+    page.find_element(By.CSS_SELECTOR, ".lead a").click()
+    assert heading(page) == "Start-up done"
+    assert [row.text.split()[0] for row in page.find_elements(By.CSS_SELECTOR, "[aria-labelledby=parts-title] tbody tr")] == [
+        "settings",
+        "database",
+        "model",
+    ]
+
+
 def test_keys_move_between_rows_reach_the_filters_and_open_the_pages(page: WebDriver, world: World) -> None:
     page.get(f"{world.collector.url}/violations?kind=instance_reuse")
     eventually(lambda: page.find_element(By.ID, "live-state").text == "live", "the stream is open")
@@ -278,14 +310,14 @@ def test_pages_follow_the_scheme_of_the_system(page: WebDriver) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 768])
-def test_no_page_scrolls_sideways_on_a_narrow_screen(page: WebDriver, world: World, width: int) -> None:
+def test_no_page_scrolls_sideways_on_a_narrow_screen(page: WebDriver, world: World, width: int, tmp_path: Path) -> None:
     """320 pixels are what WCAG 1.4.10 asks for: a phone, or 400 % on a laptop."""
     metrics = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     violation = world.violations("kind=instance_reuse")[0]["id"]
 
     widths = {}
-    for path in (*PAGES, world.incident(), f"/violations/{violation}", "/sign-in"):
+    for path in (*PAGES, world.incident(), f"/violations/{violation}", world.clean_up(tmp_path), "/sign-in"):
         page.get(f"{world.collector.url}{path}")
         widths[path] = page.execute_script("return document.documentElement.scrollWidth")
 
@@ -369,12 +401,12 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_on_any_page(page: WebDriver, world: World, axe: str, scheme: str) -> None:
+def test_axe_finds_nothing_on_any_page(page: WebDriver, world: World, axe: str, scheme: str, tmp_path: Path) -> None:
     """Labels, landmarks, headings, contrast and the rest of WCAG 2.2 AA, as far as a program can tell."""
     looks(page, scheme)
     violation = world.violations("kind=instance_reuse")[0]["id"]
     found: dict[str, list[str]] = {}
-    for path in (*PAGES, world.incident(), f"/violations/{violation}", "/violations/none"):
+    for path in (*PAGES, world.incident(), f"/violations/{violation}", world.clean_up(tmp_path), "/violations/none"):
         page.get(f"{world.collector.url}{path}")
         page.execute_script(axe)
         result = page.execute_async_script("axe.run(document).then(arguments[0], (error) => arguments[0]({error: String(error)}))")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from isolation_monitor.collector.container_metrics import CONTAINER_STATES, EXIT_REASONS, REMOVAL_MODES
 from isolation_monitor.dashboards.build import GENERATED
 from isolation_monitor.dashboards.preview import board as reader
 from isolation_monitor.dashboards.preview import formats, page, svg
@@ -16,6 +17,7 @@ from isolation_monitor.dashboards.preview.__main__ import main, write
 from isolation_monitor.dashboards.preview.charts import Line, _runs, _stacks
 from isolation_monitor.dashboards.preview.prometheus import Prometheus as Client
 from isolation_monitor.dashboards.preview.prometheus import QueryError, Series, Window, fill
+from isolation_monitor.telemetry import names
 from tests.dashboards.boards import UIDS, board, panels
 from tests.real_parts.processes import PATIENCE_S, eventually, free_port
 from tests.real_parts.prometheus import Prometheus
@@ -173,6 +175,38 @@ def test_every_unit_of_the_dashboards_has_a_format():
 )
 def test_axes_have_round_numbers(low, high, expected):
     assert formats.ticks(low, high) == pytest.approx(expected)
+
+
+def test_axes_of_bytes_and_durations_have_numbers_that_are_round_in_their_unit():
+    assert formats.ticks(0, 100e6, "bytes") == [0, 32 << 20, 64 << 20]
+    assert formats.ticks(0, 600, "s") == [0, 300, 600]
+    assert formats.ticks(0, 0.01, "s") == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01])
+
+
+def test_what_means_something_bad_has_the_colour_of_that():
+    """A palette would give "forced" its first colour, which is green."""
+    found = reader.read(board("containers"))
+    removals = {"A": [series(1.0, 2.0, isolation_mode=mode) for mode in ("forced", "graceful", "unknown")]}
+    picture = page.draw(found, answers(found, **{"Removals, by how": removals}), WINDOW)
+
+    group = next(
+        one for one in ElementTree.fromstring(picture).iterfind(".//svg:g", NAMESPACE) if one.get("data-panel") == "Removals, by how"
+    )
+    lines = [one.get("stroke") for one in group.iterfind(".//svg:polyline", NAMESPACE)]
+    assert lines == [formats.color("red"), formats.color("green"), formats.color("#8e8e8e")]
+
+
+def test_colours_that_a_dashboard_chooses_are_of_values_that_exist():
+    """A colour for a name that no series has is a colour that nobody sees."""
+    for uid, title, values in (
+        ("containers", "Containers, by state", CONTAINER_STATES),
+        ("containers", "Ends, by how", EXIT_REASONS),
+        ("containers", "Removals, by how", REMOVAL_MODES),
+        ("isolation-overview", "Requests judged, by verdict", names.VERDICTS),
+        ("monitor-health", "Planted faults, seen and missed", ("seen", "missed")),
+    ):
+        (panel,) = [one for one in reader.read(board(uid)).panels if one.title == title]
+        assert set(panel.colors) == set(values), title
 
 
 def test_a_name_that_is_too_long_is_cut_and_kept_as_a_tooltip():
