@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-Key = tuple[str, str, bool]
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,6 @@ class NewViolations:
 
     service: str
     kind: str
-    is_synthetic: bool
     count: int
     example_id: str
     first: datetime
@@ -23,7 +22,7 @@ class NewViolations:
     @property
     def key(self) -> Key:
         """Return what they have in common."""
-        return self.service, self.kind, self.is_synthetic
+        return self.service, self.kind
 
     def with_more(self, more: NewViolations) -> NewViolations:
         """Return both together, later ones of the same key added to these."""

@@ -50,6 +50,6 @@ async def _to_page_for(connection: AsyncConnection, chosen: ColumnElement[bool])
         .limit(_LIMIT)
     )  # fmt: skip
     return [
-        NewViolations(found.service, found.kind, False, int(found.requests), found.example, found.first, found.last)
+        NewViolations(found.service, found.kind, int(found.requests), found.example, found.first, found.last)
         for found in await connection.execute(statement)
     ]

@@ -24,13 +24,12 @@ def alert_of_violations(found: NewViolations, links: Links, more_labels: Mapping
     has would take that one's place.
     """
     alert = alert_on_violation(found.kind, thresholds)
-    is_synthetic = found.is_synthetic or found.service.startswith(DRILL_PREFIX)
     labels = {
         **more_labels,
         "alertname": alert.name,
         "service": found.service,
         "kind": found.kind,
-        "synthetic": "true" if is_synthetic else "false",
+        "synthetic": "true" if found.service.startswith(DRILL_PREFIX) else "false",
         "severity": alert.severity,
         "action": alert.action,
         **({"rollback": "true"} if alert.rollback else {}),

@@ -175,9 +175,9 @@ def delivery(batches: Iterable[Batch], received_at: datetime, dialect: str) -> D
 def _violated(batch: Batch) -> list[NewViolations]:
     found: dict[Key, NewViolations] = {}
     for r in batch.violations:
-        # As the service counts them: what its suppressions accept for now is no violation to page for.
-        if r.grade != "hygiene" and not r.is_suppressed:
-            one = NewViolations(batch.service, r.kind, r.synthetic, r.count, r.id, r.time, r.time)
+        # As the service counts them: not what its suppressions accept for now, nor what was planted (docs/decisions/0006).
+        if r.grade != "hygiene" and not r.is_suppressed and not r.synthetic:
+            one = NewViolations(batch.service, r.kind, r.count, r.id, r.time, r.time)
             found[one.key] = found[one.key].with_more(one) if one.key in found else one
     return list(found.values())
 
