@@ -81,7 +81,7 @@ class CollectorMetrics:
         self._violations_paged = Counter(
             "isolation_collector_violation_pages_total",
             "Posts of violations to Alertmanager, beside the rules. told: one took it; failed: none did, it is tried again; dropped: too "
-            "many waited.",
+            "many waited, or they were a day old.",
             ["result"],
             registry=self.registry,
         )

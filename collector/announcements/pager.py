@@ -141,6 +141,8 @@ class Pager:
         self._told_s = {key: told_s for key, told_s in self._told_s.items() if now_s - told_s < AGAIN_S}
         due = [self._waiting.pop(key) for key in list(self._waiting) if key not in self._told_s]
         young = [found for found in due if now - found.last < _TOO_OLD]
+        for _ in range(len(due) - len(young)):
+            self._count("dropped")
         if not young or self._alertmanagers is None:
             return
         try:
