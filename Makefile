@@ -57,7 +57,7 @@ bench-delivery: $(STAMP) ## every event of a thousand sockets accounted for, thr
 	@$(BIN)/python -m pip install -q --constraint requirements/ci.txt -e '.[bench]'
 	@$(BIN)/python -m bench.delivery $(BENCH_ARGS)
 
-bench-rollback: $(STAMP) ## from the harm to the flag that is off, by record and by alert, on real parts; build/bench/rollback.json
+bench-rollback: $(STAMP) ## from the harm to the flag that is off and to the page, on real parts; build/bench/rollback.json
 	@$(BIN)/python -m bench.rollback $(BENCH_ARGS)
 
 bench-collector: $(STAMP) ## durable records a second, how long senders wait, memory at ten times the rate; build/bench/collector.json

@@ -13,7 +13,7 @@ _COUNT = "_count"
 def groups(t: Thresholds) -> list[Group]:
     """Return the groups of violation, failure and instance alerts, evaluated each second, and of session alerts."""
     return [
-        Group("isolation-violations", "1s", [_violation(t), _wrong_socket(t), _score(t), _incomplete_run(t), _session_leak(t)]),
+        Group("isolation-violations", "1s", [violation(t), wrong_socket(t), _score(t), _incomplete_run(t), _session_leak(t)]),
         Group("isolation-failures", "1s", [_containment(t), _cascade(t), _loop_stall(t), _resource_trend(t)]),
         Group("isolation-instances", "1s", [_singleton_reuse(t), _slow_creation(t), _slow_reset(t)]),
         Group("isolation-sessions", "15s", [_slow_acquisition(t)]),
@@ -25,7 +25,8 @@ def _grown_violations(t: Thresholds, **matchers: str) -> str:
     return summed(inner, "kind", "synthetic")
 
 
-def _violation(t: Thresholds) -> Alert:
+def violation(t: Thresholds) -> Alert:
+    """Return the alert on state of one user that reached another's request, or could."""
     return Alert(
         "IsolationViolation",
         _grown_violations(t, kind=f"!~{names.WRONG_SOCKET}|{names.ID_RESOLUTION}", grade="=~crossed|reachable"),
@@ -42,7 +43,8 @@ def _violation(t: Thresholds) -> Alert:
     )
 
 
-def _wrong_socket(t: Thresholds) -> Alert:
+def wrong_socket(t: Thresholds) -> Alert:
+    """Return the alert on events that left on a connection of somebody else."""
     return Alert(
         "WebSocketIsolationViolation",
         _grown_violations(t, kind=names.WRONG_SOCKET),

@@ -11,7 +11,7 @@ from isolation_monitor.telemetry import names
 
 def groups(t: Thresholds) -> list[Group]:
     """Return the one group of resolution alerts, evaluated each second."""
-    return [Group("isolation-ids", "1s", [_unresolved(t), _conflict(t)])]
+    return [Group("isolation-ids", "1s", [_unresolved(t), conflict(t)])]
 
 
 def _unresolved(t: Thresholds) -> Alert:
@@ -32,7 +32,8 @@ def _unresolved(t: Thresholds) -> Alert:
     )
 
 
-def _conflict(t: Thresholds) -> Alert:
+def conflict(t: Thresholds) -> Alert:
+    """Return the alert on runs that lead to somebody else's thread."""
     v = t.violation
     grown = grew(selector(names.VIOLATIONS, kind=names.ID_RESOLUTION, grade="=~crossed|reachable"), v.window, v.memory)
     return Alert(

@@ -25,6 +25,7 @@ from isolation_monitor.telemetry import names
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples"
 START_LIMIT_S: Final = 60.0
+REMEMBERED: Final = 4_000
 FILLERS: Final = 12
 """Users who fill the bounded tables before anything is measured."""
 BUSY_PAUSE_S: Final = 0.2
@@ -111,6 +112,8 @@ async def service(folder: Path, collector_url: str, database_url: str) -> AsyncI
         "ISOLATION_SPOOL_DIR": str(folder / "spool"),
         "ISOLATION_HASH_KEY": "only-for-the-benchmark",
         "ISOLATION_COLLECTOR_URL": collector_url,
+        # What has a limit must be full before growth is looked at.
+        "ISOLATION_REMEMBERED_LIMIT": str(REMEMBERED),
     }
     port = free_ports(1)[0]
     base_url = f"http://127.0.0.1:{port}"

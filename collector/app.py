@@ -22,9 +22,10 @@ from isolation_monitor.collector.alerts import routes as alerts
 from isolation_monitor.collector.alerts.alertmanager import AlertmanagerHeld
 from isolation_monitor.collector.alerts.reconciliation import Reconciliation
 from isolation_monitor.collector.alerts.service import AlertService
-from isolation_monitor.collector.announcements.alertmanager import Alertmanager
+from isolation_monitor.collector.announcements.alertmanager import Alertmanagers
 from isolation_monitor.collector.announcements.domain import Links
 from isolation_monitor.collector.announcements.grafana import Grafana
+from isolation_monitor.collector.announcements.pager import Pager
 from isolation_monitor.collector.announcements.service import AnnouncementService
 from isolation_monitor.collector.ci import routes as ci
 from isolation_monitor.collector.ci.numbers import SuiteWatch
@@ -124,18 +125,21 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         flags_service.look()
 
     runtime.rollout_listeners.append(look_at_flags)
-    announcements = _announcements(settings, database, clock)
+    alertmanagers = Alertmanagers(settings.alertmanager_urls(), settings.alertmanager_bearer()) if settings.alertmanager_url else None
+    links = Links(settings.base_url, settings.grafana_url)
+    announcements = _announcements(settings, database, clock, links, alertmanagers)
+    pager = Pager(database, clock, links, settings.alert_labels(), alertmanagers, metrics.violations_paged)
     runtime.rollout_listeners.extend((announcements.mark, announcements.page))
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
     intake = Intake(settings.ingest_bytes)
     metrics.watch_intake(lambda: intake.held_bytes)
-    record_writer = RecordWriter(database, intake, runtime.harm.give)
+    record_writer = RecordWriter(database, intake, runtime.harm.give, lambda stored: pager.give(stored.violated, stored.raised))
 
     ci_service = CiService(database, clock)
     suite_watch = SuiteWatch(ci_service, clock, metrics.ci.show)
     leader = Leader(database)
     policy = Policy(settings.keep_days, settings.keep_bytes)
-    held = AlertmanagerHeld(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
+    held = AlertmanagerHeld(settings.alertmanager_urls(), settings.alertmanager_bearer()) if settings.alertmanager_url else None
     reconciliation = Reconciliation(database, clock, held, leader.leads)
     retention = RetentionService(database, leader, metrics, clock, policy, settings.retention_interval_s)
     rules = _container_rules(settings)
@@ -150,7 +154,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run(), schedule.run())
-        tasks = [asyncio.create_task(work) for work in (*works, *(follower.run() for follower in followers))]
+        tasks = [asyncio.create_task(work) for work in (*works, pager.run(), *(follower.run() for follower in followers))]
         record_writer.start()
         yield
         await record_writer.close()
@@ -262,10 +266,11 @@ def _probes_file(settings: CollectorSettings) -> WatchedFile | None:
         raise SettingsError(f"the collector cannot start: COLLECTOR_PROBES_FILE: {error}") from None
 
 
-def _announcements(settings: CollectorSettings, database: Database, clock: Clock) -> AnnouncementService:
+def _announcements(
+    settings: CollectorSettings, database: Database, clock: Clock, links: Links, alertmanagers: Alertmanagers | None
+) -> AnnouncementService:
     grafana = Grafana(settings.grafana_url, settings.grafana_bearer()) if settings.grafana_url else None
-    alertmanager = Alertmanager(settings.alertmanager_url, settings.alertmanager_bearer()) if settings.alertmanager_url else None
-    return AnnouncementService(database, clock, Links(settings.base_url, settings.grafana_url), grafana, alertmanager)
+    return AnnouncementService(database, clock, links, grafana, alertmanagers)
 
 
 async def _store_unavailable(request: Request, error: Exception) -> Response:

@@ -1,38 +1,93 @@
-"""The head of a request, bounded while it arrives: uvicorn's fast parser takes one of any size, and waits for its end for ever.
+"""The head of a request, bounded while it arrives: uvicorn's fast parser takes one of any size, and neither parser ever tires of waiting.
 
-Without httptools it is uvicorn's own parser, which bounds the bytes, not the time. `isomon collector` serves with it;
-`uvicorn --http isolation_monitor.collector.http_head:BoundedHead` does, too. Nobody has shown a token yet when a head arrives, so
-what it may cost is the same for all.
+`isomon collector` serves with `BoundedHead`, and `uvicorn --http isolation_monitor.collector.http_head:BoundedHead` does, too: by
+httptools where that is installed, else by h11 (`BoundedH11Head`), which bounds the bytes by itself. Nobody has shown a token yet when a
+head arrives, so what it may cost is the same for all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import Any, ClassVar, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:
+    HttpToolsProtocol = None  # type: ignore[assignment,misc]  # it is looked at before it is used
 
 HEAD_BYTES: Final = 65_536
 """As many as uvicorn's other parser, h11, takes."""
 HEAD_TIMEOUT_S: Final = 30.0
 
-if TYPE_CHECKING:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+class _Timed:
+    """The wait for a head: closes the connection where it takes longer than `head_timeout_s`."""
+
+    head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    cycle: Any  # Any: the request that is answered; each parser has a class of its own
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def _begin(self) -> None:
+        self._end()
+        self._timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self.transport.close()
+
+    @property
+    def _is_answered(self) -> bool:
+        """Say whether what came last was answered whole: what comes now belongs to the next head."""
+        return self.cycle is not None and bool(self.cycle.response_complete)
+
+
+class BoundedH11Head(_Timed, H11Protocol):
+    """A connection read by h11 whose heads end within bytes and time; what is longer is answered 400, what is slower is closed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self._is_answered:
+            self._end()
+        elif self._timer is None and self._is_answered:
+            # Its first bytes have ended the server's own wait for the next request.
+            self._begin()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        # From here on another protocol has the connection, and this one hears of it no more.
+        self._end()
+        super().handle_websocket_upgrade(event)
+
+
+if HttpToolsProtocol is None:
+    BoundedHead: type[asyncio.Protocol] = BoundedH11Head
 else:
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    except ImportError:
-        HttpToolsProtocol = None
-        from uvicorn.protocols.http.h11_impl import H11Protocol as BoundedHead
 
-if HttpToolsProtocol is not None:
-
-    class BoundedHead(HttpToolsProtocol):
-        """A connection whose heads end within bytes and time; what is longer is answered 400, what is slower is closed."""
-
-        head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
+    class _BoundedHttpToolsHead(_Timed, HttpToolsProtocol):
+        """The same, read by httptools."""
 
         _arrived = 0
         _said = 0
-        _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
             super().connection_made(transport)
@@ -50,7 +105,7 @@ if HttpToolsProtocol is not None:
             # A header is told of when it is whole: one without end is seen only here, and so is one behind a body in chunks.
             if self._arrived > HEAD_BYTES:
                 self.send_400_response("")
-            elif self._timer is None and self.cycle is not None and self.cycle.response_complete:
+            elif self._timer is None and self._is_answered:
                 # What came between two requests, an empty line, has ended the server's own wait for the next.
                 self._timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
@@ -78,14 +133,7 @@ if HttpToolsProtocol is not None:
             super().send_400_response(f"the head of the request has more than {HEAD_BYTES} bytes" if is_long else msg)
 
         def _begin(self) -> None:
-            self._end()
+            super()._begin()
             self._arrived = self._said = 0
-            self._timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
-        def _end(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _too_slow(self) -> None:
-            self.transport.close()
+    BoundedHead = _BoundedHttpToolsHead

@@ -27,6 +27,7 @@ REFUSALS: Final = (
     "store_unavailable",
     "defect",
 )
+PAGE_RESULTS: Final = ("told", "failed", "dropped")
 REQUEST_REFUSALS: Final = (
     *("no_token", "unknown_token", "expired_token", "scope", "service"),
     *("requests", "records", "bytes"),
@@ -75,6 +76,13 @@ class CollectorMetrics:
             "isolation_collector_alerts_received_total",
             "Alerts that Alertmanager delivered, each delivery counted, by name and status.",
             ["alertname", "status"],
+            registry=self.registry,
+        )
+        self._violations_paged = Counter(
+            "isolation_collector_violation_pages_total",
+            "Posts of violations to Alertmanager, beside the rules. told: one took it; failed: none did, it is tried again; dropped: too "
+            "many waited, or they were a day old.",
+            ["result"],
             registry=self.registry,
         )
         self._requests_refused = Counter(
@@ -163,6 +171,8 @@ class CollectorMetrics:
             self._requests_refused.labels(reason)
         for result in ("ok", "failed"):
             self._key_reloads.labels(result)
+        for result in PAGE_RESULTS:
+            self._violations_paged.labels(result)
 
     def request_refused(self, reason: str) -> None:
         """Count a request by one of `REQUEST_REFUSALS`."""
@@ -179,6 +189,10 @@ class CollectorMetrics:
                 of_key.add(service)
                 self._all_services.add(service)
         self._service_records.labels(service).inc(records)
+
+    def violations_paged(self, result: str) -> None:
+        """Count a post to Alertmanager by one of `PAGE_RESULTS`."""
+        self._violations_paged.labels(result).inc()
 
     def keys_reloaded(self, worked: bool) -> None:
         self._key_reloads.labels("ok" if worked else "failed").inc()

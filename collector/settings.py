@@ -104,11 +104,15 @@ class CollectorSettings(BaseSettings):
     grafana_token_file: Path | None = None
     """File that holds it."""
     alertmanager_url: str | None = Field(default=None, repr=False)
-    """Alertmanager that pages when a rollout was rolled back; without it only alerts of Prometheus page."""
+    """Alertmanager that pages for violations as soon as their records are stored, and for rollbacks; all members of a cluster, separated
+    by commas: each is told. Without it only alerts of Prometheus page."""
     alertmanager_token: SecretStr | None = None
     """Bearer token for it."""
     alertmanager_token_file: Path | None = None
     """File that holds it."""
+    alertmanager_labels: str = ""
+    """Labels that your Prometheus puts on every alert (`external_labels`, less those it drops), as `cluster=eu,team=web`: with the same
+    labels on both ways to Alertmanager a violation is one page."""
 
     keep_days: int = Field(default=30, ge=1, le=3650)
     """Evidence, alerts and decisions older than so many days are forgotten. Rollouts, their history and failed decisions stay."""
@@ -165,7 +169,7 @@ class CollectorSettings(BaseSettings):
         except DatabaseUrlError as error:
             raise ValueError(str(error)) from None
 
-    @field_validator("base_url", "prometheus_url", "grafana_url", "alertmanager_url", "blackbox_url")
+    @field_validator("base_url", "prometheus_url", "grafana_url", "blackbox_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None or value == "":
@@ -173,6 +177,18 @@ class CollectorSettings(BaseSettings):
         if not value.startswith(("http://", "https://")):
             raise ValueError("is not an http:// or https:// address")
         return value.rstrip("/")
+
+    @field_validator("alertmanager_url")
+    @classmethod
+    def _http_urls(cls, value: str | None) -> str | None:
+        found = [cls._http_url(part.strip()) for part in (value or "").split(",")]
+        return ",".join(url for url in found if url) or None
+
+    @field_validator("alertmanager_labels")
+    @classmethod
+    def _labels(cls, value: str) -> str:
+        _labels_of(value)
+        return value
 
     @model_validator(mode="after")
     def _a_batch_has_room(self) -> CollectorSettings:
@@ -276,6 +292,14 @@ class CollectorSettings(BaseSettings):
         """Return the token of the service account that writes annotations, or None."""
         return self._first_token("grafana")
 
+    def alertmanager_urls(self) -> tuple[str, ...]:
+        """Return every Alertmanager that is to be told."""
+        return tuple((self.alertmanager_url or "").split(",")) if self.alertmanager_url else ()
+
+    def alert_labels(self) -> dict[str, str]:
+        """Return the labels that every alert of ours has besides."""
+        return _labels_of(self.alertmanager_labels)
+
     def alertmanager_bearer(self) -> str | None:
         """Return the token for posting alerts, or None."""
         return self._first_token("alertmanager")
@@ -287,6 +311,17 @@ class CollectorSettings(BaseSettings):
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _labels_of(text: str) -> dict[str, str]:
+    """Raises ValueError where a part is no label."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name):
+            raise ValueError(f"{part!r} is no label: write NAME=VALUE, separated by commas, such as cluster=eu,team=web")
+        found[name] = value
+    return found
 
 
 def _usable(name: str, ca_file: Path | None, client_cert_file: Path | None, wanted: str) -> None:

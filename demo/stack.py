@@ -137,7 +137,8 @@ class Stack:
         await service.finished(START_TIMEOUT_S)
 
     def _start_collector(self, root: Path, port: int) -> Service:
-        command = [*_uvicorn(port), "--factory", "isolation_monitor.collector.app:create_app"]
+        command = [*_uvicorn(port), "--http", "isolation_monitor.collector.http_head:BoundedHead"]
+        command += ["--factory", "isolation_monitor.collector.app:create_app"]
         return self._services.start("collector", command, env=self._collector_env(), folder=root, log=self.log_of("collector"))
 
     def _start_prometheus(self, program: Path, port: int) -> Service:

@@ -103,6 +103,8 @@ class Population:
         self.unreachable = 0
         """How often the service could not be reached."""
         self.events: Counter[str] = Counter()
+        self.waiting_since: dict[object, float] = {}
+        """Unix seconds of the beginning of each HTTP request that is not answered yet."""
         self.http_errors: Counter[int] = Counter()
         """Answers with a status that the user did not earn, by status."""
 
@@ -229,17 +231,24 @@ class Population:
         self.requests += 1
         self.http_requests += 1
         started = time.perf_counter()
+        self.waiting_since[started, user] = time.time()
+        try:
+            response = await self._requested(user, action)
+        finally:
+            del self.waiting_since[started, user]
+        self.http_durations_s.append(time.perf_counter() - started)
+        if response.status_code != (404 if action == "mistype_thread" else 200):
+            self.http_errors[response.status_code] += 1
+
+    async def _requested(self, user: ChatUser, action: str) -> httpx2.Response:
         if action == "ask_by_http":
             response = await user.ask_by_http(self._random.choice(QUESTIONS))
             self.runs += 1
             self.answers += response.status_code == 200
-        elif action == "mistype_thread":
-            response = await user.get("/api/threads/t_mistyped/messages")
-        else:
-            response = await user.get("/api/note" if action == "read_note" else "/api/threads")
-        self.http_durations_s.append(time.perf_counter() - started)
-        if response.status_code != (404 if action == "mistype_thread" else 200):
-            self.http_errors[response.status_code] += 1
+            return response
+        if action == "mistype_thread":
+            return await user.get("/api/threads/t_mistyped/messages")
+        return await user.get("/api/note" if action == "read_note" else "/api/threads")
 
     # --- what they see ----------------------------------------------------------------------------------------------
 

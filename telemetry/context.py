@@ -161,7 +161,7 @@ class RequestContext:
         self.checkouts: dict[int, Any] | None = None
         """Database connections out for this request, by key; None until the first."""
         self.fetched: list[Any] | None = None
-        """What its reads from stores returned (`provenance.Fetched`), by reference, until it is over."""
+        """What its reads from stores returned (`provenance.Fetched`), by reference, until shortly after it is over."""
         self.is_watched = False
         """One of the requests that detectors look at closely, as many a second as `looks_per_second` allows."""
         self.ingress: Any = None

@@ -139,7 +139,7 @@ class IsolationMonitor:
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
         self.worker_deaths = WorkerDeaths(self.registry, self.ledger.exposure)
-        for tick in (self.queue_depths.tick, self.handshakes.tick, self._tick, self.worker_deaths.tick):
+        for tick in (self.queue_depths.tick, self.handshakes.tick, self._tick, self.worker_deaths.tick, self.detection.stores.let_go):
             self.housekeeper.every_second(tick)
         self.power = Power(
             self.ledger,
@@ -411,6 +411,8 @@ class IsolationMonitor:
 
     def request_ended(self, request: RequestContext) -> None:
         self.leaks.request_ended(request)
+        if request.fetched is not None:
+            self.detection.stores.over(request)
 
     def request_failed(self, request: RequestContext) -> None:
         """Count a failure, and find out whom else it touched."""

@@ -1,13 +1,16 @@
 """Provenance: what requests read from stores and hand to stores, kept by reference and looked at only under suspicion.
 
 Integrations of store clients (`instrument/`) say here what was read and written for which request. Nothing is searched
-on the way: a detector that suspects a value asks `was_fetched`. Bounded per request; let go when the request is over.
+on the way: a detector that suspects a value asks `was_fetched`. Bounded per request, and let go soon after it is over: the index of
+owners remembers requests by the ten thousand, and must not keep with each of them what it read.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from isolation_monitor.telemetry.context import CURRENT, RequestContext
 
@@ -15,6 +18,11 @@ StoreKind = Literal["sql", "kv", "http"]
 
 FETCHED_LIMIT: Final = 200
 """Reads kept per request; a request that reads more is said to have fetched everything (`Fetched.OVERFLOW`)."""
+
+KEPT_S: Final = 5.0
+KEPT_REQUESTS: Final = 500
+"""A request's reads are kept for so long after its end, and of at most so many requests: what it left running may still send
+what it has read."""
 
 
 class Fetched(NamedTuple):
@@ -29,6 +37,8 @@ class Fetched(NamedTuple):
 TEXTS_DEPTH: Final = 5
 TEXTS_WIDTH: Final = 200
 OVERFLOW: Final = Fetched("sql", "", None, None)
+_LET_GO: Final[dict[StoreKind, Fetched]] = {store: Fetched(store, "", None, None) for store in get_args(StoreKind)}
+"""What stands for a read whose values were let go: evidence still tells how often a request read from which stores."""
 
 
 class Stores:
@@ -39,6 +49,8 @@ class Stores:
         """False while the monitor is off: a hook that somebody wrapped stays in place, and must do nothing."""
         self.on_read: list[Callable[[RequestContext, Fetched], None]] = []
         """Called for each read of a request; for detectors that learn from the keys. Must be cheap."""
+        self._over: deque[tuple[float, RequestContext]] = deque()
+        """Requests that are over and whose reads are still kept, with the time of their end; `time.monotonic()`."""
         self.on_write: list[Callable[[RequestContext, Fetched], None]] = []
 
     def read(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
@@ -55,6 +67,28 @@ class Stores:
             request.fetched[-1] = OVERFLOW
         for listener in self.on_read:
             listener(request, read)
+
+    def over(self, request: RequestContext) -> None:
+        """Take a request with reads that is over: what it read is let go a moment later."""
+        now = time.monotonic()
+        self._over.append((now, request))
+        self.let_go(now)
+
+    def let_go(self, now: float) -> None:
+        """Let go what requests have read that were over a while ago, unless a run of theirs still goes on; `time.monotonic()`."""
+        over = self._over
+        for _ in range(len(over)):
+            try:
+                ended, request = over.popleft()
+            except IndexError:  # Another thread was faster.
+                return
+            if len(over) < KEPT_REQUESTS and now - ended < KEPT_S:
+                over.appendleft((ended, request))
+                return
+            if request.open_runs and len(over) < KEPT_REQUESTS:
+                over.append((now, request))
+            elif request.fetched is not None:
+                request.fetched = [read if read is OVERFLOW else _LET_GO[read.store] for read in request.fetched]
 
     def written(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
         """Note what is handed to a store, before it is."""

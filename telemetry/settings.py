@@ -129,6 +129,10 @@ class Settings:
         100, "One in so many runs that the registry knows is held against the orchestrator and the connection manager as well. 0: none."
     )
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
+    remembered_limit: int = _setting(
+        100_000,
+        "Private values whose owner this process remembers, and as many ids of runs; beyond it the oldest go. About 0.5 kB each.",
+    )
     delivery_events: int = _setting(
         1_000, "Events kept per user until they are acknowledged, on connections that ask for the envelope; beyond it the oldest goes."
     )

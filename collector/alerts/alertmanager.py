@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -49,10 +51,10 @@ _ALERTS: Final = TypeAdapter(list[_Alert])
 
 
 class AlertmanagerHeld:
-    """One Alertmanager to be asked."""
+    """One Alertmanager to be asked, or all of a cluster."""
 
-    def __init__(self, url: str, token: str | None) -> None:
-        self._url = f"{url}/api/v2/alerts"
+    def __init__(self, urls: Sequence[str], token: str | None) -> None:
+        self._urls = tuple(f"{url}/api/v2/alerts" for url in urls)
         self._client = outbound.client({"Authorization": f"Bearer {token}"} if token else {}, _TIMEOUT_S)
 
     async def close(self) -> None:
@@ -61,11 +63,28 @@ class AlertmanagerHeld:
     async def firing(self) -> list[HeldAlert]:
         """Return all alerts that fire, silenced and inhibited ones too: they fire nevertheless.
 
+        Of a cluster, what any member holds that answers: one that has just started has not been told of what fires.
+
         Raises:
             NotAsked: there is no such answer this time.
         """
+        answers = await asyncio.gather(*(self._firing(url) for url in self._urls), return_exceptions=True)
+        held: dict[str, HeldAlert] = {}
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, NotAsked) or len(failures) == len(answers):
+                raise failure
+        for answer in answers:
+            for alert in answer if isinstance(answer, list) else ():
+                known = held.get(alert.fingerprint)
+                # The one that it began with, as Alertmanager itself joins them.
+                if known is None or alert.starts_at < known.starts_at:
+                    held[alert.fingerprint] = alert
+        return list(held.values())
+
+    async def _firing(self, url: str) -> list[HeldAlert]:
         try:
-            answer = await outbound.fetched(self._client, self._url, _LIMIT_BYTES, active="true", silenced="true", inhibited="true")
+            answer = await outbound.fetched(self._client, url, _LIMIT_BYTES, active="true", silenced="true", inhibited="true")
         except outbound.AnswerTooLarge as error:
             raise NotAsked(f"Alertmanager's answer is too large: {error}") from None
         except (httpx2.RequestError, httpx2.InvalidURL) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from isolation_monitor.collector.announcements.alertmanager import Alertmanager
+from isolation_monitor.collector.announcements.alertmanager import Alertmanagers
 from isolation_monitor.collector.announcements.domain import (
     Burst,
     Change,
@@ -48,19 +48,21 @@ class _Marked:
 
 
 class AnnouncementService:
-    def __init__(self, database: Database, clock: Clock, links: Links, grafana: Grafana | None, alertmanager: Alertmanager | None) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, links: Links, grafana: Grafana | None, alertmanagers: Alertmanagers | None
+    ) -> None:
         """None means that there is none to tell."""
         self._database = database
         self._clock = clock
         self._links = links
         self._grafana = grafana
-        self._alertmanager = alertmanager
+        self._alertmanagers = alertmanagers
         self._looking = asyncio.Lock()
         self._marked: list[_Marked] = []
         self._complained_s = float("-inf")
 
     async def close(self) -> None:
-        for told in (self._grafana, self._alertmanager):
+        for told in (self._grafana, self._alertmanagers):
             if told is not None:
                 await told.close()
 
@@ -80,8 +82,8 @@ class AnnouncementService:
             NotTold: Alertmanager did not take it this time.
         """
         alerts = alerts_of_change(change, self._links, self._clock())
-        if self._alertmanager is not None and alerts:
-            await self._alertmanager.post(alerts)
+        if self._alertmanagers is not None and alerts:
+            await self._alertmanagers.post(alerts)
 
     async def watch_bursts(self) -> None:
         """Mark bursts until cancelled; without a Grafana there is nothing to do."""

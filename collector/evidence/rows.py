@@ -24,6 +24,7 @@ from isolation_monitor.collector.evidence.domain import (
     UnknownRecord,
     ViolationRecord,
 )
+from isolation_monitor.collector.new_violations import Key, NewViolations
 from isolation_monitor.collector.storage.days import day_of
 from isolation_monitor.collector.storage.models import RECORD_KEY, AmendmentRow, Base, RunRow, UnknownRecordRow, ViolationRow
 
@@ -114,6 +115,10 @@ class Delivery:
     statements: list[tuple[QueueStatement, Origin]] = field(default_factory=list)
     harmed: set[str] = field(default_factory=set)
     """Services whose rollouts are to be looked at once it is stored."""
+    violated: list[NewViolations] = field(default_factory=list)
+    """What is to be paged for once it is stored."""
+    raised: list[str] = field(default_factory=list)
+    """Ids of violations whose grade rises by it."""
     places: dict[str, int] = field(default_factory=dict)
     """Where each id stands in its batch."""
 
@@ -162,7 +167,19 @@ def delivery(batches: Iterable[Batch], received_at: datetime, dialect: str) -> D
         made.places |= batch.places
         if batch.may_be_harm:
             made.harmed.add(batch.service)
+        made.violated += _violated(batch)
+        made.raised += [amendment.violation_id for amendment in batch.amendments if amendment.grade is not None]
     return made
+
+
+def _violated(batch: Batch) -> list[NewViolations]:
+    found: dict[Key, NewViolations] = {}
+    for r in batch.violations:
+        # As the service counts them: not what its suppressions accept for now, nor what was planted (docs/decisions/0006).
+        if r.grade != "hygiene" and not r.is_suppressed and not r.synthetic:
+            one = NewViolations(batch.service, r.kind, r.count, r.id, r.time, r.time)
+            found[one.key] = found[one.key].with_more(one) if one.key in found else one
+    return list(found.values())
 
 
 Sender = tuple[str, str]

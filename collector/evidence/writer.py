@@ -43,11 +43,17 @@ class _Waiting:
 class RecordWriter:
     """Built once for a process. `start()` it in its event loop, `await close()` it."""
 
-    def __init__(self, database: Database, intake: Intake, on_harm: Callable[[str], None]) -> None:
-        """`on_harm` is told the service of each stored delivery that may be harm; it must neither wait nor fail."""
+    def __init__(
+        self, database: Database, intake: Intake, on_harm: Callable[[str], None], on_violations: Callable[[Delivery], None] | None = None
+    ) -> None:
+        """`on_harm` is told the service of each stored delivery that may be harm, `on_violations` each that has something new to page for.
+
+        Both must neither wait nor fail.
+        """
         self._database = database
         self._intake = intake
         self._on_harm = on_harm
+        self._on_violations = on_violations
         self._queue: deque[_Waiting] = deque()
         self._given = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -165,6 +171,9 @@ class RecordWriter:
     def _answer(self, one: _Waiting, stored: Stored) -> None:
         for service in one.delivery.harmed:
             self._on_harm(service)
+        # What was stored before was paged for before.
+        if self._on_violations is not None and stored.accepted and (one.delivery.violated or one.delivery.raised):
+            self._on_violations(one.delivery)
         if not one.stored.done():
             one.stored.set_result(stored)
 

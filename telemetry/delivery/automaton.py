@@ -121,7 +121,8 @@ class RunOrder:
             missing += [self._events.tool_ended] * self.tools_open
         if self.ended is None:
             missing.append(self._events.completed)
-        self.anomalies["missing"] += len(missing)
+        if missing:
+            self.anomalies["missing"] += len(missing)
         return missing
 
     @property

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -43,6 +43,40 @@ COURSE_LIMIT: Final = 16
 
 class Run:
     """One run; made by `monitor.run(...)`, used as a `with` or `async with` block."""
+
+    __slots__ = (
+        "__weakref__",
+        "_leave",
+        "_runs",
+        "actor",
+        "by_answer",
+        "carrier",
+        "connection",
+        "course",
+        "emitted",
+        "ended",
+        "error",
+        "id",
+        "moved",
+        "numbers",
+        "order",
+        "owner",
+        "patience_s",
+        "request",
+        "seen",
+        "sent",
+        "span",
+        "stack",
+        "started",
+        "started_at",
+        "strayed",
+        "stream",
+        "stuck",
+        "task",
+        "thread_id",
+        "trace",
+        "unrouted",
+    )
 
     def __init__(self, runs: Runs, id: str, owner: Principal | None, request: RequestContext | None) -> None:
         self._runs = runs
@@ -78,8 +112,8 @@ class Run:
         """When it last moved: started, emitted, sent or said that it goes on; `time.perf_counter()`."""
         self.patience_s: float | None = None
         """How long its present step may take, where the application has said so."""
-        self.course: deque[tuple[float, str]] = deque(maxlen=COURSE_LIMIT)
-        """Its latest events, with Unix times."""
+        self.course: list[tuple[float, str]] = []
+        """Its latest events, with Unix times, until it is judged."""
         self.stuck: Violation | None = None
         self.stream: Streamed | None = None
         """The streaming answer that carries its events, where one does."""
@@ -220,7 +254,10 @@ class Runs:
             run.emitted[event] += 1
             run.numbers.emitted(event)
             run.moved, run.patience_s = time.perf_counter(), None
-            run.course.append((time.time(), event))
+            if not run.ended:
+                run.course.append((time.time(), event))
+                if len(run.course) > COURSE_LIMIT:
+                    del run.course[0]
             task = _current_task()
             if task is not run.actor():
                 run.actor = _reference(task)
@@ -274,6 +311,7 @@ class Runs:
             run.ended = True
             self.open.pop(run.id, None)
             self.stuck.ended(run)
+            run.course = []
             if run.stream is not None:
                 run.stream.run_ended(run)
             if not run.emitted and run.sent:
@@ -329,6 +367,7 @@ class Runs:
             self._ledger.checked(names.UNROUTED_EVENT)
         if verdict not in ("complete_in_order", "undeliverable") and not run.is_planted:
             self._record(run, outcome, verdict, duration_s)
+        run.stack = ()
 
     def _measure(self, run: Run, lost: Counter[str], outcome: str, verdict: str, arm: str, duration_s: float) -> None:
         registry = self._registry

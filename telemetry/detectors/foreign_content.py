@@ -68,7 +68,7 @@ class ForeignContent:
         self._kit = kit
         self._reporter = kit.reporter
         self._switch = kit.switches[names.FOREIGN_CONTENT]
-        self.ownership = Ownership()
+        self.ownership = Ownership(kit.settings.remembered_limit)
         self._answers = Answers()
         self._authors = Authors()
         self.public = PublicContent(self.ownership)
@@ -106,7 +106,7 @@ class ForeignContent:
                 if len(self._credentials) > CREDENTIALS_LIMIT:
                     self._credentials.pop(next(iter(self._credentials)))
                 secrets = tokens_of(value.decode("latin-1"))
-                ingress.tokens.update(secrets)
+                ingress.add_tokens(secrets)
                 self.ownership.came_in(Origin(request, principal, ingress), secrets, "credential")
         self._came_in(request, principal, ingress, new)
         self.public.is_called(principal, request)
@@ -123,7 +123,7 @@ class ForeignContent:
         new = ingress.add_form(text) if is_form else ingress.add_text(text, words)
         if len(text) >= 40:
             phrases = phrases_of(text, words)
-            ingress.tokens.update(phrases)
+            ingress.add_tokens(phrases)
             new += phrases
         connection = request.connection
         if connection is not None:

@@ -8,6 +8,7 @@ one share it; and all short values, by which a sender names a recipient.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Set
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -128,15 +129,19 @@ _COMPONENT_WORDS: Final = frozenset(
 """Names of parameters that choose a part of the service rather than somebody's data: naming the same one shares nothing."""
 
 
+_NONE: Final[Set[str]] = frozenset()
+
+
 class Ingress:
-    """What one request, or one connection so far, has said."""
+    """What one request, or one connection so far, has said.
+
+    Most requests say little, and the index of owners remembers ten thousands of them: sets are made when something is put in.
+    """
 
     __slots__ = ("addresses", "tokens", "values")
 
     def __init__(self) -> None:
-        self.tokens: set[str] = set()
-        self.addresses: set[str] = set()
-        self.values: set[str] = set()
+        self.tokens = self.addresses = self.values = _NONE
 
     def add_path(self, scope: Scope) -> list[str]:
         """Take the path, and the query; return the new tokens."""
@@ -170,16 +175,14 @@ class Ingress:
                 at = segments.index(text) if text in segments else 0
                 if at and _is_component(segments[at - 1].rstrip("s")):
                     continue
-                self.addresses.add(str(value))
-                self.values.add(str(value))
+                self._add_address(str(value))
 
     def add_numbers(self, path: str) -> None:
         """Take the numbers in a path as addresses, where no router tells what is a parameter: `/orders/12` is about an order."""
         before = ""
         for segment in path[:PATH_LENGTH].split("/"):
             if segment.isdigit() and len(segment) <= NUMBER_LENGTH and not _is_component(before.rstrip("s")):
-                self.addresses.add(segment)
-                self.values.add(segment)
+                self._add_address(segment)
             before = segment
 
     def add_text(self, text: str, words: list[str] | None = None) -> list[str]:
@@ -200,23 +203,40 @@ class Ingress:
     def take(self, other: Ingress) -> None:
         """Add what a message said to what its connection has said."""
         if len(self.tokens) < TOKENS_KEPT:
-            self.tokens.update(other.tokens)
+            self.add_tokens(other.tokens)
         if len(self.values) < VALUES_LIMIT:
-            self.values.update(other.values)
-            self.addresses.update(other.addresses)
+            if other.values:
+                self.values = _with(self.values, other.values)
+            if other.addresses:
+                self.addresses = _with(self.addresses, other.addresses)
+
+    def add_tokens(self, tokens: Collection[str]) -> None:
+        """Add opaque values that the sender therefore knows."""
+        if tokens:
+            self.tokens = _with(self.tokens, tokens)
 
     def _add_pair(self, name: str, value: str) -> None:
         if len(value) > 64 or len(self.values) >= VALUES_LIMIT:
             return
-        self.values.add(value)
+        self.values = _with(self.values, (value,))
         if _is_address(name):
-            self.addresses.add(value)
+            self.addresses = _with(self.addresses, (value,))
+
+    def _add_address(self, value: str) -> None:
+        self.addresses, self.values = _with(self.addresses, (value,)), _with(self.values, (value,))
 
     def _add_tokens(self, text: str, words: list[str] | None = None) -> list[str]:
         new = [token for token in tokens_of(text, words) if token not in self.tokens]
         if len(self.tokens) < TOKENS_KEPT:
-            self.tokens.update(new)
+            self.add_tokens(new)
         return new
+
+
+def _with(known: Set[str], more: Iterable[str]) -> Set[str]:
+    if type(known) is not set:
+        return set(more)
+    known.update(more)
+    return known
 
 
 NOTHING: Final = Ingress()

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 How = Literal["", "made", "ingress", "credential", "answers", "state", "declared"]
 STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
 
-TOKENS_LIMIT: Final = 100_000
 BYTES_EACH: Final = 350
 """Of one token with its entry and its share of an origin, as `bench/memory.py` measures it."""
 SHARD_SIZE: Final = 1_500
@@ -136,7 +135,7 @@ class Entries(MutableMapping[str, Entry]):
 class Ownership:
     """The index of tokens. Written on the event loop and, for `state`, by the scanning thread: single dict operations only."""
 
-    def __init__(self, limit: int = TOKENS_LIMIT) -> None:
+    def __init__(self, limit: int = 100_000) -> None:
         self.entries = Entries(limit)
         self.openings: dict[str, None] = {}
         """The words that known phrases begin with, as they may be written."""

@@ -174,7 +174,7 @@ class IsolationMiddleware:
                     request.exposed = True
                 if request.pending is not None:
                     inherited_context.settle(request, self._ledger)
-                if request.checkouts:
+                if request.checkouts or request.fetched is not None:
                     monitor.request_ended(request)
                 passes = self._context_passes
                 passes.values[passes.index] += 1.0

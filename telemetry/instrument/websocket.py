@@ -233,7 +233,7 @@ class Sockets:
         try:
             if request.pending is not None:
                 inherited_context.settle(request, self._ledger)
-            if request.checkouts:
+            if request.checkouts or request.fetched is not None:
                 self._monitor.request_ended(request)
             if request.failed:
                 self._monitor.request_failed(request)

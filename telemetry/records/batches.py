@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from isolation_monitor.telemetry.records.gravity import CROSSED, gravity
+from isolation_monitor.telemetry.records.redaction import redacted
 
 RECORDS_LIMIT: Final = 200
 TEXT_LIMIT: Final = 524_288
@@ -43,11 +44,11 @@ class Batch:
 
 
 def pack(records: Iterable[dict[str, Any]], instance: str, on_bad: Callable[[Exception], None]) -> list[Batch]:  # Any: JSON
-    """Return records as batches, the gravest first; `on_bad` hears of each that JSON cannot carry at all."""
+    """Return records as batches without secrets, the gravest first; `on_bad` hears of each that JSON cannot carry at all."""
     texts: dict[int, list[str]] = {}
     for record in records:
         try:
-            texts.setdefault(gravity(record), []).append(json.dumps(record, default=str, allow_nan=False))
+            texts.setdefault(gravity(record), []).append(redacted(json.dumps(record, default=str, allow_nan=False)))
         except Exception as error:
             # Values of the host may be in it, whose `__str__` may do anything. NaN and infinity are no JSON: a collector refuses the
             # whole body for them.

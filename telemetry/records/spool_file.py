@@ -13,12 +13,17 @@ import os
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from isolation_monitor.telemetry import filelock
 from isolation_monitor.telemetry.records.batches import Batch
+from isolation_monitor.telemetry.records.gravity import CROSSED
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SUFFIX: Final = ".spool"
 LOCK_SUFFIX: Final = ".lock"
@@ -42,8 +47,21 @@ class DamagedSpoolError(sqlite3.DatabaseError):
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error says that the file itself is broken, and not that the disk is full or the file locked."""
-    # The subclasses are for those: OperationalError, NotSupportedError and so on.
-    return type(error) in (sqlite3.DatabaseError, DamagedSpoolError)
+    # The subclasses are for those: OperationalError, NotSupportedError and so on. But a table or column that is gone is one as well.
+    return type(error) in (sqlite3.DatabaseError, DamagedSpoolError) or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
+
+
+def _says_damage(method: Callable[P, R]) -> Callable[P, R]:
+    """Make damage of what a broken file does to Python: numbers that are text, messages in no encoding."""
+
+    @wraps(method)
+    def said(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DamagedSpoolError(f"what is in it is not what was written ({type(error).__name__})") from error
+
+    return said
 
 
 class SpoolFile:
@@ -106,6 +124,7 @@ class SpoolFile:
             raise
         return file
 
+    @_says_damage
     def add(self, batches: Iterable[Batch]) -> None:
         """Add batches, all or none; when this returns they are on disk."""
         rows = _rows(batches)
@@ -113,6 +132,7 @@ class SpoolFile:
             connection.executemany(_INSERT, rows)
         self.records += sum(row[1] for row in rows)
 
+    @_says_damage
     def first(self, without: Collection[int]) -> Batch | None:
         """Return the oldest of the gravest, except those whose numbers are in `without`.
 
@@ -125,8 +145,14 @@ class SpoolFile:
         if row is None:
             return None
         number, grave, records, crc, instance, body = row
-        return Batch(grave, records, body if zlib.crc32(body) == crc else b"", instance, number)
+        is_whole = (
+            isinstance(records, int) and records >= 0 and isinstance(instance, str) and isinstance(grave, int) and 0 <= grave <= CROSSED
+        )
+        if not is_whole or not isinstance(body, bytes) or zlib.crc32(body) != crc:
+            return Batch(0, max(1, _number(records)), b"", "", number)
+        return Batch(grave, records, body, instance, number)
 
+    @_says_damage
     def remove(self, number: int) -> None:
         """Forget an acknowledged batch. Where the disk does not let us, it is at least never sent again by this process."""
         self._sent.add(number)
@@ -136,6 +162,7 @@ class SpoolFile:
         self._sent.discard(number)
         self._shrink()
 
+    @_says_damage
     def replace(self, number: int, batches: Iterable[Batch]) -> None:
         """Put other batches in the place of one, all or none; nothing where that one is gone."""
         rows = _rows(batches)
@@ -146,6 +173,7 @@ class SpoolFile:
                 gone -= sum(row[1] for row in rows)
         self.records -= gone
 
+    @_says_damage
     def evict(self, below: int) -> int:
         """Drop some of the oldest of the least grave, if less grave than `below`; return how many records went."""
         found = self._opened().execute(
@@ -160,11 +188,13 @@ class SpoolFile:
             self._shrink()
         return gone
 
+    @_says_damage
     def bytes_below(self, gravity: int) -> int:
         """Return about how many bytes dropping everything less grave would free."""
         query = "SELECT coalesce(sum(length(body)), 0) + count(*) * ? FROM batches WHERE gravity < ?"
         return int(self._opened().execute(query, (ROW_BYTES, gravity)).fetchone()[0])
 
+    @_says_damage
     def used_bytes(self) -> int:
         """Return the bytes in use: the file without its free pages, which it fills before it grows."""
         connection = self._opened()
@@ -220,8 +250,11 @@ class SpoolFile:
     def _opened(self) -> sqlite3.Connection:
         return self._connection or self._open()
 
+    @_says_damage
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        # One name that is damaged must not stand in the way of every other batch.
+        connection.text_factory = _text
         try:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -241,7 +274,7 @@ class SpoolFile:
                 connection.execute("CREATE INDEX IF NOT EXISTS batches_by_gravity ON batches (gravity DESC, number)")
                 connection.execute(f"PRAGMA user_version={_VERSION}")
                 connection.execute("COMMIT")
-            self.records = connection.execute("SELECT coalesce(sum(records), 0) FROM batches").fetchone()[0]
+            self.records = _number(connection.execute("SELECT coalesce(sum(records), 0) FROM batches").fetchone()[0])
         except BaseException:
             connection.close()
             raise
@@ -271,6 +304,15 @@ class SpoolFile:
             connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_FROM // size})")
 
 
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _number(value: object) -> int:
+    """Return a number of records; 0 for what was never written as one."""
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
 def _rows(batches: Iterable[Batch]) -> list[tuple[int, int, int, str, bytes]]:
     return [(batch.gravity, batch.records, zlib.crc32(batch.body), batch.instance, batch.body) for batch in batches]
 
@@ -280,7 +322,7 @@ def _delete(connection: sqlite3.Connection, numbers: list[int]) -> int:
     gone = 0
     for number in numbers:
         for (records,) in connection.execute("SELECT records FROM batches WHERE number = ?", (number,)).fetchall():
-            gone += records
+            gone += _number(records)
         connection.execute("DELETE FROM batches WHERE number = ?", (number,))
     return gone
 

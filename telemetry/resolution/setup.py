@@ -56,7 +56,7 @@ def declare_resolution(
     timeout_s = monitor.settings.resolution_timeout_s
     if timeout_s <= 0:
         raise SettingsError(f"resolution_timeout_s={timeout_s:g} leaves no time to answer: use a number above 0, such as 0.5")
-    known = registry or MemoryRegistry()
+    known = registry or MemoryRegistry(monitor.settings.remembered_limit)
     if not all(callable(getattr(known, method, None)) for method in ("peek", "get", "put")):
         raise SettingsError(f"resolution(registry=…) got {type(known).__qualname__}: pass a MemoryRegistry or a SqlRegistry")
     counts = Counts(monitor.registry)

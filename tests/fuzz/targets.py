@@ -1,4 +1,6 @@
-"""What is fuzzed: every decoder that reads bytes of somebody else. Each takes any bytes, or refuses them in the way it says it does.
+"""What is fuzzed: every decoder that reads bytes of somebody else, and what makes records harmless.
+
+Each takes any bytes, or refuses them in the way it says it does.
 
 Whatever else comes out of a target is a finding: another exception, a hang, memory without end.
 """
@@ -27,6 +29,7 @@ from isolation_monitor.collector.evidence.schemas import parse_batch
 from isolation_monitor.collector.jsontext import dumps
 from isolation_monitor.collector.paging import read_cursor
 from isolation_monitor.collector.problems import Problem
+from tests.fuzz import telemetry_targets
 
 NOW: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LIMITS: Final = BodyLimits(10_000, 50_000, 60.0)
@@ -254,6 +257,31 @@ TARGETS: Final = {
         ),
         Target("alertmanager", _webhook, lambda: [_WEBHOOK, *_written("alertmanager")], (*_JSON_WORDS, "startsAt", "endsAt", "labels")),
         Target("ci-run", _ci_run, lambda: [_CI_RUN, *_written("ci-run")], (*_JSON_WORDS, "tests", "failure", "resources", "left_behind")),
+        Target(
+            "spool",
+            telemetry_targets.spool,
+            lambda: [*telemetry_targets.spool_seeds(), *_written("spool")],
+            ("SQLite format 3", "batches", "INTEGER", "BLOB", "host:1"),
+        ),
+        Target(
+            "redaction",
+            telemetry_targets.redaction,
+            lambda: [*telemetry_targets.redaction_seeds(), *_written("redaction")],
+            (
+                *_JSON_WORDS,
+                "password",
+                "secret=",
+                "token:",
+                "Bearer ",
+                "://",
+                "@",
+                "eyJ",
+                "AKIA",
+                "ghp_",
+                "-----BEGIN ",
+                "PRIVATE KEY-----",
+            ),
+        ),
         Target("cursor", _cursor, lambda: [b"MjAyNi0wMS0wMVQxMjowMDowMCswMDowMHx2LTE", *_written("cursor")]),
     )
 }

@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
@@ -53,21 +53,32 @@ _APPLETS = (
 )
 
 
+Entry = str | bytes | int
+"""What an image holds at a path: a link to somewhere, a program's text, or a folder of a user."""
+
+
 class DockerEngine:
     """One running engine that can be stopped, killed and started again on the same data.
 
     `hosts` are listened on beside the Unix socket, as `tcp://127.0.0.1:PORT`; `flags` are more of dockerd's, as for TLS; `config` is
-    merged into its daemon.json.
+    merged into its daemon.json. `within` is a command that runs others, as `nsenter` does in another network.
     """
 
     def __init__(
-        self, folder: Path, dockerd: Found, hosts: Sequence[str] = (), flags: Sequence[str] = (), config: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        dockerd: Found,
+        hosts: Sequence[str] = (),
+        flags: Sequence[str] = (),
+        config: dict[str, Any] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.url = f"unix://{self.socket}"
         self.hosts = tuple(hosts)
         self.flags = tuple(flags)
+        self._within = tuple(within)
         self._dockerd = dockerd
         self._cgroup = folder.name
         # Engines before 24 keep a key there, whatever their data root.
@@ -210,27 +221,39 @@ class DockerEngine:
 
     def import_image(self) -> None:
         """Make the image out of the machine's static BusyBox."""
+        self.import_tree(IMAGE, {}, "ENV PATH=/bin")
+
+    def import_tree(self, image: str, entries: dict[str, Entry], *changes: str) -> None:
+        """Make an image `name:tag` of BusyBox and `entries`, by their paths; `changes` are lines of a Dockerfile, as `USER 10001`."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
-            for folder in ("bin", "tmp", "dev", "proc", "sys", "etc"):
-                entry = tarfile.TarInfo(folder)
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                archive.addfile(entry)
+            # Folders that nobody names would be open to root alone.
+            above = {str(parent) for path in entries for parent in PurePosixPath(path).parents} - {"."} - set(entries)
+            for folder in sorted(above | {"bin", "tmp", "dev", "proc", "sys", "etc"}):
+                # What is mounted over it has its mode.
+                archive.addfile(_folder(folder, mode=0o1777 if folder == "tmp" else 0o755))
             archive.add(installed(BUSYBOX).path, "bin/busybox")
             for applet in _APPLETS:
-                entry = tarfile.TarInfo(f"bin/{applet}")
-                entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-                archive.addfile(entry)
-        repository, tag = IMAGE.split(":")
-        where = urlencode({"fromSrc": "-", "repo": repository, "tag": tag, "changes": "ENV PATH=/bin"})
-        self.ask("POST", f"/images/create?{where}", raw=packed.getvalue())
+                archive.addfile(_link(f"bin/{applet}", "busybox"))
+            for path, entry in entries.items():
+                if isinstance(entry, str):
+                    archive.addfile(_link(path, entry))
+                elif isinstance(entry, bytes):
+                    file = tarfile.TarInfo(path)
+                    file.size, file.mode = len(entry), 0o755
+                    archive.addfile(file, io.BytesIO(entry))
+                else:
+                    archive.addfile(_folder(path, entry))
+        repository, tag = image.split(":")
+        where = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", change) for change in changes)]
+        self.ask("POST", f"/images/create?{urlencode(where)}", raw=packed.getvalue())
 
     # Helpers.
 
     def _run(self, *command: str) -> subprocess.Popen[bytes]:
         # Below pytest's signal group an interrupt would stop the engine before the tests have cleaned up.
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(list(command), stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
+            return subprocess.Popen([*self._within, *command], stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
 
     def _answers(self, process: subprocess.Popen[bytes] | None, path: Path) -> bool:
         if process is None or process.poll() is not None:
@@ -267,7 +290,9 @@ class DockerEngine:
 
 
 @contextlib.contextmanager
-def docker_engine(*, hosts: Sequence[str] = (), flags: Sequence[str] = (), **config: Any) -> Iterator[DockerEngine]:
+def docker_engine(
+    *, hosts: Sequence[str] = (), flags: Sequence[str] = (), within: Sequence[str] = (), **config: Any
+) -> Iterator[DockerEngine]:
     """Run a new engine with the one image until the block ends; `config` goes into its daemon.json (`-` written as `_`).
 
     Skips the test where Docker is missing or this is not root (fails if ISOMON_REQUIRE_REAL=1).
@@ -281,10 +306,22 @@ def docker_engine(*, hosts: Sequence[str] = (), flags: Sequence[str] = (), **con
         pytest.skip(reason)
     # Not below pytest's own folder: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="isomon-docker-"))
-    with DockerEngine(folder, dockerd, hosts, flags, {key.replace("_", "-"): value for key, value in config.items()}) as engine:
+    with DockerEngine(folder, dockerd, hosts, flags, {key.replace("_", "-"): value for key, value in config.items()}, within) as engine:
         engine.start()
         engine.import_image()
         yield engine
+
+
+def _folder(path: str, user: int = 0, mode: int = 0o755) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path)
+    entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, mode, user, user
+    return entry
+
+
+def _link(path: str, target: str) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(path)
+    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    return entry
 
 
 class _UnixConnection(HTTPConnection):

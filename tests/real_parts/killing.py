@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -112,12 +113,24 @@ def stored(running: Collector, name: str) -> list[str]:
     ids: list[str] = []
     cursor = ""
     while cursor is not None:
-        url = f"{running.url}/v1/violations?service={name}&limit=1000&cursor={cursor}"
-        with urllib.request.urlopen(urllib.request.Request(url, headers=running.reading), timeout=PATIENCE_S) as answer:
-            page: dict[str, Any] = json.load(answer)
+        page = _page(running, f"/v1/violations?service={name}&limit=1000&cursor={cursor}")
         ids += [item["id"] for item in page["items"]]
         cursor = page["next_cursor"]
     return ids
+
+
+def _page(running: Collector, path: str) -> dict[str, Any]:
+    """Return an answer, asked again while the store has no time: everything that was left is being written at once."""
+    until = time.monotonic() + 5 * PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(running.url + path, headers=running.reading), timeout=PATIENCE_S) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != 503 or time.monotonic() > until:
+                raise
+            time.sleep(float(error.headers.get("Retry-After", 1)))
 
 
 def numbers_of_batches() -> Iterator[int]:

@@ -59,7 +59,11 @@ def rolled_back(running: Collector, name: str = "checkout") -> dict[str, Any]:
 def violate(running: Collector, record_id: str, name: str = "checkout") -> None:
     """Send one violation record of a rollout's service, as of its last change by the collector's own clock."""
     rollout = ask(running, "GET", f"/v1/rollouts/{name}")
-    now, service = rollout["state"]["changed_at"], rollout["service"]
+    send_violation(running, record_id, rollout["service"], rollout["state"]["changed_at"])
+
+
+def send_violation(running: Collector, record_id: str, service: str, now: str) -> None:
+    """Send one violation record of a service, of this time."""
     record = {
         "type": "violation", "id": record_id, "time": now, "kind": "wrong_socket", "grade": "crossed",
         "detector": "wrong_socket", "synthetic": False,

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from isolation_monitor.telemetry import IsolationMonitor
 from tests.leaks.backends import redis_server, redis_url
 from tests.leaks.case import Built, Case, User, Users, Variant
 from tests.leaks.redis_client import RedisClient
@@ -112,6 +113,7 @@ def _build_pubsub(variant: Variant) -> Built:
     """Long polls wait for the user's channel: on the one PubSub object of the process, or on one of their own."""
     client = aredis.Redis.from_url(redis_url(), decode_responses=True)
     shared, reading = client.pubsub(), asyncio.Lock()
+    parts: dict[str, Any] = {"seal": str, "unseal": str}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -124,7 +126,7 @@ def _build_pubsub(variant: Variant) -> Built:
         while asyncio.get_running_loop().time() < deadline:
             message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.1)
             if message is not None:
-                return [message["data"]]
+                return [parts["unseal"](message["data"])]
         return []
 
     async def poll(request: Request) -> Response:
@@ -139,10 +141,15 @@ def _build_pubsub(variant: Variant) -> Built:
             return JSONResponse({"notices": await first_message(pubsub)})
 
     async def publish(request: Request) -> Response:
-        listeners = await client.publish(f"notices:{USERS.of(request).id}", (await request.body()).decode())
+        listeners = await client.publish(f"notices:{USERS.of(request).id}", parts["seal"]((await request.body()).decode()))
         return JSONResponse({"listeners": listeners})
 
-    return Built(Starlette(routes=[Route("/notices", poll), Route("/notices", publish, methods=["POST"])], lifespan=lifespan))
+    return Built(Starlette(routes=[Route("/notices", poll), Route("/notices", publish, methods=["POST"])], lifespan=lifespan), parts=parts)
+
+
+def _seal_notices(monitor: IsolationMonitor, built: Built) -> None:
+    """`monitor.seal` where a notice is published, `monitor.unseal` where it is heard."""
+    built.parts["seal"], built.parts["unseal"] = monitor.seal, monitor.unseal
 
 
 async def _drive_pubsub(service: Service) -> list[str]:
@@ -265,7 +272,7 @@ CASES = [
     _case("shared-pipeline", "one pipeline object collects the commands of all requests", _build_pipeline, _drive_pipeline),
     replace(
         _case("shared-pubsub", "long polls of all users read from one PubSub object", _build_pubsub, _drive_pubsub),
-        limit="Where only one user has sent anything yet, those who read may be meant to: a notice for all looks the same.",
+        annotate=_seal_notices,
     ),
     _case("cache-key", "the key of the cached page lacks the user", _build_cache_key, _drive_cache_key),
     _case("select-left", "SELECT of a tenant's database stays on the pooled connection", _build_select, _drive_select),

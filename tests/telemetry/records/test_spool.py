@@ -559,3 +559,31 @@ def test_a_disk_that_hangs_holds_up_neither_the_end_nor_the_gauges(make) -> None
     with held(spool):
         assert spool.used_bytes == 0, "as of the last look"
         assert spool.close(0.01) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ALTER TABLE batches RENAME COLUMN crc TO gone",
+        "DROP TABLE batches",
+        "UPDATE batches SET body = 'text', records = 'many', instance = CAST(x'ff' AS TEXT)",
+        "UPDATE batches SET gravity = 99",
+    ],
+)
+def test_a_file_in_which_things_are_not_as_they_were_written_stops_no_other(make, counts, tmp_path, damage) -> None:
+    """Found by fuzzing: one such file was asked again and again, and those of other processes waited behind it."""
+    for name in ("first", "second"):
+        left = make()
+        left.add(packed(name))
+        left.close(1)
+    file = sorted((tmp_path / "spool").rglob("*.spool"))[0]
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(damage)
+        connection.commit()
+
+    reader = make()
+    found = reader.next(set())
+    while found is None or (b"second" not in found[1].text() and b"first" not in found[1].text()):
+        found = reader.next(set())
+
+    assert counts["corrupt"] == 1
