@@ -27,6 +27,7 @@ from bench.rows import Row, report, write
 from bench.shown import console_for_people, ending, table
 from isolation_monitor.collector.evidence.domain import ViolationQuery
 from isolation_monitor.collector.evidence.intake import Intake
+from isolation_monitor.collector.evidence.rollup_service import RollupService
 from isolation_monitor.collector.evidence.schemas import parse_batch
 from isolation_monitor.collector.evidence.service import EvidenceService
 from isolation_monitor.collector.evidence.writer import RecordWriter
@@ -85,9 +86,24 @@ async def _measure(store: str, url: str, records: int) -> list[Row]:
         await _fill(database, records, now)
         note = f"{records} records, made in {time.monotonic() - began:.0f} s"
         print(f"{store}: {note}", file=sys.stderr, flush=True)
+        note += await _roll_up(database, now)
+        print(f"{store}: {note}", file=sys.stderr, flush=True)
         return [row async for row in _rows(store, database, now, records, note)]
     finally:
         await database.close()
+
+
+async def _roll_up(database: Database, now: datetime) -> str:
+    """Sum up what is over, as the replica that leads does all the time; of 30 days it is what follows a migration."""
+
+    async def leads() -> bool:
+        return True
+
+    began = time.monotonic()
+    spans = await RollupService(database, leads, lambda: now, DAYS).roll_up()
+    async with _writing(database) as connection:
+        await connection.exec_driver_sql("ANALYZE")
+    return f", {spans} days and hours summed up in {time.monotonic() - began:.0f} s"
 
 
 async def _rows(store: str, database: Database, now: datetime, records: int, note: str) -> AsyncIterator[Row]:
@@ -101,6 +117,16 @@ async def _rows(store: str, database: Database, now: datetime, records: int, not
         moment = since + timedelta(seconds=draw.uniform(86_400, DAYS * 86_400))
         found = await service.find(ViolationQuery(kind=draw.choice(KINDS), until=moment, limit=100))
         assert len(found) == min(100, len(found)) > 0
+
+    async def rare() -> None:
+        moment = since + timedelta(seconds=draw.uniform(86_400, DAYS * 86_400))
+        await service.find(ViolationQuery(kind="none_has_it", until=moment, limit=100))
+
+    async def by_user() -> None:
+        assert await service.find(ViolationQuery(principal=f"{draw.randrange(2000):016x}", limit=100))
+
+    async def by_request() -> None:
+        assert await service.find(ViolationQuery(request_id=f"4242-{draw.randrange(records // DAYS * DAYS)}", limit=100))
 
     async def groups() -> None:
         assert await service.groups(ViolationQuery(since=since, synthetic=False, limit=50))
@@ -122,6 +148,9 @@ async def _rows(store: str, database: Database, now: datetime, records: int, not
 
     yield await _timed(f"{store} violation by id", by_id, _PAGE_BUDGET_MS, _ASKED, note)
     yield await _timed(f"{store} page of 100, by kind and time", page, _PAGE_BUDGET_MS, _ASKED, note)
+    yield await _timed(f"{store} page of a kind that nobody has", rare, _PAGE_BUDGET_MS, 20, note)
+    yield await _timed(f"{store} page of 100, of one user", by_user, _PAGE_BUDGET_MS, _ASKED, f"on either side; {note}")
+    yield await _timed(f"{store} violations of one request", by_request, _PAGE_BUDGET_MS, _ASKED, f"on either side; {note}")
     yield await _timed(f"{store} query 30 days", history, _LONG_BUDGET_MS, 20, f"by day and kind; {note}")
     yield await _timed(f"{store} query 30 days, pages' sums", by_day, _LONG_BUDGET_MS, 20, f"by day and grade; {note}")
     yield await _timed(f"{store} query 24 hours, pages' sums", by_service, _LONG_BUDGET_MS, 5, f"by service and grade; {note}")

@@ -44,6 +44,8 @@ Examples:
 
   isomon violations --all --user a1b2c3d4e5f60718 --since 24h
 
+  isomon violations --all --request 4242-17
+
   isomon violations --since 15m --json | jq -r '.items[].latest.id' | head -1 | xargs isomon explain
 """
 
@@ -56,6 +58,7 @@ def violations(
     fingerprint: Annotated[str | None, typer.Option(help="Only this defect.")] = None,
     user: Annotated[str | None, typer.Option(help="Only with this user's hash on either side; needs --all.")] = None,
     run: Annotated[str | None, typer.Option(help="Only with this run id on either side; needs --all.")] = None,
+    request: Annotated[str | None, typer.Option(help="Only with this request id on either side; needs --all.")] = None,
     since: Annotated[str | None, typer.Option(help="Only the last 90s, 15m, 1h.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many lines.")] = 50,
     each: Annotated[bool, typer.Option("--all", help="Each violation; without it, those of one defect are one line.")] = False,
@@ -76,9 +79,9 @@ def violations(
             "since": ago(since),
             "limit": str(_at_most(limit, each)),
         }
-        if (user or run) and not each:
-            raise UsageError("--user and --run choose among single violations: add --all")
-        asked |= {"detector": detector, "fingerprint": fingerprint, "principal": user, "run_id": run}
+        if (user or run or request) and not each:
+            raise UsageError("--user, --run and --request choose among single violations: add --all")
+        asked |= {"detector": detector, "fingerprint": fingerprint, "principal": user, "run_id": run, "request_id": request}
         asked["synthetic"] = None if synthetic else "false"
         query = urlencode({name: value for name, value in asked.items() if value is not None})
         with CollectorClient(collector, token or read_token(token_file)) as client:
@@ -140,4 +143,5 @@ def _who(side: object) -> str:
 def _users(affected: object) -> str:
     if not isinstance(affected, dict):
         return ""
-    return f"{affected.get('principals', '')}{'+' if affected.get('at_least') else ''}/{affected.get('active', '')}"
+    about, more = "~" if affected.get("estimated") else "", "+" if affected.get("at_least") else ""
+    return f"{about}{affected.get('principals', '')}{more}/{affected.get('active', '')}"

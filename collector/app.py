@@ -38,6 +38,7 @@ from isolation_monitor.collector.containers.service import ContainerService
 from isolation_monitor.collector.evidence import otlp_routes
 from isolation_monitor.collector.evidence import routes as evidence
 from isolation_monitor.collector.evidence.intake import Intake
+from isolation_monitor.collector.evidence.rollup_service import RollupService
 from isolation_monitor.collector.evidence.service import EvidenceService
 from isolation_monitor.collector.evidence.writer import RecordWriter
 from isolation_monitor.collector.flags import ofrep
@@ -142,6 +143,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     held = AlertmanagerHeld(settings.alertmanager_urls(), settings.alertmanager_bearer()) if settings.alertmanager_url else None
     reconciliation = Reconciliation(database, clock, held, leader.leads)
     retention = RetentionService(database, leader, metrics, clock, policy, settings.retention_interval_s)
+    rollups = RollupService(database, leader.leads, clock, settings.keep_days)
     rules = _container_rules(settings)
     followers = _followers(settings, database, leader, metrics, clock, rules)
 
@@ -154,7 +156,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run(), schedule.run())
-        tasks = [asyncio.create_task(work) for work in (*works, pager.run(), *(follower.run() for follower in followers))]
+        tasks = [asyncio.create_task(work) for work in (*works, pager.run(), rollups.run(), *(follower.run() for follower in followers))]
         record_writer.start()
         yield
         await record_writer.close()
@@ -194,6 +196,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.suite_watch = suite_watch
     app.state.leader = leader
     app.state.retention = retention
+    app.state.rollups = rollups
     app.state.containers = ContainerService(database, clock, rules)
     app.state.followers = followers
     app.state.reconciliation = reconciliation

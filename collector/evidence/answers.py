@@ -91,8 +91,8 @@ def violation(found: Violation, base_url: str) -> Json:
 
 
 def group(found: Group, base_url: str) -> Json:
-    """Return one group; `affected.at_least` says that there may be more users than were counted."""
-    latest, affected = found.latest, found.affected
+    """Return one group; `affected.at_least` says that there may be more users than were counted, `estimated` that they are many."""
+    latest, affected = found.latest, found.affected.numbers()
     return {
         "service": latest.service,
         "fingerprint": latest.record.fingerprint,
@@ -103,10 +103,11 @@ def group(found: Group, base_url: str) -> Json:
         "count": found.count,
         "records": found.records,
         "affected": {
-            "principals": len(affected.principals),
-            "runs": len(affected.runs),
-            "active": max(affected.active, len(affected.principals)),
+            "principals": affected.principals,
+            "runs": affected.runs,
+            "active": affected.active,
             "at_least": affected.is_lower_bound,
+            "estimated": affected.is_estimate,
         },
         "latest": violation(latest, base_url),
     }

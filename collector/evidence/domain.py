@@ -210,6 +210,8 @@ class ViolationQuery:
     is_oldest_first: bool = False
     suppressed: bool | None = None
     """Accepted for now by the suppressions of its service."""
+    request_id: str | None = None
+    """On either side."""
 
 
 @dataclass(frozen=True, slots=True)

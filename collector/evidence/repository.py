@@ -6,17 +6,17 @@ Statements of workers alone are replaced: nobody needs what was so before. They 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import chain
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import ColumnElement, Row, delete, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.affected import READ_FOR_AFFECTED, Affected
-from isolation_monitor.collector.evidence.counts import totals_by_defect
+from isolation_monitor.collector.evidence.counts import Part, kept_by, parts_of, totals_by_defect
 from isolation_monitor.collector.evidence.domain import (
     Amendment,
     Group,
@@ -31,7 +31,10 @@ from isolation_monitor.collector.evidence.domain import (
     ViolationRecord,
     amended,
 )
+from isolation_monitor.collector.evidence.mentions import by_index, mentioned, mentions, steps, stretches, times_of
 from isolation_monitor.collector.evidence.rows import AMENDMENTS, TABLES, VIOLATIONS, Delivery, Table, Values
+from isolation_monitor.collector.evidence.touching import add_touched, touching
+from isolation_monitor.collector.evidence.windows import is_counted, is_narrowed, window_of
 from isolation_monitor.collector.jsontext import dumps
 from isolation_monitor.collector.storage.database import insert_into, serialize_amendments
 from isolation_monitor.collector.storage.days import days_in
@@ -42,7 +45,12 @@ from isolation_monitor.collector.storage.models import (
     RunRow,
     ViolationRow,
 )
+from isolation_monitor.collector.storage.rollup_models import ViolationDayRow
 
+T = TypeVar("T")
+
+_TIMES: Final = 500
+"""Times of violations that one statement asks for."""
 _SQLITE_ROWS: Final = (100, 10, 1)
 """Rows of one statement, so that few statements are prepared and kept."""
 WORKERS_LIMIT: Final = 5_000
@@ -157,7 +165,54 @@ class EvidenceRepository:
 
     async def violations(self, query: ViolationQuery) -> list[Violation]:
         """Return at most `query.limit` violations, newest first, ties by id."""
+        is_postgresql = self._connection.dialect.name == "postgresql"
+        if mentioned(query):
+            return await (self._mentioned_by_key(query) if is_postgresql else self._mentioned_by_time(query))
         statement = _narrowed(_page(ViolationRow, query), query)
+        # SQLite has one table: its index by time is as good where everything matches.
+        if is_counted(query) and (is_postgresql or is_narrowed(query)):
+            window = await window_of(self._connection, query)
+            if window is None:
+                return []
+            row = ViolationRow
+            statement = statement.where(row.time >= window.since, row.time < window.until)
+            statement = statement.where(row.day.between(window.kept_from, window.kept_to))
+        return [_violation(row) for row in await self._connection.execute(statement)]
+
+    async def _mentioned_by_key(self, query: ViolationQuery) -> list[Violation]:
+        """Return a page of what an index of PostgreSQL finds."""
+        row = ViolationRow
+        # Found first, then sorted: with both at once it would rather walk the index by time, as if each page began with a match.
+        some = _narrowed(select(row.id, row.day, row.time).where(by_index(query)), query)
+        found = some.cte("found").prefix_with("MATERIALIZED", dialect="postgresql")
+        page = await self._connection.execute(_in_order(select(found.c.id), found.c, query))
+        # Ordered here: asked for in an order, it would walk the index by time once more.
+        whole = await self._connection.execute(select(row.__table__).where(*_with_ids(row, row.id, list(page.scalars()))))
+        violations = [_violation(one) for one in whole]
+        return sorted(violations, key=lambda one: (one.record.time, one.record.id), reverse=not query.is_oldest_first)
+
+    async def _mentioned_by_time(self, query: ViolationQuery) -> list[Violation]:
+        """Return a page of what SQLite's index of the hours that are over finds, and of what lies in others."""
+        found: list[Violation] = []
+        for stretch in await stretches(self._connection, query):
+            if not stretch.is_indexed:
+                found += await self._walk(replace(query, since=stretch.since, until=stretch.until, limit=query.limit - len(found)))
+            else:
+                for hours in steps(stretch, is_oldest_first=query.is_oldest_first):
+                    times = await times_of(self._connection, query, hours)
+                    for chunk in _chunks(times, _TIMES):
+                        if len(found) < query.limit:
+                            found += await self._walk(replace(query, limit=query.limit - len(found)), chunk)
+                    if len(found) >= query.limit:
+                        break
+            if len(found) >= query.limit:
+                break
+        return found
+
+    async def _walk(self, query: ViolationQuery, times: Sequence[datetime] | None = None) -> list[Violation]:
+        statement = _narrowed(_page(ViolationRow, query), query)
+        if times is not None:
+            statement = statement.where(ViolationRow.time.in_(times))
         return [_violation(row) for row in await self._connection.execute(statement)]
 
     async def runs(self, query: RunQuery) -> list[Run]:
@@ -183,53 +238,79 @@ class EvidenceRepository:
     async def groups(self, query: ViolationQuery) -> list[Group]:
         """Return the violations grouped by service and fingerprint, the group with the newest first; retracted ones are left out.
 
-        At most `query.limit` groups. Their latest violations and users are read in two further queries, however many groups.
+        At most `query.limit` groups. Their latest violations and users are read in a few further queries, however many groups.
         """
-        found = await totals_by_defect(self._connection, query)
-        fingerprints = {one.fingerprint for one in found}
-        # Only what says whom it touched: thousands of whole records would take seconds to unpack.
-        row_type = ViolationRow
-        rows = _narrowed(
-            select(row_type.id, row_type.service, row_type.fingerprint, row_type.victim, row_type.offender, row_type.extra)
-            .where(ViolationRow.retracted_at.is_(None), ViolationRow.fingerprint.in_(fingerprints))
-            .order_by(ViolationRow.time.desc(), ViolationRow.id.desc())
-            .limit(READ_FOR_AFFECTED),
-            query,
-        )
-        newest_ids: dict[tuple[str, str], str] = {}
-        affected: dict[tuple[str, str], Affected] = {}
-        read = 0
-        for row in await self._connection.execute(rows):
-            read += 1
-            key = (row.service, row.fingerprint)
-            newest_ids.setdefault(key, row.id)
-            affected.setdefault(key, Affected()).add(row.victim, row.offender, row.extra)
-        whole = select(ViolationRow.__table__).where(*_with_ids(ViolationRow, ViolationRow.id, list(newest_ids.values())))
-        latest = {(row.service, row.fingerprint): _violation(row) for row in await self._connection.execute(whole)}
+        parts = await parts_of(self._connection, query)
+        found = await totals_by_defect(self._connection, query, parts)
+        about: dict[tuple[str, str], _About] = {(one.service, one.fingerprint): _About() for one in found}
+        await self._look_up_days(parts, query, about)
+        await self._read_touched(parts, query, about)
+        ids = [one.latest for one in about.values() if one.latest]
+        whole = select(ViolationRow.__table__).where(*_with_ids(ViolationRow, ViolationRow.id, ids))
+        latest = {(row.service, row.fingerprint): _violation(row) for row in await self._connection.execute(whole)} if ids else {}
         groups = []
         for total in found:
             key = (total.service, total.fingerprint)
-            newest = latest.get(key) or await self._newest_of(key, query)
+            newest = latest.get(key)
+            if newest is None or newest.record.time < total.last:
+                newest = await self._newest_of(key, total.last, query) or newest
             if newest is None:
-                # Its last record went between the two queries.
+                # Its last record went between the queries.
                 continue
-            users = affected.setdefault(key, Affected(is_lower_bound=True))
-            if read >= READ_FOR_AFFECTED:
-                users.is_lower_bound = True
-            groups.append(Group(newest, total.grade, total.first, total.violations, total.records, users))
+            groups.append(Group(newest, total.grade, total.first, total.violations, total.records, about[key].affected))
         return groups
 
-    async def _newest_of(self, key: tuple[str, str], query: ViolationQuery) -> Violation | None:
-        """Return the newest violation of a defect whose records lie beyond what was read for the defects before it."""
-        statement = _narrowed(
-            select(ViolationRow.__table__)
-            .where(ViolationRow.retracted_at.is_(None), ViolationRow.service == key[0], ViolationRow.fingerprint == key[1])
-            .order_by(ViolationRow.time.desc(), ViolationRow.id.desc())
-            .limit(1),
+    async def _look_up_days(self, parts: Iterable[Part], query: ViolationQuery, about: dict[tuple[str, str], _About]) -> None:
+        """Take whom defects touched, and their latest violations, from the days that were summed up."""
+        row = ViolationDayRow
+        columns = (row.service, row.fingerprint, row.last, row.latest, row.principals, row.runs, row.active, row.at_least)
+        for part in parts:
+            if part.row is not row:
+                continue
+            some = row.fingerprint.in_({fingerprint for _, fingerprint in about})
+            for one in await self._connection.execute(select(*columns).where(some, *part.conditions(query))):
+                if (known := about.get((one.service, one.fingerprint))) is not None:
+                    known.affected.join(one.principals, one.runs, one.active, one.at_least)
+                    known.meet(one.last, one.latest)
+
+    async def _read_touched(self, parts: Iterable[Part], query: ViolationQuery, about: dict[tuple[str, str], _About]) -> None:
+        """Read whom defects touched in the times that were not summed up: from their newest records, up to a limit."""
+        row = ViolationRow
+        open_parts = [part for part in parts if part.row is not ViolationDayRow]
+        if not open_parts or not about:
+            return
+        some = _narrowed(
+            select(row.id, row.service, row.fingerprint, row.time, row.victim, row.offender, row.extra)
+            .where(row.retracted_at.is_(None), row.fingerprint.in_({fingerprint for _, fingerprint in about}))
+            .where(or_(*(part.between(row.time) for part in open_parts)), row.day.in_(await kept_by(self._connection, open_parts)))
+            .order_by(row.time.desc(), row.id.desc())
+            .limit(READ_FOR_AFFECTED),
             query,
         )
-        row = (await self._connection.execute(statement)).one_or_none()
-        return None if row is None else _violation(row)
+        # Outside, so that only what is within the limit is taken apart.
+        newest = some.subquery("newest")
+        columns = (newest.c.service, newest.c.fingerprint, newest.c.time, newest.c.id)
+        read = 0
+        for service, fingerprint, time, record_id, *ids in await self._connection.execute(select(*columns, *touching(newest.c))):
+            read += 1
+            if (known := about.get((service, fingerprint))) is not None:
+                add_touched(known.affected, ids)
+                known.meet(time, record_id)
+        if read >= READ_FOR_AFFECTED:
+            for known in about.values():
+                known.affected.is_lower_bound = True
+
+    async def _newest_of(self, key: tuple[str, str], last: datetime, query: ViolationQuery) -> Violation | None:
+        """Return the newest violation of a defect, of which the counts know the time and nothing else was read."""
+        row = ViolationRow
+        statement = (
+            select(row.__table__)
+            .where(row.retracted_at.is_(None), row.service == key[0], row.fingerprint == key[1], row.time == last)
+            .order_by(row.id.desc())
+            .limit(1)
+        )
+        found = (await self._connection.execute(_narrowed(statement, query))).one_or_none()
+        return None if found is None else _violation(found)
 
     async def violation(self, violation_id: str) -> Violation | None:
         statement = (
@@ -252,16 +333,37 @@ class EvidenceRepository:
         return [_amendment(row) for row in await self._connection.execute(statement)]
 
 
+@dataclass(slots=True)
+class _About:
+    """What is known of a defect beside its sums."""
+
+    affected: Affected = field(default_factory=Affected)
+    latest: str = ""
+    """The id of its newest violation that was met."""
+    _last: tuple[datetime, str] | None = None
+
+    def meet(self, at: datetime, record_id: str) -> None:
+        if record_id and (self._last is None or (at, record_id) > self._last):
+            self._last, self.latest = (at, record_id), record_id
+
+
+def _in_order(statement: Any, of: Any, query: ViolationQuery) -> Any:  # Any: as below
+    order = (of.time, of.id) if query.is_oldest_first else (of.time.desc(), of.id.desc())
+    return _after(statement.order_by(*order).limit(query.limit), of, query)
+
+
 def _page(table: type[ViolationRow | RunRow], query: ViolationQuery | RunQuery) -> Any:  # Any: as below
     """Select one page in the order that is asked for, after the last row of the page before."""
-    key = tuple_(table.time, table.id)
     order = (table.time, table.id) if query.is_oldest_first else (table.time.desc(), table.id.desc())
-    statement = select(table.__table__).order_by(*order).limit(query.limit)
-    if query.after is not None:
-        # Compared as a pair: one seek in the index, wherever the page begins.
-        last = tuple_(literal(query.after[0], table.time.type), literal(query.after[1]))
-        statement = statement.where(key > last if query.is_oldest_first else key < last)
-    return statement
+    return _after(select(table.__table__).order_by(*order).limit(query.limit), table, query)
+
+
+def _after(statement: Any, of: Any, query: ViolationQuery | RunQuery) -> Any:  # Any: as below
+    if query.after is None:
+        return statement
+    # Compared as a pair: one seek in the index, wherever the page begins.
+    key, last = tuple_(of.time, of.id), tuple_(literal(query.after[0], of.time.type), literal(query.after[1]))
+    return statement.where(key > last if query.is_oldest_first else key < last)
 
 
 def _within(statement: Any, table: type[ViolationRow | RunRow], query: ViolationQuery | RunQuery) -> Any:  # Any: as below
@@ -289,9 +391,7 @@ def _narrowed(statement: Any, query: ViolationQuery) -> Any:  # Any: a select of
             statement = statement.where(column == value)
     if query.retracted is not None:
         statement = statement.where(row.retracted_at.is_not(None) if query.retracted else row.retracted_at.is_(None))
-    for field, value in (("principal", query.principal), ("run_id", query.run_id)):
-        if value is not None:
-            statement = statement.where(or_(*(side[field].as_string() == value for side in (row.victim, row.offender))))
+    statement = statement.where(*mentions(query))
     return _within(statement, row, query)
 
 
@@ -302,7 +402,7 @@ def _with_ids(table: type[ViolationRow | AmendmentRow], column: Any, ids: Collec
     return [column.in_(ids), *([] if days is None else [table.day.in_(days)])]
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+def _chunks(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -79,6 +79,7 @@ async def list_violations(
     retracted: bool | None = None,
     principal: Name = None,
     run_id: Long = None,
+    request_id: Long = None,
     suppressed: bool | None = None,
     order: Literal["newest", "oldest"] = "newest",
     fields: Fields = None,
@@ -90,7 +91,7 @@ async def list_violations(
     # One more than asked for tells whether there is a next page.
     query = ViolationQuery(
         service, kind, grade, since, until, synthetic, limit + 1, read_cursor(cursor), detector, arm, fingerprint, instance, retracted,
-        principal, run_id, order == "oldest", suppressed,
+        principal, run_id, order == "oldest", suppressed, request_id,
     )  # fmt: skip
     found = await evidence.find(query)
     page = found[:limit]

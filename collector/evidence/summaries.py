@@ -1,7 +1,7 @@
 """What the pages read of evidence beside single violations: sums by service and by day.
 
 They count what gates count: planted faults, retracted violations and those that are accepted for now are left out. Read from the
-hourly counts, so that 30 days cost what a day costs.
+sums of days and the hourly counts, so that 30 days cost what a day costs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from isolation_monitor.collector.evidence.counts import history, narrowed, parts_of
+from isolation_monitor.collector.evidence.counts import history, parts_of
 from isolation_monitor.collector.evidence.domain import HistoryQuery, ViolationQuery
-from isolation_monitor.collector.storage.models import ViolationCountRow
 
 SERVICES_LIMIT: Final = 200
 _ALWAYS: Final = datetime(9999, 1, 1, tzinfo=UTC)
@@ -53,16 +52,17 @@ class EvidenceSummaries:
     async def by_service(self, since: datetime) -> list[ServiceSum]:
         """Return the sums of every service with a violation since then, by name; at most 200 services."""
         found: dict[str, ServiceSum] = {}
-        for row, part in parts_of(ViolationQuery(since=since, synthetic=False, suppressed=False)):
-            is_counts = row is ViolationCountRow
-            number = func.sum(row.violations if is_counts else row.count)
+        asked = ViolationQuery(since=since, synthetic=False, suppressed=False)
+        for part in await parts_of(self._connection, asked):
+            row = part.row
             statement = (
-                select(row.service, row.grade, number, func.max(row.last if is_counts else row.time))
+                select(row.service, row.grade, part.violations, part.last)
+                .where(*part.conditions(asked))
                 .group_by(row.service, row.grade)
                 .order_by(row.service, row.grade)
                 .limit(SERVICES_LIMIT * 3)
             )
-            for service, grade, violations, last in await self._connection.execute(narrowed(statement, row, part)):
+            for service, grade, violations, last in await self._connection.execute(statement):
                 one = found.setdefault(service, ServiceSum(service))
                 one.by_grade[grade] = one.by_grade.get(grade, 0) + int(violations)
                 if grade in ("crossed", "reachable"):

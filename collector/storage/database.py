@@ -196,7 +196,7 @@ class translated:
             raise RefusedByStore(f"the store does not take it ({type(cause).__name__})") from error
         if _is_transient(error):
             unavailable = StoreUnavailable(f"the store is not available: {reason(error, cause)}")
-            unavailable.was_deadlock = _sqlstate(error) in _TAKEN_BACK
+            unavailable.was_deadlock = was_taken_back(error)
             raise unavailable from error
 
 
@@ -220,6 +220,11 @@ def _is_transient(error: BaseException) -> bool:
         is_older = isinstance(error, ProgrammingError) and state in ("42P01", "42703")
         return error.connection_invalidated or state.startswith((*_TRANSIENT_SQLSTATES, _NO_PARTITION)) or is_older
     return False
+
+
+def was_taken_back(error: BaseException) -> bool:
+    """Say whether PostgreSQL took a transaction back for another one's sake: the same may succeed at once."""
+    return _sqlstate(error) in _TAKEN_BACK
 
 
 def _sqlstate(error: BaseException) -> str:

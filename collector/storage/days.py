@@ -13,6 +13,7 @@ from typing import Final
 
 _UUID7: Final = re.compile(r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?7[0-9a-fA-F]{3}-?[89abAB][0-9a-fA-F]{3}-?[0-9a-fA-F]{12}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR: Final = timedelta(hours=1)
 
 
 def day_in(record_id: str) -> date | None:
@@ -35,6 +36,20 @@ def day_of(record_id: str, time: datetime, about: str | None = None) -> date:
     `about` is the violation that an amendment amends: it is kept, and expires, with that one.
     """
     return (day_in(about) if about else None) or day_in(record_id) or time.astimezone(UTC).date()
+
+
+def start_of(day: date) -> datetime:
+    """Return the moment at which a day begins."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def hour_number(hour: datetime) -> int:
+    """Return the full hours from 1970 to `hour`; `hour_of` is the way back."""
+    return (hour - _EPOCH) // _HOUR
+
+
+def hour_of(number: int) -> datetime:
+    return _EPOCH + number * _HOUR
 
 
 def days_in(record_ids: Iterable[str]) -> set[date] | None:

@@ -59,6 +59,12 @@ def violation_without(principal: str, row: Mapping[str, Any]) -> Json | None:
     return changed
 
 
+def ids_of(principal: str, row: Mapping[str, Any]) -> set[str]:
+    """Return the ids of the subject in a violation: the hash, and those of the sides that are the subject's."""
+    sides = [row[name] for name in _SIDES if _is_of(row[name], principal)]
+    return {principal} | {value for side in sides for name in _IDS if isinstance(value := side.get(name), str)}
+
+
 def columns_without(principal: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> Json:
     """Return the changed ones of these columns."""
     return {name: new for name in columns if (new := _without(row[name], principal, set())) != row[name]}

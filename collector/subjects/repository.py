@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
 from sqlalchemy import Text, cast, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from isolation_monitor.collector.storage.days import hour_number
 from isolation_monitor.collector.storage.models import (
     EVIDENCE,
     AmendmentRow,
@@ -20,6 +21,7 @@ from isolation_monitor.collector.storage.models import (
     UnknownRecordRow,
     ViolationRow,
 )
+from isolation_monitor.collector.storage.rollup_models import DAY, MentionRow, RollupRow, ViolationDayRow
 from isolation_monitor.collector.subjects.domain import Forgetting
 
 Row = Mapping[str, Any]
@@ -53,7 +55,8 @@ class SubjectRepository:
         columns = table.__table__.c
         # A hash has no character with a meaning to LIKE.
         stands = or_(*(cast(columns[name], Text).like(f"%{principal}%") for name in PLACES[table]))
-        wanted = [columns.id, columns.day, *(columns[name] for name in PLACES[table])]
+        time = [columns.time] if table is ViolationRow else []
+        wanted = [columns.id, columns.day, *time, *(columns[name] for name in PLACES[table])]
         found = await self._connection.execute(select(*wanted).where(columns.day == day, stands))
         return [dict(row) for row in found.mappings()]
 
@@ -70,6 +73,17 @@ class SubjectRepository:
         columns = table.__table__.c
         this = update(table).where(columns.id == row["id"], columns.day == row["day"])
         return int((await self._connection.execute(this.values(values))).rowcount)
+
+    async def forget_mentions(self, time: datetime, ids: Collection[str]) -> None:
+        """Drop these ids from the index of the hour of `time`; the hour, of which something changed, is indexed anew later."""
+        hour = hour_number(time.astimezone(UTC).replace(minute=0, second=0, microsecond=0))
+        await self._connection.execute(delete(MentionRow).where(MentionRow.hour == hour, MentionRow.value.in_(ids)))
+
+    async def forget_sums(self) -> None:
+        """Drop what was made of days that have changed since: it may count whom they do not name any more. It is made anew later."""
+        row = RollupRow
+        holds = set((await self._connection.execute(select(row.start).where(row.kind == DAY, row.is_done.is_(True)))).scalars())
+        await self._connection.execute(delete(ViolationDayRow).where(ViolationDayRow.day.not_in({start.date() for start in holds})))
 
     async def remove_statements(self, principal: str) -> None:
         """Drop what workers said last where it names the principal; they say it anew within half a minute."""

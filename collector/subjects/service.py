@@ -13,7 +13,7 @@ from isolation_monitor.collector.clock import Clock
 from isolation_monitor.collector.problems import Invalid
 from isolation_monitor.collector.storage.database import Database
 from isolation_monitor.collector.storage.models import EVIDENCE, Base, RunRow, UnknownRecordRow, ViolationRow
-from isolation_monitor.collector.subjects.domain import PRINCIPAL, Forgetting, columns_without, subject_of, violation_without
+from isolation_monitor.collector.subjects.domain import PRINCIPAL, Forgetting, columns_without, ids_of, subject_of, violation_without
 from isolation_monitor.collector.subjects.repository import PLACES, Row, SubjectRepository
 
 _SLICE_S: Final = 3.0
@@ -60,6 +60,7 @@ class SubjectService:
         async with self._database.writing() as connection:
             repository = SubjectRepository(connection)
             await repository.remove_statements(principal)
+            await repository.forget_sums()
             await repository.advance(forgetting.id, 0, 0, self._clock())
         return await self._progress(forgetting.id, None)
 
@@ -108,6 +109,8 @@ class SubjectService:
 async def _forget_rows(repository: SubjectRepository, table: type[Base], rows: Sequence[Row], principal: str) -> tuple[int, int]:
     removed = changed = 0
     for row in rows:
+        if table is ViolationRow:
+            await repository.forget_mentions(row["time"], ids_of(principal, row))
         values = _without(table, row, principal)
         if values is None:
             removed += await repository.remove(table, row)

@@ -113,6 +113,7 @@ def test_violations_are_narrowed(about: dict[str, str]) -> None:
     assert listed("--grade", "crossed") == ["v-4"]
     assert listed("--since", "1h") == ["v-1", "v-2", "v-3"]
     assert listed("--service", "other") == []
+    assert listed("--user", "0" * 16) == listed("--run", "none") == listed("--request", "none") == []
     assert listed("--synthetic", "--kind", "shared_state") == ["v-1", "v-2", "v-5"]
     assert len(listed("--limit", "2")) == 2
 
@@ -139,7 +140,13 @@ def test_the_stored_evidence_is_printed_as_it_is(running: Collector) -> None:
     assert json.loads(done.stdout)["schema"] == "violation/1"
 
 
-@pytest.mark.parametrize("words", [("explain", "no-such-id"), ("violations", "--grade", "worst"), ("violations", "--since", "soon")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("explain", "no-such-id"), ("violations", "--grade", "worst")),
+        *(("violations", "--since", "soon"), ("violations", "--request", "1-1")),
+    ],
+)
 def test_what_the_caller_must_change_leaves_with_2(words: tuple[str, ...], about: dict[str, str]) -> None:
     done = isomon(*words, **about)
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from isolation_monitor.collector.evidence.service import EvidenceService
+from isolation_monitor.collector.paging import make_cursor
 from isolation_monitor.collector.storage.database import Database, StoreUnavailable
 from tests.collector.conftest import Api
 from tests.collector.test_alerts import alert, delivery, post
@@ -23,7 +24,7 @@ async def ids(api: Api, query: str, path: str = "/v1/violations") -> list[str]:
 
 
 async def test_violations_are_narrowed_by_every_filter(api: Api) -> None:
-    side = api.side("c0ffee0000000000") | {"run_id": "run-7"}
+    side = api.side("c0ffee0000000000") | {"run_id": "run-7", "request_id": "7-1"}
     await api.send(api.violation(id="a", detector="wrong_socket", arm="on", fingerprint="f1"), instance="host:9:9")
     await api.send(api.violation(id="b", victim=None, offender=side), api.violation(id="c"), api.retraction("c"))
 
@@ -33,6 +34,9 @@ async def test_violations_are_narrowed_by_every_filter(api: Api) -> None:
     assert await ids(api, "instance=host:9:9") == ["a"]
     assert await ids(api, "principal=c0ffee0000000000") == ["b"]
     assert await ids(api, "run_id=run-7") == ["b"]
+    assert await ids(api, "request_id=7-1") == ["b"]
+    assert await ids(api, "request_id=7-1&principal=c0ffee0000000000&run_id=run-7") == ["b"]
+    assert await ids(api, "request_id=7-1&run_id=run-8") == []
     assert await ids(api, "retracted=true") == ["c"]
     assert await ids(api, "retracted=false") == ["b", "a"]
 
@@ -57,6 +61,17 @@ async def test_pages_follow_each_other_also_where_times_are_the_same(api: Api, o
     assert await ids(api, f"order=oldest&cursor={answer['last_cursor']}") == (
         ["v-7"] if order == "oldest" else [f"v-{n}" for n in range(1, 8)]
     )
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+async def test_a_cursor_and_a_record_from_the_ends_of_the_calendar_are_answered(api: Api, time: str, order: str) -> None:
+    await api.send(api.violation(id="first", time="0001-01-01T00:30:00Z"))
+    cursor = make_cursor(datetime.fromisoformat(time), "x")
+
+    for query in ("kind=instance_reuse", "principal=a1b2c3d4e5f60718", "limit=9"):
+        assert set(await ids(api, f"{query}&order={order}")) <= {"first"}
+        assert set(await ids(api, f"{query}&order={order}&cursor={cursor}")) <= {"first"}
 
 
 async def test_fields_are_chosen_from_a_list_and_others_are_refused(api: Api) -> None:

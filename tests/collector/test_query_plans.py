@@ -19,6 +19,7 @@ from isolation_monitor.collector.alerts.repository import NotificationRepository
 from isolation_monitor.collector.alerts.service import AlertService
 from isolation_monitor.collector.announcements.repository import violations_since
 from isolation_monitor.collector.evidence.domain import RunQuery, ViolationQuery
+from isolation_monitor.collector.evidence.rollup_service import RollupService
 from isolation_monitor.collector.evidence.service import EvidenceService
 from isolation_monitor.collector.gates.repository import GateRepository
 from isolation_monitor.collector.incidents.repository import IncidentRepository
@@ -28,13 +29,19 @@ from isolation_monitor.collector.lifecycle.service import LifecycleService
 from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.retention.repository import RetentionRepository, expiring
 from isolation_monitor.collector.storage.database import Database
+from isolation_monitor.collector.storage.days import day_of
+from isolation_monitor.collector.storage.models import ViolationRow
 from tests.collector.conftest import START
 
-LARGE = ("violations", "amendments", "runs", "unknown_records", "alert_notifications")
+LARGE = ("violations", "violation_mentions", "amendments", "runs", "unknown_records", "alert_notifications")
 """What grows with what services and Alertmanager send."""
 ID = "019b76da-a800-7000-8000-000000000000"
 
 Ask = Callable[[Database], Awaitable[object]]
+
+
+async def leads() -> bool:
+    return True
 
 
 def evidence(database: Database) -> EvidenceService:
@@ -70,6 +77,10 @@ QUESTIONS: dict[str, Ask] = {
     "violation by id": lambda database: evidence(database).violation(ID),
     "run by id": lambda database: evidence(database).run(ID),
     "page by kind and time": lambda database: evidence(database).find(ViolationQuery(kind="k", since=SINCE, until=START)),
+    "page of what is rare": lambda database: evidence(database).find(ViolationQuery(kind="k", grade="crossed", is_oldest_first=True)),
+    "page of a user": lambda database: evidence(database).find(ViolationQuery(principal="a" * 16, since=SINCE)),
+    "page of a run": lambda database: evidence(database).find(ViolationQuery(run_id="r", service="chat")),
+    "violations of a request": lambda database: evidence(database).find(ViolationQuery(request_id="1-1", is_oldest_first=True)),
     "page of a service": lambda database: evidence(database).find(ViolationQuery("chat", grade="crossed", after=(START, ID))),
     "page of runs": lambda database: evidence(database).runs(RunQuery("chat", since=SINCE)),
     "30 days by service and grade": lambda database: evidence(database).sums(SINCE),
@@ -95,7 +106,16 @@ QUESTIONS: dict[str, Ask] = {
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Database]:
+    """A store with a violation a day and a half ago, whose day was summed up and whose hour was indexed."""
     database = Database(database_url)
+    time = START - timedelta(hours=36)
+    same: dict[str, Any] = dict.fromkeys(("service", "instance", "kind", "detector", "arm", "summary", "fingerprint"), "k")
+    same |= {"id": ID, "day": day_of(ID, time), "time": time, "received_at": time, "grade": "crossed", "grade_sent": "crossed", "count": 1}
+    side = {"principal": "a" * 16, "run_id": "r", "request_id": "1-1"}
+    async with database.writing() as connection:
+        values = same | {"synthetic": False, "victim": side, "detail": {}, "extra": {}}
+        await connection.execute(ViolationRow.__table__.insert(), values)  # type: ignore[attr-defined]  # is a Table
+    await RollupService(database, leads, lambda: START, 30).roll_up()
     yield database
     await database.close()
 
@@ -149,6 +169,31 @@ async def test_no_question_reads_a_table_of_evidence_whole(store: Database, ques
         for statement, parameters in statements:
             explained = await plan(connection, store.dialect, statement, parameters)
             assert reads_all(store.dialect, explained, statement) == [], f"{statement}\n{explained}"
+
+
+@pytest.mark.parametrize("query", [ViolationQuery(principal="a" * 16), ViolationQuery(run_id="r"), ViolationQuery(request_id="1-1")])
+async def test_who_is_mentioned_is_found_by_an_index(store: Database, query: ViolationQuery) -> None:
+    """SQLite's has one seek for each hour, PostgreSQL's is asked in each partition that the range leaves."""
+    with caught(store) as statements:
+        (found,) = await evidence(store).find(query)
+
+    assert found.record.id == ID
+    async with store.reading() as connection:
+        plans = "\n".join([await plan(connection, store.dialect, statement, parameters) for statement, parameters in statements])
+    index = "violation_mentions USING PRIMARY KEY (hour=? AND value=?)" if store.dialect == "sqlite" else "Bitmap Index Scan on violations_"
+    assert index in plans
+
+
+async def test_a_page_on_postgresql_opens_the_days_that_have_it(store: Database) -> None:
+    if store.dialect == "sqlite":
+        pytest.skip("SQLite has one table")
+    with caught(store) as statements:
+        assert await evidence(store).find(ViolationQuery(kind="k"))
+
+    statement, parameters = statements[-1]
+    async with store.reading() as connection:
+        explained = await plan(connection, store.dialect, statement, parameters)
+    assert len(set(re.findall(r" on (violations_\w+)", explained))) == 1, explained
 
 
 async def test_a_question_without_an_index_would_be_seen(store: Database) -> None:

@@ -21,7 +21,7 @@ async def test_records_of_one_fingerprint_are_one_group(api: Api) -> None:
     first, second = answer["items"]
     assert answer["schema"] == "violation-groups/1"
     assert (first["count"], first["records"], first["grade"], first["latest"]["id"]) == (4, 2, "crossed", "v-2")
-    assert first["affected"] == {"principals": 4, "runs": 0, "active": 9, "at_least": False}
+    assert first["affected"] == {"principals": 4, "runs": 0, "active": 9, "at_least": False, "estimated": False}
     assert first["first"] < first["last"]
     assert (second["fingerprint"], second["count"]) == ("another", 1)
 
@@ -68,7 +68,7 @@ async def test_evidence_of_any_shape_is_counted_without_an_error(api: Api) -> No
 
     (group,) = (await api.get("/v1/violation-groups")).json()["items"]
 
-    assert group["affected"] == {"principals": 2, "runs": 0, "active": 2, "at_least": False}
+    assert group["affected"] == {"principals": 2, "runs": 0, "active": 2, "at_least": False, "estimated": False}
 
 
 async def test_groups_ask_for_the_read_token(api: Api) -> None:
