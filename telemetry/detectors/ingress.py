@@ -131,16 +131,17 @@ _COMPONENT_WORDS: Final = frozenset(
 class Ingress:
     """What one request, or one connection so far, has said."""
 
-    __slots__ = ("addresses", "tokens", "values")
+    __slots__ = ("addresses", "path", "tokens", "values")
 
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         self.addresses: set[str] = set()
         self.values: set[str] = set()
+        self.path = ""
 
     def add_path(self, scope: Scope) -> list[str]:
         """Take the path, and the query; return the new tokens."""
-        text = str(scope.get("path", ""))
+        self.path = text = str(scope.get("path", ""))
         query = scope.get("query_string", b"")
         if query:
             text = f"{text} {query.decode('latin-1')}"
