@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -127,10 +128,11 @@ class Detection:
         self.shared_state.knowledge.shares = self.foreign_content.relations.shares
         self.resource_trend.own_bytes = self.foreign_content.ownership.bytes_held
         self.shared_state.residue.on_keyed.append(lambda token, owner: self.foreign_content.belongs(token, owner, "state"))
+        self.shared_state.residue.on_between.append(lambda token, ids: self.foreign_content.ownership.told(ids, token))
         self.shared_state.residue.on_shared.append(self.foreign_content.public.share)
         self.foreign_content.look_again = self.shared_state.look_again
         self.shared_state.on_walked.append(self.foreign_content.walked)
-        self.foreign_content.reads_are_known = self._reads_are_known
+        self.foreign_content.consent.reads_are_known = self._reads_are_known
         self.may_block = any(switch.mode == "block" for switch in self.switches)
         """Whether an answer may have to be held back until it was judged."""
 
@@ -178,6 +180,12 @@ class Detection:
     def ended(self, request: RequestContext) -> None:
         """Called when a watched request is over, or a message of a connection."""
         self.shared_state.at_end(request)
+
+    def settle(self) -> None:
+        """Judge at once, on the calling thread, what waits for a walk through memory: at the end of a test or a process."""
+        if self.foreign_content.is_waiting:
+            self.shared_state.look_now()
+            self.foreign_content.walked(time.monotonic())
 
     def tick(self) -> None:
         """Once a second: allow new looks, and say how many requests went without."""

@@ -437,8 +437,8 @@ class IsolationMonitor:
 
     def close(self) -> None:
         """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""
-        # What waits for another walk through memory will not see it.
-        self.detection.foreign_content.walked(time.monotonic())
+        # What waits for another walk through memory gets it now, or none.
+        self.detection.settle()
         self.uninstrument()
         self.lifecycle.detach()
         self.delivery.close()

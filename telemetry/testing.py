@@ -95,6 +95,7 @@ class Watch:
             if with_leaks or grade == "hygiene":
                 self._look_for_tasks(monitor)
             monitor.housekeeper.settle(SETTLE_S)
+            monitor.detection.settle()
         found = [one for one in self._found if one.retracted is None]
         counted = [one for one in found if GRADE_ORDER[one.grade] >= GRADE_ORDER[grade] or (with_leaks and one.kind in LEAKS)]
         self._milder += len(found) - len(counted)

@@ -6,7 +6,6 @@ runs or identity fields are declared.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +16,7 @@ from isolation_monitor.telemetry.delivery.run import Run
 from isolation_monitor.telemetry.delivery.socketio import event_of
 from isolation_monitor.telemetry.delivery.streamed import Streamed
 from isolation_monitor.telemetry.detectors import foreign_identity, wrong_socket
+from isolation_monitor.telemetry.detectors.own_work import OwnWork
 from isolation_monitor.telemetry.tokens import legible
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Frames:
         self._ledger = ledger
         self._principals = principals
         self._runs = runs
+        self._own_work = OwnWork(principals.known)
         self._limit = limit
         self._fields = (run_id_field, event_field)
         self._run_id = re.compile(rf'"{re.escape(run_id_field)}"\s*:\s*"([^"\\]*)"')
@@ -136,7 +137,7 @@ class Frames:
         self._judge_identity(text, run, event, connection, request)
         if self.content is not None and request is not None:
             sender = CURRENT.get()
-            if sender is not None and sender is not request and is_at_work(sender):
+            if sender is not None and sender is not request and self._own_work.is_of(sender):
                 self.content.made(text, sender)
             self.content.leaving(request, text, f"the frame {event}".strip(), scope=connection.scope)
         return run, event
@@ -176,11 +177,3 @@ class Frames:
             stack=stacks.capture(4),
             run_id=run.id if run else None,
         )
-
-
-def is_at_work(request: RequestContext) -> bool:
-    """Return whether the running code is a request's own, not a task that was once started inside of it and serves everybody."""
-    connection = request.connection
-    if connection is None:
-        return not request.finished
-    return connection.task is not None and connection.task() is asyncio.current_task()

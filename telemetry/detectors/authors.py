@@ -11,12 +11,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from isolation_monitor.telemetry.detectors.surroundings import item_around
+from isolation_monitor.telemetry.detectors.surroundings import item_around, object_around
+from isolation_monitor.telemetry.recent import forget_oldest
 
 FIELDS_LIMIT: Final = 2_000
 VALUES_LIMIT: Final = 200
 """Values remembered of one field; with more, the first ones decide."""
 PAIRS_LIMIT: Final = 16
+NAMES_KNOWN_LIMIT: Final = 5_000
+NAME_LENGTH: Final = 3
+"""Characters of a name at least: initials are several people's."""
 
 _PAIR: Final = re.compile(r'"([A-Za-z_][\w-]{0,30})"\s*:\s*(?:"([^"\\]{1,64})"|(-?\d{1,19})(?![\d.eE]))')
 _NESTED: Final = re.compile(r'"([A-Za-z_][\w-]{0,30})"\s*:\s*\{([^{}]{1,300})\}')
@@ -70,6 +74,8 @@ class Authors:
 
     def __init__(self) -> None:
         self._fields: dict[tuple[object, str], _Field] = {}
+        self._known_as: dict[str, str] = {}
+        """The names that all have seen, each with the id of who is called so; `""` for several."""
 
     def learn(self, endpoint: object, text: str, token: str, owner: str) -> None:
         """Note an item of a list whose owner is known by the token in it."""
@@ -77,6 +83,8 @@ class Authors:
         if item is None:
             return
         for name, value in _pairs(item, token):
+            if _AUTHOR_NAME.fullmatch(name):
+                self.is_known_as(value, owner)
             key = (endpoint, name)
             field = self._fields.get(key)
             if field is None:
@@ -95,6 +103,23 @@ class Authors:
             if field is not None and field.names_owner(name, value, owner):
                 return True
         return False
+
+    def is_known_as(self, name: str, owner: str) -> None:
+        """Note that a name was shown to others as a principal's: in a list of several authors, or in what went to all."""
+        if len(name) >= NAME_LENGTH and not name.isdigit() and self._known_as.setdefault(name, owner) != owner:
+            self._known_as[name] = ""
+        forget_oldest(self._known_as, NAMES_KNOWN_LIMIT, 0.05)
+
+    def sign(self, around: str, owner: str) -> bool:
+        """Return whether an object shows the name by which all know a principal."""
+        known = self._known_as
+        return bool(known) and any(known.get(text) == owner for _, text, _ in _PAIR.findall(around)[:PAIRS_LIMIT] if text)
+
+
+def names_in(text: str, token: str) -> list[str]:
+    """Return the names of authors that the object in which a token stands is signed with."""
+    around = object_around(text, token)
+    return [value for name, value in _pairs(around, token) if _AUTHOR_NAME.fullmatch(name)] if around is not None else []
 
 
 def _pairs(item: str, token: str) -> list[tuple[str, str]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry import names
+from isolation_monitor.telemetry.detectors.authors import names_in
 from isolation_monitor.telemetry.detectors.echoes import Echoes
 from isolation_monitor.telemetry.detectors.suspicion import echo_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isolation_monitor.telemetry.detectors.authors import Authors
     from isolation_monitor.telemetry.detectors.kit import Kit
     from isolation_monitor.telemetry.detectors.suspicion import Suspicion
 
@@ -24,10 +26,11 @@ MANY: Final = 3
 class Broadcasts:
     """Judges after `WAIT_S` whether a content went to its owner as well, or to many; hands on what neither explains."""
 
-    def __init__(self, kit: Kit, is_none: Callable[[Suspicion], None]) -> None:
+    def __init__(self, kit: Kit, is_none: Callable[[Suspicion], None], authors: Authors) -> None:
         self._reporter = kit.reporter
         self._housekeeper = kit.housekeeper
         self._is_none = is_none
+        self._authors = authors
         self._waiting: dict[tuple[str, str], Suspicion] = {}
         """By content and id of the owner."""
         self._echoes = Echoes()
@@ -47,6 +50,7 @@ class Broadcasts:
             self._reporter.skipped(names.FOREIGN_CONTENT)
             return
         self._waiting[key] = suspicion
+        suspicion.signed = names_in(text, suspicion.token)
         suspicion.goes_to(suspicion)
         self._housekeeper.after(WAIT_S, lambda: self._settle(key))
 
@@ -58,6 +62,10 @@ class Broadcasts:
         echoed = self._echoes.explain(key[0], suspicion.sockets)
         if len(suspicion.receivers) < MANY and not suspicion.entry.is_public and not echoed:
             self._is_none(suspicion)
-        elif suspicion.entry.how == "answers":
+            return
+        if len(suspicion.receivers) >= MANY:
+            for name in suspicion.signed:
+                self._authors.is_known_as(name, suspicion.owner.id)
+        if suspicion.entry.how == "answers":
             # A name, a picture: everybody's own, and shown to all.
             suspicion.entry.is_public = True

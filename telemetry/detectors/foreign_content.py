@@ -2,8 +2,10 @@
 
 Sees: tokens (`tokens.py`) and phrases of eight words that came in with one principal's request, tokens that an endpoint
 gives to one principal alone, and tokens that the application's memory keeps under a principal's id (`ownership.py`): in
-bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others. Of requests that call
-tasks over an `asyncio.Queue` and take the replies from another: what was made for one and taken by another (`replies.py`).
+bodies, streams, header values and frames of others, and in the bodies of outgoing calls made for others. Frames that a task sends which
+was handed its user (`own_work.py`): what it made is his, also when he has left.
+Of requests that call tasks over an `asyncio.Queue` and take the replies from another: what was made for one and taken by another
+(`replies.py`).
 Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from the SQL database
 (what a query may return is declared by `monitor.owns`); content that the request asked for by naming a room, a document
 or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items
@@ -13,8 +15,10 @@ Said, not guessed: what users write for everybody, kept in memory and shown with
 all: such an endpoint is declared by `monitor.public`. Where only the owner writes so far, others are there to read.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop.
 Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is normal
-is consent (`relations.py`); so is having named the value, its owner by a header, or its invitation. What memory keeps under an id is
-looked for there once more before it is reported: it may have changed hands. Grades: `crossed`; `reachable` in an outgoing call.
+is consent (`consent.py`, `relations.py`); so is having named the value, its owner by a header, or its invitation. What memory keeps under
+an id, and what users said, is looked for there once more before it is reported, mostly within half a second: it may have changed hands,
+stand in a row that names both or that is marked as public (`rows.py`), or have been taken up by others.
+Grades: `crossed`; `reachable` in an outgoing call.
 """
 
 from __future__ import annotations
@@ -28,14 +32,15 @@ from isolation_monitor.telemetry.detectors.addressing import Addressing
 from isolation_monitor.telemetry.detectors.answers import Answers, field_of
 from isolation_monitor.telemetry.detectors.authors import Authors
 from isolation_monitor.telemetry.detectors.broadcasts import Broadcasts
+from isolation_monitor.telemetry.detectors.consent import Consent
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
 from isolation_monitor.telemetry.detectors.ownership import Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.public_content import PublicContent
 from isolation_monitor.telemetry.detectors.relations import Relations
-from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, headers_name, spoken_to, surroundings
+from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, spoken_to, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Moving, Suspicion, Unconfirmed, echo_key
-from isolation_monitor.telemetry.provenance import Fetched, texts_in, was_fetched
+from isolation_monitor.telemetry.provenance import Fetched, texts_in
 from isolation_monitor.telemetry.tokens import look_up_tokens, phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
 
@@ -53,6 +58,8 @@ PENDING_LIMIT: Final = 1_000
 CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
 AUTHORS_PER_ANSWER: Final = 64
+PATIENCE_S: Final = 5.0
+"""How long what a user said waits for a walk through memory, at most."""
 _PUSHED: Final = object()
 """In place of the endpoint, for what went to a stranger's socket."""
 TURNED_AWAY: Final = frozenset((401, 403, 404, 405, 407, 429))
@@ -79,13 +86,13 @@ class ForeignContent:
         self._unconfirmed = Unconfirmed()
         self._moving = Moving()
         self.look_again: Callable[[], bool] = lambda: False
-        self._broadcasts = Broadcasts(kit, self._suspect_frame)
+        self._broadcasts = Broadcasts(kit, self._suspect_frame, self._authors)
         self._addressing = Addressing(self.ownership)
         self.relations = Relations(self.ownership, kit.principals.known, self._peers)
         self._credentials: dict[bytes, None] = {}
         self.identity = LearnedIdentity(kit, self.relations.acts_for)
-        self.reads_are_known: Callable[[RequestContext], bool] = lambda request: True
-        """Whether it is known what a request read from databases: a suspicion cannot be judged without."""
+        self.consent = Consent(self.ownership, self._addressing, self.relations, self._authors)
+        self.consent.on_unknown = lambda: self._reporter.skipped(names.FOREIGN_CONTENT)
         kit.stores.on_write.append(self.handed_over)
 
     # --- coming in ----------------------------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ class ForeignContent:
         origin: Origin | None = None
         for text in texts_in(value, 1):
             for token in tokens_of(text[: self._kit.settings.body_limit_bytes]):
-                if self.ownership.get(token) is None:
+                if (known := self.ownership.get(token)) is None or known.is_only_seen_by(by.principal):
                     origin = origin or Origin(by, by.principal, by.ingress)
                     self.ownership.came_in(origin, (token,), "made")
 
@@ -291,7 +298,7 @@ class ForeignContent:
             if entry is None or entry.is_public or entry.owner is None or entry.owner.id == principal.id:
                 continue
             suspicion = Suspicion(request, principal, token, entry, f"an outgoing call to {write.where}", grade="reachable")
-            if not self._is_consented(suspicion, text):
+            if not self.consent.explains(suspicion, text):
                 self._report(suspicion)
                 return
 
@@ -305,7 +312,7 @@ class ForeignContent:
                 self._authors.learn(endpoint, text, suspicion.token, suspicion.owner.id)
         for suspicion in suspicions:
             owner = suspicion.owner
-            if owner.id in owners or self._is_consented(suspicion, text):
+            if owner.id in owners or self.consent.explains(suspicion, text):
                 continue
             if suspicion.entry.how in SAID and self._authors.name(endpoint, text, suspicion.token, owner.id):
                 # A list whose items name their owners otherwise than by their ids. Known from now on as what all may read.
@@ -335,19 +342,46 @@ class ForeignContent:
             self._report(suspicion)
 
     def _waits_for_walk(self, suspicion: Suspicion, endpoint: object) -> bool:
-        """Put off what rests on where memory keeps a value, until a walk has looked for it once more; return whether that was done."""
-        if suspicion.entry.how != "state" or self._switch.blocks or not self._moving.hold(suspicion, endpoint):
+        """Put off what memory may explain, until a walk has looked for it once more; return whether that was done.
+
+        What it keeps under an id may have been handed over; what a user said may be kept between him and others.
+        """
+        is_said = suspicion.entry.how in SAID
+        if not (is_said or suspicion.entry.how == "state") or self._switch.blocks or suspicion.principal.is_synthetic:
             return False
+        if not self._moving.hold(suspicion, endpoint):
+            self._reporter.skipped(names.FOREIGN_CONTENT)
+            return True
         if not self.look_again():
             self.walked(time.monotonic())
+        elif is_said:
+            # Only rows in memory would excuse it, and where memory takes longer to walk through, few keep them there.
+            self._kit.housekeeper.after(PATIENCE_S, lambda: self._settle(suspicion, endpoint))
         return True
 
     def walked(self, begun: float) -> None:
         """Judge what waited for a walk through memory that began at a moment (`time.monotonic()`)."""
         for suspicion, endpoint in self._moving.walked(begun):
-            self._report(suspicion) if endpoint is _PUSHED else self._report_between_peers(suspicion, endpoint)
+            self._settle(suspicion, endpoint)
         if self._moving.is_waiting:
             self.look_again()
+
+    def _settle(self, suspicion: Suspicion, endpoint: object) -> None:
+        """Judge what had to wait, once."""
+        if suspicion.is_settled:
+            return
+        suspicion.is_settled = True
+        if self.consent.came_since(suspicion):
+            self._reporter.checked(names.FOREIGN_CONTENT)
+        elif endpoint is _PUSHED:
+            self._report(suspicion)
+        else:
+            self._report_between_peers(suspicion, endpoint)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything waits for a walk through memory."""
+        return self._moving.is_waiting
 
     def _report_between_peers(self, suspicion: Suspicion, endpoint: object) -> bool:
         """Report a suspicion when the endpoint serves the owner too, now or once it does; return True when that is now.
@@ -367,53 +401,6 @@ class ForeignContent:
             waits_at = [(said_at, receiver)]
         if len(self._pending) < PENDING_LIMIT:
             self._pending.update(dict.fromkeys(waits_at, (suspicion, endpoint)))
-        return False
-
-    def _is_consented(self, suspicion: Suspicion, text: str) -> bool:
-        """Return whether one of the ways by which sharing is normal explains a foreign value; also when that cannot be told."""
-        request, token, entry, owner = suspicion.request, suspicion.token, suspicion.entry, suspicion.owner
-        said: Ingress = request.ingress or NOTHING
-        connection = request.connection
-        before: Ingress = (connection.said or NOTHING) if connection is not None else NOTHING
-        if token in said.tokens or token in before.tokens:
-            return True
-        if owner.id in said.values or owner.id in before.values:
-            # It asked for this person.
-            return True
-        if headers_name(request, owner.id) or (entry.how == "state" and self.ownership.has_named(suspicion.principal, owner.id)):
-            return True
-        if entry.how != "declared" and self.relations.acts_for(suspicion.principal, owner.id):
-            # Support staff that acts as a customer, from this request on or from an earlier one.
-            return True
-        if entry.how == "declared":
-            return False
-        if entry.how != "credential" and self.ownership.has_named(suspicion.principal, token):
-            return True
-        if not self._addressing.is_only_own(request, suspicion.principal):
-            # It asked for something that is not its own by name: a room, a document, a profile.
-            return True
-        in_list, names_owner = surroundings(text, token, owner.id)
-        if in_list and names_owner:
-            # A list whose items say openly whose they are: a directory, a feed.
-            return True
-        if entry.how not in SAID:
-            return False
-        if (connection is not None and names_owner) or self.relations.is_told(suspicion, text):
-            # Openly attributed speech, or said to whoever made what it is about.
-            return True
-        if was_fetched(request, token) or self.ownership.has_named_any_of(suspicion.principal, entry.origin.request):
-            return True
-        if not self.reads_are_known(request):
-            self._reporter.skipped(names.FOREIGN_CONTENT)
-            return True
-        source = entry.origin.ingress
-        if source is not None:
-            if entry.how == "made" and any(not self._addressing.is_own(address, owner) for address in source.addresses):
-                # What the owner did concerns something that is not his own: others are told of it.
-                return True
-            # Both named the same room, thread or document, on this connection or in this request.
-            if not source.addresses.isdisjoint(said.addresses) or not source.addresses.isdisjoint(before.addresses):
-                return True
         return False
 
     def _note_peer(self, endpoint: object, principal: Principal) -> None:

@@ -338,15 +338,20 @@ class ForeignCredential:
         if reading.names(call.text, principal.id):
             return True
         own = self._own(call.request)
+        own = frozenset(key for key in own if (known := self._known.get(key)) is None or not known.is_shared)
         for key, credential in zip(call.keys, call.credentials, strict=False):
             known = self._known.get(key)
-            if key in own and (known is None or not known.is_shared):
+            if key in own:
                 return True
             if known is not None and known.owner is not None and known.owner.id == principal.id:
                 return True
             if reading.is_telling(principal.id) and principal.id in reading.named_by(credential.value):
                 return True
-        holders = (self._private_holder(text_of(value)) for _, value in call.headers)
+        body = call.body_text
+        # A login sends in its body what he came in with, or what the application keeps for him.
+        if any(self._key(Credential("body", token), "") in own for token in tokens_of(body)):
+            return True
+        holders = (self._private_holder(text_of(value)) for value in (body, *(value for _, value in call.headers)))
         return any(holder is not None and holder.id == principal.id for holder in holders)
 
     def _private_holder(self, text: str) -> Principal | None:

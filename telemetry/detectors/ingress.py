@@ -138,14 +138,15 @@ class Ingress:
     Most requests say little, and the index of owners remembers ten thousands of them: sets are made when something is put in.
     """
 
-    __slots__ = ("addresses", "tokens", "values")
+    __slots__ = ("addresses", "path", "tokens", "values")
 
     def __init__(self) -> None:
         self.tokens = self.addresses = self.values = _NONE
+        self.path = ""
 
     def add_path(self, scope: Scope) -> list[str]:
         """Take the path, and the query; return the new tokens."""
-        text = str(scope.get("path", ""))
+        self.path = text = str(scope.get("path", ""))
         query = scope.get("query_string", b"")
         if query:
             text = f"{text} {query.decode('latin-1')}"

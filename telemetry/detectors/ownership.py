@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from isolation_monitor.telemetry.detectors.surroundings import place_of
 from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import openings_of
 
@@ -40,6 +41,8 @@ SPARED_LIMIT: Final = 4
 """Tokens in use that are spared in a row: more would cost the one who adds too much."""
 OPENINGS_LIMIT: Final = 30_000
 NAMED_LIMIT: Final = 20_000
+TAKERS_NEEDED: Final = 2
+PLACES_LIMIT: Final = 2_000
 SIGHTINGS_LIMIT: Final = 4
 """Other principals that a token without an owner is remembered to have gone to."""
 
@@ -72,6 +75,10 @@ class Entry:
         """It was met since it was added, or since it was last spared."""
         self.sightings: list[Origin] | None = None
         """Requests of other principals whose answers carried it; only while there is no owner."""
+
+    def is_only_seen_by(self, principal: Principal) -> bool:
+        """Whether all that is known of the token is that it went out to this principal."""
+        return self.owner is None and not self.is_public and not self.sightings and self.origin.principal.id == principal.id
 
 
 class Entries(MutableMapping[str, Entry]):
@@ -141,6 +148,8 @@ class Ownership:
         """The words that known phrases begin with, as they may be written."""
         self._named: dict[tuple[str, str | int], None] = {}
         """Id of a principal, and another's token that it has named, or the serial number of the request that token is from."""
+        self._offered: dict[object, set[str]] = {}
+        """By place (`place_of`): ids of principals that have named what others' requests there brought or were given."""
 
     def get(self, token: str) -> Entry | None:
         entry: Entry | None = self.entries.get(token)
@@ -166,7 +175,29 @@ class Ownership:
         named[principal.id, token] = None
         if entry.origin.request is not None:
             named[principal.id, entry.origin.request.serial] = None
+            self._note_offered(principal, entry.origin)
         forget_oldest(named, NAMED_LIMIT, 0.05)
+
+    def _note_offered(self, principal: Principal, origin: Origin) -> None:
+        place = place_of(origin)
+        if place is None:
+            return
+        takers = self._offered.setdefault(place, set())
+        if len(takers) < TAKERS_NEEDED:
+            takers.add(principal.id)
+            forget_oldest(self._offered, PLACES_LIMIT, 0.05)
+
+    def is_offered(self, origin: Origin) -> bool:
+        """Return whether several principals have named what others brought, or were given, where this came in: it is there for that."""
+        return len(self._offered.get(place_of(origin), ())) >= TAKERS_NEEDED
+
+    def told(self, ids: Iterable[str], token: str) -> None:
+        """Note that a token is kept for these principals too, as if each had named it. Called by the scanning thread."""
+        named = self._named
+        for id in ids:
+            # The event loop forgets the oldest.
+            if len(named) < NAMED_LIMIT:
+                named[id, token] = None
 
     def forget(self, token: str) -> None:
         self.entries.pop(token, None)
@@ -186,7 +217,7 @@ class Ownership:
                 self._note_named(principal, token, entry)
             if entry.owner is None:
                 # So far it only went out. Whoever names what it was given makes it its own; another who names it knows it otherwise.
-                if entry.origin.principal.id == principal.id and not entry.sightings:
+                if entry.is_only_seen_by(principal):
                     entry.owner, entry.how = principal, how
                 else:
                     entry.is_public = True
@@ -228,6 +259,9 @@ class Ownership:
         elif STRENGTH[entry.how] >= STRENGTH[how] or (entry.owner is not None and entry.how == "ingress" and how == "answers"):
             # What somebody says of himself, as his nickname, comes back to him often, and is for others all the same.
             return []
+        if entry.owner is not None and entry.owner.id != principal.id and STRENGTH[entry.how] == 1:
+            # Who said it knows it, whoever it is kept for.
+            self._note_named(entry.owner, token, entry)
         # Whom it went to before anybody knew whose it is: also the first one, when that is not the owner.
         gone = [*(entry.sightings or ())]
         if entry.owner is None and entry.origin.principal.id != principal.id:
@@ -244,6 +278,11 @@ class Ownership:
         """Return whether a token is what its owner proves himself with, or no more than made for him on its way to somebody."""
         entry = self.entries.get(token)
         return entry is not None and entry.how in ("credential", "made")
+
+    def proves_identity(self, token: str) -> bool:
+        """Return whether a token is what its owner proves himself with."""
+        entry = self.entries.get(token)
+        return entry is not None and entry.how == "credential"
 
     def private_to(self, token: str) -> Principal | None:
         """Return whose a token is by the application's own word: kept under his id, or declared."""

@@ -17,6 +17,9 @@ class PlantedOwners:
     def owner_of(self, token: str) -> Principal | None:
         return self._owners.get(token)
 
+    def proves_identity(self, token: str) -> bool:
+        return False
+
     def is_credential(self, token: str) -> bool:
         return False
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, key_texts, step_of
 from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_closure, is_leaf, is_number, plain
+from isolation_monitor.telemetry.detectors.rows import WORDS, Rows, is_identity_name, told_apart, words_in
 from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import tokens_of
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.violations import Violation
 
 PLACES_LIMIT: Final = 2_000
-FIELDS_OF_AUTHOR: Final = 16
 HOLDINGS_LIMIT: Final = 32
 """Principals remembered of one place."""
 LEAVES_LIMIT: Final = 16
@@ -34,21 +33,11 @@ TOKENIZED_LIMIT: Final = 5_000
 SHARED_LIMIT: Final = 5_000
 """Objects remembered during one walk that are under principals' keys."""
 
-_WORDS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*|[^\s\"'<>,;:()\[\]{}]+")
-_PARTS: Final = re.compile(r"[^\W_]+")
-_IDENTITY_NAME: Final = re.compile(
-    r"user|owner|author|account|tenant|customer|member|client|principal|sender|recipient|creator|email|login|session|thread|conversation|"
-    r"chat|uid|^sub$|^who$|^by$|^for$|person|patient|employee|subscriber|organi[sz]ation|^org|company|workspace|caller|identity|actor|assignee",
-    re.IGNORECASE,
-)
-"""Names of fields that say whose or which conversation a row is."""
 _NUMBERED_NAME: Final = re.compile(
     r"_*(?:current|active|last|latest|this|the|my)?_*(?:user|uid|owner|account|customer|tenant|member|client|principal|sub|login)(?:_?id|_?pk|_?no)?",
     re.IGNORECASE,
 )
 """Names of fields that hold an id even where it is a small number."""
-_NAMING_NAME: Final = re.compile(r"_*(?:(?:user|nick|full|display|screen)_?)?(?:name|id|uid|handle|login|email)_*", re.IGNORECASE)
-"""Names of fields that name whoever the object stands for."""
 _TRACE_NAME: Final = re.compile(r"request_?id|correlation|trace|span|nonce", re.IGNORECASE)
 _PASSING: Final = (
     "error", "exception", "log(?!in)", "trace", "warning", "stat(?![eio])", "statistic", "metric", "count(?!r)", "time(?!line)",
@@ -81,7 +70,11 @@ class Owners(Protocol):
     def is_usual(self, token: str) -> bool: ...
 
     def is_credential(self, token: str) -> bool:
-        """Whether it is what somebody proves himself with: every service keeps those, and they are nobody's content."""
+        """Whether it is what somebody proves himself with, or made on its way to somebody: every service keeps those."""
+        ...
+
+    def proves_identity(self, token: str) -> bool:
+        """Whether it is what somebody proves himself with, and nothing else."""
         ...
 
     def was_said(self, token: str) -> bool:
@@ -109,25 +102,25 @@ class Knowledge:
         ids = self.ids
         who = ids.get(text)
         if who is not None:
-            return [Evidence(who, text, "id")] if _is_strong(text, name) else []
+            return [Evidence(who, text, "id")] if Knowledge.is_strong(text, name) else []
         owners = self.owners
         found = []
         if owners is not None and len(text) >= 8:
             whole = owners.owner_of(text) if len(text) <= 200 else None
             if whole is not None:
                 return [] if owners.is_credential(text) else [Evidence(whole, text, "token")]
-            for token in self._tokens(text):
+            for token in self.tokens(text):
                 owner = ids.get(token) or (None if owners.is_credential(token) else owners.owner_of(token))
                 if owner is not None:
                     found.append(Evidence(owner, token, "token" if owner.id != token else "text"))
         if not found and in_text and len(text) <= WORDS_LIMIT:
-            named = {word for word in _WORDS.findall(text) if word in ids and _is_strong(word, "") and len(word) >= 3}
+            named = {word for word in WORDS.findall(text) if word in ids and Knowledge.is_strong(word, "") and len(word) >= 3}
             if len(named) == 1:
                 word = named.pop()
                 return [Evidence(ids[word], word, "text")]
         return found
 
-    def _tokens(self, text: str) -> list[str]:
+    def tokens(self, text: str) -> list[str]:
         """Return the tokens of a text; most texts stand where they stood at the last walk."""
         key = (hash(text), len(text))
         found = self._tokenized.get(key)
@@ -141,7 +134,7 @@ class Knowledge:
         """Return whether a key names the owner: by its id, or by a token that is its own."""
         if not owner.is_credential:
             id = owner.id
-            if text == id or (len(id) >= 4 and id in text) or id in _PARTS.findall(text):
+            if text == id or (len(id) >= 4 and id in text) or id in words_in(text):
                 return True
         if self.owners is None or len(text) < 8:
             return False
@@ -150,15 +143,15 @@ class Knowledge:
             return whole.id == owner.id
         return any((known := self.owners.owner_of(token)) is not None and known.id == owner.id for token in tokens_of(text[:TEXT_LIMIT]))
 
+    @staticmethod
+    def is_strong(id: str, name: str) -> bool:
+        """Whether an id as a value can be nothing else: small numbers, which count things, and single letters need a field called so."""
+        return (len(id) >= 2 and not id.isdigit()) or len(id) >= 6 or _NUMBERED_NAME.fullmatch(name) is not None
+
     def names_somebody(self, text: str) -> bool:
         """Return whether a key is, or has as one of its words, the id of any principal."""
         ids = self.ids
-        return text in ids or any(word in ids for word in _words(text))
-
-
-def _is_strong(id: str, name: str) -> bool:
-    """Whether an id as a value can be nothing else: small numbers, which count things, and single letters need a field called so."""
-    return (len(id) >= 2 and not id.isdigit()) or len(id) >= 6 or _NUMBERED_NAME.fullmatch(name) is not None
+        return text in ids or any(word in ids for word in words_in(text))
 
 
 class Holding:
@@ -217,6 +210,7 @@ class Residue:
     def __init__(self, knowledge: Knowledge, layouts: Layouts) -> None:
         self._know = knowledge
         self._layouts = layouts
+        self._rows = Rows(knowledge, layouts)
         self.places: dict[tuple[str, tuple[str, ...]], Place] = {}
         self._before: set[tuple[int, int]] = set()
         """What was there before the first request: identities of holder and value. Not held: the identities of what is gone
@@ -228,6 +222,8 @@ class Residue:
         """Called with each token found under a key that is a principal's id: evidence of whose it is."""
         self.on_shared: list[Callable[[str], None]] = []
         """Called with each such token that is found under another's key as well."""
+        self.on_between: list[Callable[[str, set[str]], None]] = []
+        """Called with each token of a principal in a row that names others beside him, and with their ids: it is theirs as well."""
         self._keyed: dict[int, list[tuple[str, str]]] = {}
         """Of each object on the way to such a token, by identity: the token and its owner's id. Of one walk."""
         self._also: dict[int, set[str]] = {}
@@ -257,10 +253,10 @@ class Residue:
                 text = plain(child.value)
                 name = child.key if type(child.key) is str else ""
                 if text in ids:
-                    if _is_strong(text, name):
+                    if Knowledge.is_strong(text, name):
                         found.add(text)
-                elif len(text) <= 64 and not text.isalnum() and (" " not in text or _IDENTITY_NAME.search(name)):
-                    found.update(word for word in _words(text) if word in ids and _is_strong(word, name))
+                elif len(text) <= 64 and not text.isalnum() and (" " not in text or is_identity_name(name)):
+                    found.update(word for word in words_in(text) if word in ids and Knowledge.is_strong(word, name))
         return found
 
     def look(self, node: Node, now: float) -> list[Finding]:
@@ -270,6 +266,8 @@ class Residue:
         varies, is_table = node.varies, node.is_table
         if is_table and len(self._keys_now) < KEYS_LIMIT:
             self._keys_now.update(child.key for child in node.holds if type(child.key) is str and len(child.key) >= 8)
+        # Who came last is told by statistics, too.
+        is_statistic = node.parent is not None and _PASSING_NAME.search(node.step) is not None
         for child in node.holds:
             if not is_leaf(child.value) and self._layouts.of(child.value).kind != "leaf":
                 continue
@@ -283,15 +281,18 @@ class Residue:
                     self._tell_keyed(node, child, text)
                 continue
             in_text = is_slot and node.library == 0 and _PASSING_NAME.search(name) is None
-            for evidence in self._know.evidence(text, name, in_text):
-                if evidence.proof != "token" and not is_slot:
+            found = self._know.evidence(text, name, in_text)
+            if found and varies and self.on_between and self._is_told(node, found):
+                continue
+            for evidence in found:
+                if evidence.proof != "token" and (not is_slot or is_statistic):
                     continue
                 if _TRACE_NAME.search(name) if is_slot else self._refers(node, evidence, text):
                     continue
                 chain = self._keys(node, child)
                 if self.is_addressed(chain, evidence.owner):
                     continue
-                if not is_slot and self._row_names(node, evidence, text):
+                if not is_slot and self._rows.name_owner(node, evidence, text):
                     continue
                 place = self._place_at(node.label + step_of(child, is_table), chain, node, now)
                 findings.append(Finding(place, evidence, node, child, is_slot))
@@ -307,16 +308,6 @@ class Residue:
         if kind == "set" or text in self._keys_now or text in self._keys_before:
             return True
         return kind == "tuple" and all(is_number(child.value) for child in node.holds if child.value is not text)
-
-    def _row_names(self, node: Node, evidence: Evidence, text: str) -> bool:
-        """Whether the row that holds the value, or one around it, names the owner; or the text itself does, beside the token."""
-        id = evidence.owner.id
-        at: Node | None = node
-        while at is not None and at.varies:
-            if at.names and id in at.names:
-                return True
-            at = at.parent
-        return id in _words(text.replace(evidence.token, " ")) if len(text) <= WORDS_LIMIT else False
 
     def _keys(self, node: Node, child: Child) -> tuple[str, ...]:
         """Return the texts of the keys on the way to a value, outermost first."""
@@ -338,7 +329,7 @@ class Residue:
 
     def _tell_keyed(self, node: Node, child: Child, text: str) -> None:
         owners = self._know.owners
-        named = {key for key in self._keys(node, child) if key in self._know.ids and (_is_strong(key, "") or self._is_by_user(node, child))}
+        named = {key for key in self._keys(node, child) if key in self._know.ids and self._is_name(key, node, child)}
         if len(named) > 1 and owners is not None:
             # Kept for a pair, one of whom nobody may have met before.
             for token in tokens_of(text[:TEXT_LIMIT]):
@@ -360,6 +351,25 @@ class Residue:
                     for listener in self.on_keyed:
                         listener(token, owner)
 
+    def _is_told(self, node: Node, found: list[Evidence]) -> bool:
+        """Tell of what somebody said in a row that names others beside him, or is marked as public; return whether it is public."""
+        is_for_all = False
+        for evidence in found:
+            if evidence.proof != "token" or not self.was_said(evidence.token):
+                continue
+            parties = self._rows.parties(node)
+            if evidence.owner.id in parties:
+                for listener in self.on_between:
+                    listener(evidence.token, parties - {evidence.owner.id})
+            elif self._rows.is_for_all(node):
+                is_for_all = True
+                self._share(evidence.token)
+        return is_for_all
+
+    def _is_name(self, key: str, node: Node, child: Child) -> bool:
+        """Whether a key that is a principal's id is there for that: no small number that counts things."""
+        return Knowledge.is_strong(key, "") or self._is_by_user(node, child)
+
     def met_again(self, node: Node, child: Child) -> None:
         """Take note that a second way leads to an object: under the key of another principal it is no longer the first one's own."""
         ids = {key for key in self._keys(node, child) if key in self._know.ids}
@@ -369,6 +379,19 @@ class Residue:
         for token, owner in self._keyed.get(id(child.value), ()):
             if owner not in ids:
                 self._share(token)
+        self._tell_all_keyed(node, child)
+
+    def _tell_all_keyed(self, node: Node, child: Child) -> None:
+        """Tell of what an object holds under a principal's key, where another way, that names nobody, was shorter: an alias in a cache."""
+        layout = self._layouts.of(child.value)
+        inner = Node(child.value, layout, node, "", child.key, node.depth + 1)
+        inner.holds = list(children(child.value, layout))
+        inner.is_varying = True
+        for part in inner.holds:
+            text = plain(part.value) if is_leaf(part.value) else ""
+            # What somebody said has an owner; one list under the keys of all does not make it theirs.
+            if len(text) >= 8 and not any(map(self.was_said, self._know.tokens(text))):
+                self._tell_keyed(inner, part, text)
 
     def _share(self, token: str) -> None:
         for listener in self.on_shared:
@@ -449,27 +472,9 @@ class Residue:
         if holding is None:
             if len(place.holdings) >= HOLDINGS_LIMIT:
                 return None
-            fields = self._identity_fields(node) if node is not None else {}
+            fields = self._rows.fields_of(node) if node is not None else {}
             holding = place.holdings[evidence.owner.id] = Holding(evidence.owner, evidence.token, fields)
         return holding
-
-    def _identity_fields(self, node: Node) -> dict[str, str]:
-        """Return the fields of the row around a value that say whose it is, also those of an object that stands for an author."""
-        fields: dict[str, str] = {}
-        at: Node | None = node
-        inner: object = None
-        while at is not None and at.varies:
-            for child in at.holds:
-                if type(child.key) is not str or not _IDENTITY_NAME.search(child.key):
-                    continue
-                if is_leaf(child.value):
-                    fields.setdefault(child.key, plain(child.value)[:80])
-                elif child.value is not inner and (layout := self._layouts.of(child.value)).kind in ("dict", "instance"):
-                    for part in islice(children(child.value, layout), FIELDS_OF_AUTHOR):
-                        if type(part.key) is str and _NAMING_NAME.fullmatch(part.key) and is_leaf(part.value):
-                            fields.setdefault(f"{child.key}.{part.key}", plain(part.value)[:80])
-            inner, at = at.value, at.parent
-        return fields
 
     def mixed(self, place: Place, is_slot: bool) -> tuple[Holding, Holding] | None:
         """Return the first two principals whose settled values share a place although nothing there tells them apart."""
@@ -478,7 +483,7 @@ class Residue:
             for second in settled[at + 1 :]:
                 if first.principal.is_synthetic != second.principal.is_synthetic:
                     continue
-                if not is_slot and _told_apart(first, second):
+                if not is_slot and told_apart(first.fields, second.fields):
                     continue
                 if self._know.shares is not None and any(self._know.shares(first.principal, second.principal, key) for key in place.keys):
                     continue
@@ -490,11 +495,3 @@ def is_field(child: Child, varies: bool, is_table: bool) -> bool:
     """Whether a child is one field that is written over, given whether its holder varies and is a table."""
     # Defaults of functions are written in the code and never change.
     return not varies and child.step in ("name", "attribute", "cell", "key") and not (child.step == "key" and is_table)
-
-
-def _told_apart(first: Holding, second: Holding) -> bool:
-    return any(first.fields[name] != second.fields[name] for name in first.fields.keys() & second.fields.keys())
-
-
-def _words(text: str) -> set[str]:
-    return {*_WORDS.findall(text), *_PARTS.findall(text)}

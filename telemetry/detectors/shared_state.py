@@ -11,9 +11,9 @@ knows the place, the crossing is the business of the detectors of answers); valu
 or UUIDs; what is taken away again before the request ends; state inside of frameworks and drivers, in compiled containers
 and in other processes; values that nobody is known to own and that come back in no field; entries beyond the newest 96 of a
 container and 7 steps from a root.
-Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows
-that name their owner, values that several principals know (public ones), whatever is gone when its request is, fields that
-nothing in the application's code reads (`readers.py`).
+Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows that name
+him (`rows.py`) or are marked as public, statistics of who came last, values that several principals know (public ones), whatever is
+gone when its request is, fields that nothing in the application's code reads (`readers.py`).
 Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; of up to 60,000
 and 4 % in all in a service of hundreds of modules, 5 % while a suspicion waits (`walk_pace.py`); the first requests of a process
 are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, about 1 us for each field under watch.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
+    from isolation_monitor.telemetry.detectors.ownership import Origin
     from isolation_monitor.telemetry.detectors.suspicion import Suspicion
     from isolation_monitor.telemetry.principals import Scope
 
@@ -32,9 +33,22 @@ def endpoint_of(request: RequestContext, scope: Scope | None) -> object:
 def spoken_to(suspicion: Suspicion) -> object | None:
     """Return the endpoint that took what a suspicion is about from its owner; None for what nobody said, and where no router tells."""
     source = suspicion.entry.origin.request
-    if suspicion.entry.how != "ingress" or source is None or source.connection is not None:
+    return None if suspicion.entry.how != "ingress" or source is None else _endpoint_used(source)
+
+
+def place_of(origin: Origin) -> object | None:
+    """Return what stands for where a request went: its endpoint, and without a router its path; None for a connection's messages."""
+    source = origin.request
+    if source is None or source.connection is not None:
         return None
-    endpoint = source.served.endpoint if source.scope is None and source.served is not None else (source.scope or {}).get("endpoint")
+    return _endpoint_used(source) or getattr(source.ingress, "path", None)
+
+
+def _endpoint_used(request: RequestContext) -> int | None:
+    """Return the identity of the endpoint that served a request which may be over; None where no router tells, and for messages."""
+    if request.connection is not None:
+        return None
+    endpoint = request.served.endpoint if request.scope is None and request.served is not None else (request.scope or {}).get("endpoint")
     return id(endpoint) if endpoint is not None else None
 
 
@@ -63,6 +77,11 @@ def surroundings(text: str, token: str, owner: str) -> tuple[bool, bool]:
 def item_around(text: str, token: str) -> str | None:
     """Return the item of a JSON list, or the object with a list of values, that a token stands in; None outside of lists."""
     return _objects_around(text, text.find(token))[1]
+
+
+def object_around(text: str, token: str) -> str | None:
+    """Return the innermost object of a JSON text that a token stands in; None outside of objects."""
+    return _objects_around(text, text.find(token))[0]
 
 
 def _objects_around(text: str, at: int) -> tuple[str | None, str | None]:

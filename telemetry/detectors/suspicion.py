@@ -90,7 +90,10 @@ class Moving:
 class Suspicion:
     """A foreign value on its way to a principal."""
 
-    __slots__ = ("at", "entry", "grade", "is_reported", "owner", "principal", "receivers", "request", "sockets", "token", "where")
+    __slots__ = (
+        "at", "entry", "grade", "has_handle", "is_reported", "is_settled", "owner", "principal", "receivers", "request", "signed",
+        "sockets", "token", "where",
+    )  # fmt: skip
 
     def __init__(
         self, request: RequestContext, principal: Principal, token: str, entry: Entry, where: str, *,
@@ -110,6 +113,12 @@ class Suspicion:
         self.sockets: set[int] = set()
         """Connections, and answers that are streams, by the serial number of each."""
         self.is_reported = False
+        self.is_settled = False
+        """Judged after a wait."""
+        self.has_handle = False
+        """Whether it is listed with a handle of its own (`consent.py`)."""
+        self.signed: list[str] = []
+        """The names that a frame is signed with (`authors.py`)."""
 
     @property
     def is_explained(self) -> bool:

@@ -307,6 +307,14 @@ async def home(user: str = Depends(me)):
     ROWS[len(ROWS)] = {"user_id": user, "body": {"text": SECRET[user]}}
     return {}
 """,
+    "rows whose records name their owner": """
+DOCUMENTS = []
+
+@app.get("/")
+async def home(user: str = Depends(me)):
+    DOCUMENTS.append(({"my", "code", SECRET[user]}, "my code " + SECRET[user], {"user": user}))
+    return {}
+""",
     "rows that name their conversation": """
 MESSAGES = []
 

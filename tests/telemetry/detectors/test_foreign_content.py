@@ -23,6 +23,7 @@ PRIVATE = {user: f"tok{number}f9a{number}c77e{number}" for number, user in enume
 
 
 def found(monitor: IsolationMonitor) -> list[Violation]:
+    monitor.detection.settle()
     return [violation for violation in monitor.violations() if violation.kind == names.FOREIGN_CONTENT]
 
 
@@ -238,10 +239,33 @@ async def shown_to_ben_what_memory_keeps_for_ana(monitor: IsolationMonitor) -> N
 
 async def test_memory_kept_under_a_users_id_tells_whose_a_value_is(monitor: IsolationMonitor) -> None:
     await shown_to_ben_what_memory_keeps_for_ana(monitor)
-    assert found(monitor) == [], "it may have been handed over since the latest walk"
+    assert monitor.violations() == [], "it may have been handed over since the latest walk"
     monitor.detection.shared_state.look_now()
 
     assert len(found(monitor)) == 1
+
+
+class Mailer:
+    settings: dict[str, str] | None = None
+
+
+async def test_what_memory_keeps_under_an_id_is_known_where_an_alias_is_nearer(monitor: IsolationMonitor) -> None:
+    """The first user's row of a table, kept as everybody's: a walk comes to it without passing the table."""
+    app = FastAPI()
+    rows = {user: {"host": "mail.example.org", "password": PRIVATE[user]} for user in USERS}
+    app.state.mailer, app.state.rows = Mailer(), rows
+
+    @app.get("/settings")
+    async def settings(request: Request) -> dict[str, str]:
+        mailer: Mailer = app.state.mailer
+        mailer.settings = mailer.settings or rows[user_of(request.scope) or ""]
+        return mailer.settings
+
+    await answers(Client(monitor.instrument(app)), USERS, "/settings", 3)
+    monitor.detection.shared_state.look_now()
+    await answers(Client(monitor.instrument(app)), USERS, "/settings", 1)
+
+    assert found(monitor)
 
 
 async def test_what_waits_for_a_walk_is_reported_when_the_monitor_closes(monitor: IsolationMonitor) -> None:

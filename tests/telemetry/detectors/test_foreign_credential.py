@@ -96,6 +96,19 @@ def test_a_session_cookie_that_came_in_is_recognised_as_a_bearer_token(service: 
     assert len(service.found) == 1
 
 
+def test_a_session_that_a_login_with_the_users_own_token_in_its_body_gave_is_his(service: Service) -> None:
+    """One client for all, whose cookie jar holds the session of whoever logged in last."""
+    for user, session in (("alice", "a1b2c3d4e5f6a7b8"), ("bob", "b1c2d3e4f5a6b7c8")):
+        request = service.request(user, authorization=f"Bearer {user}-0f9a3c77e21")
+        body = json.dumps({"token": f"{user}-0f9a3c77e21"}).encode()
+        service.call(request, "/login", method="POST", body=body, sets=(f"sid={session}; Path=/",), answer={"ok": True})
+    alice = service.request("alice", authorization="Bearer alice-0f9a3c77e21")
+
+    service.call(alice, "/account", sends={"Cookie": "sid=b1c2d3e4f5a6b7c8"}, answer={"balance": 12})
+
+    assert len(service.found) == 1
+
+
 def test_users_who_pass_on_their_own_tokens_are_silent(service: Service) -> None:
     for _ in range(5):
         for user in ("alice", "bob", "carol"):

@@ -53,6 +53,7 @@ class Signed:
         await asyncio.sleep(0)
 
     def found(self) -> list[str]:
+        self._monitor.detection.settle()
         return [violation.summary for violation in self._monitor.violations() if violation.grade != "hygiene"]
 
 

@@ -31,6 +31,9 @@ class KnownSecrets:
         self._monitor = monitor
         self._by_token = {token: user for user, token in SECRETS.items()}
 
+    def proves_identity(self, token: str) -> bool:
+        return False
+
     def is_credential(self, token: str) -> bool:
         return False
 
@@ -254,6 +257,9 @@ async def test_what_lies_under_a_users_key_tells_whose_it_is(monitor, client, wa
 
 
 class _Nobody:
+    def proves_identity(self, token: str) -> bool:
+        return False
+
     def is_credential(self, token: str) -> bool:
         return False
 
