@@ -96,6 +96,7 @@ class IsolationMonitor:
             settings.settle_s,
             settings.stuck_after_s,
             Spans(settings.run_spans),
+            settings.remembered_limit,
         )
         self.flags = Flags(settings, self.ledger, self.housekeeper)
         self.frames = Frames(

@@ -29,6 +29,7 @@ DEFAULT_EXCLUDE: Final = ("/healthz", "/readyz", "/livez", "/health", "/favicon.
 PREFIX: Final = "ISOLATION_"
 HIGHEST_PORT: Final = 65_535
 SERVICE_LIMIT: Final = 100
+REMEMBERED_AT_LEAST: Final = 1_000
 """Characters of a service's name in a batch of records (docs/records.md)."""
 
 
@@ -131,7 +132,8 @@ class Settings:
     body_limit_bytes: int = _setting(262_144, "Largest body or frame that is read for identity fields; a larger one is counted as skipped.")
     remembered_limit: int = _setting(
         100_000,
-        "Private values whose owner this process remembers, and as many ids of runs; beyond it the oldest go. About 0.5 kB each.",
+        "Private values whose owner this process remembers, as many ids of runs, and at most 10,000 ended runs; beyond it the oldest go. "
+        "0.3 to 1 kB each, a run 3. At least 1,000.",
     )
     delivery_events: int = _setting(
         1_000, "Events kept per user until they are acknowledged, on connections that ask for the envelope; beyond it the oldest goes."
@@ -373,6 +375,8 @@ def _coerce(name: str, value: Any, where: str) -> Any:
             raise SettingsError(f"{where} is not {kind}") from None
         if not 0 <= number < float("inf"):
             raise SettingsError(f"{where} is out of range: use a number of 0 or more")
+        if name == "remembered_limit" and number < REMEMBERED_AT_LEAST:
+            raise SettingsError(f"{where} would forget what is in use: use {REMEMBERED_AT_LEAST} or more")
         return number
     if not isinstance(value, str):
         raise SettingsError(f"{where} is not text: write it as a string")

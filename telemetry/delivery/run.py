@@ -195,9 +195,11 @@ class Runs:
         settle_s: float,
         stuck_after_s: float,
         spans: Spans,
+        remembered: int = REMEMBERED_RUNS,
     ) -> None:
-        """`has_open(principal)` tells whether a user has an open connection."""
+        """`has_open(principal)` tells whether a user has an open connection; `remembered` runs are known at most."""
         self.events = events
+        self._remembered = min(remembered, REMEMBERED_RUNS)
         self.known: OrderedDict[str, Run] = OrderedDict()
         self.open: dict[str, Run] = {}
         self._ledger = ledger
@@ -236,7 +238,7 @@ class Runs:
         run = Run(self, id, owner or (request.principal if request else None), request)
         self.open[id] = run
         self.known[id] = run
-        while len(self.known) > REMEMBERED_RUNS:
+        while len(self.known) > self._remembered:
             self.known.popitem(last=False)
         if request is not None:
             request.open_runs += 1

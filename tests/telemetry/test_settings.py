@@ -39,6 +39,7 @@ def test_argument_beats_environment_beats_pyproject_beats_default(tmp_path: Path
         ({"ISOLATION_HEALTH_PORT": "80801"}, "health_port=80801 is no port"),
         ({"ISOLATION_HEALTH_PORT": "9000", "ISOLATION_METRICS_PORT": "9000"}, "health_port=9000 is metrics_port as well"),
         ({"ISOLATION_CLEANUP_LIMIT_S": "0"}, "cleanup_limit_s=0 leaves no time at all"),
+        ({"ISOLATION_REMEMBERED_LIMIT": "10"}, "REMEMBERED_LIMIT='10' would forget what is in use: use 1000 or more"),
         ({"ISOLATION_SERVICE": "x" * 101}, "has 101 characters, a collector takes 100"),
         (HTTPS | {"ISOLATION_COLLECTOR_CA_FILE": "/does/not/exist"}, "collector_ca_file='/does/not/exist' cannot be used"),
         (HTTPS | {"ISOLATION_COLLECTOR_CA_FILE": __file__}, "name a readable file with certificates in PEM"),

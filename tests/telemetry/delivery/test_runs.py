@@ -198,3 +198,18 @@ async def test_a_run_whose_events_never_leave_has_no_first_event(monitor, sample
         pass
 
     assert samples(monitor, "isolation_run_time_to_first_event_seconds_count") == 0
+
+
+def test_ended_runs_are_remembered_up_to_the_setting_and_hold_little(make_monitor) -> None:
+    monitor = make_monitor(remembered_limit=1_000)
+
+    for n in range(1_200):
+        with monitor.run(f"run-{n}") as run:
+            run.emit("agent_started")
+            run.emit("agent_completed")
+
+    assert len(monitor.runs.known) == 1_000
+    assert "run-1199" in monitor.runs.known
+    assert "run-0" not in monitor.runs.known
+    latest = monitor.runs.known["run-1199"]
+    assert (latest.stack, latest.course) == ((), [])
