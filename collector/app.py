@@ -134,7 +134,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
     intake = Intake(settings.ingest_bytes)
     metrics.watch_intake(lambda: intake.held_bytes)
-    record_writer = RecordWriter(database, intake, runtime.harm.give, lambda stored: pager.give(stored.violated, stored.raised))
+    record_writer = RecordWriter(database, intake, runtime.harm.give, pager.give)
 
     ci_service = CiService(database, clock)
     suite_watch = SuiteWatch(ci_service, clock, metrics.ci.show)

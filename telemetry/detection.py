@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.settings import Settings
 
 
+LAST_LOOK_S: Final = 1.0
+"""How long memory is walked through for what waits, when the process ends."""
 UNFOLLOWED_STORES: Final = ("pymongo", "cassandra", "neo4j", "clickhouse_connect", "aerospike", "couchbase")
 """Clients of databases whose reads nobody follows: in a process with one, no request is known not to have read a value there."""
 UNFOLLOWED: Final = (*UNFOLLOWED_STORES, "pymysql", "MySQLdb", "aiomysql", "asyncmy", "mysql.connector", "oracledb", "pyodbc", "duckdb")
@@ -79,6 +83,8 @@ class Detection:
         self.switches = ledger.switches = Switches(settings.detectors)
         self.stores = Stores()
         ledger.about = About(settings, self.switches)
+        self._pid: int | None = None
+        """The process whose requests it judges, once it serves: one that is forked off has none of these to judge."""
         self.kit = Kit(
             reporter=ledger,
             registry=ledger.registry,
@@ -183,9 +189,28 @@ class Detection:
 
     def settle(self) -> None:
         """Judge at once, on the calling thread, what waits for a walk through memory: at the end of a test or a process."""
-        if self.foreign_content.is_waiting:
-            self.shared_state.look_now()
+        if not self.foreign_content.is_waiting or self._pid not in (None, os.getpid()):
+            return
+        try:
+            self.shared_state.look_now(time.perf_counter() + LAST_LOOK_S)
+        except Exception as error:
+            self.ledger.check_failed(names.FOREIGN_CONTENT, "detector", error)
+        finally:
             self.foreign_content.walked(time.monotonic())
+
+    def serving(self) -> None:
+        """Judge what waits when the process ends, before its records are sent off: called after those begin to be."""
+        self._pid = os.getpid()
+        atexit.unregister(self.settle)
+        atexit.register(self.settle)
+
+    def close(self) -> None:
+        """Judge what waits, now or never."""
+        atexit.unregister(self.settle)
+        try:
+            self.settle()
+        except Exception as error:
+            self.ledger.check_failed(names.FOREIGN_CONTENT, "detector", error)
 
     def tick(self) -> None:
         """Once a second: allow new looks, and say how many requests went without."""

@@ -425,6 +425,7 @@ class IsolationMonitor:
         self.integrations.serving()
         self.housekeeper.start()
         self.outbox.start()
+        self.detection.serving()
         self.loop = asyncio._get_running_loop()
         self.power.serving(self.loop)
         self.lifecycle.serving(self.loop)
@@ -438,8 +439,7 @@ class IsolationMonitor:
 
     def close(self) -> None:
         """Stop the background threads, send what is left (at most 2 s) and take the hooks off."""
-        # What waits for another walk through memory gets it now, or none.
-        self.detection.settle()
+        self.detection.close()
         self.uninstrument()
         self.lifecycle.detach()
         self.delivery.close()

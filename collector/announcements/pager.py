@@ -95,10 +95,11 @@ class Pager:
                     await self._given.wait()
             self._given.clear()
             try:
+                # What is new must not wait for a store that cannot look back.
+                wait_s = await whole(self.tell())
                 if is_new:
                     await whole(self.find_again())
-                    is_new = False
-                wait_s = await whole(self.tell())
+                    is_new, wait_s = False, 0.0
                 failures = 0
             except Exception as error:
                 self._complain(error)

@@ -156,6 +156,9 @@ class Stored:
     accepted: int
     duplicate: int
     refused: tuple[Rejection, ...] = ()
+    has_new_violations: bool = False
+    risen: tuple[str, ...] = ()
+    """Violations whose escalation had come before them."""
 
 
 def amended(grade_sent: str, amendments: Iterable[Amendment]) -> tuple[str, datetime | None]:

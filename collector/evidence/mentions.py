@@ -25,7 +25,7 @@ MENTIONED: Final = ("principal", "run_id", "request_id")
 _HOUR: Final = timedelta(hours=1)
 _STEPS: Final = (6, 48, 240)
 """Hours that are looked up at once, and ever more of them while the page is not full."""
-_ALL: Final = ", ".join(f"violations.{side} ->> '{name}'" for name in MENTIONED for side in SIDES)
+_ALL: Final = ", ".join(f"left(violations.{side} ->> '{name}', 200)" for name in MENTIONED for side in SIDES)
 _BY_INDEX: Final = f"array_remove(ARRAY[{_ALL}], NULL) @> CAST(:mentioned AS text[])"
 
 

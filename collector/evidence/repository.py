@@ -72,6 +72,7 @@ class EvidenceRepository:
             await serialize_amendments(self._connection, exclusive=any(AMENDMENTS in one.rows for one in deliveries))
         accepted = [0] * len(deliveries)
         amended_ids: set[str] = set()
+        new_violations: dict[str, int] = {}
         for table in TABLES:
             # The first of each id, and whose it is.
             rows: dict[str, tuple[int, Values]] = {}
@@ -85,16 +86,21 @@ class EvidenceRepository:
                 accepted[rows[record_id][0]] += 1
             if table is VIOLATIONS:
                 amended_ids |= new
+                new_violations = {record_id: rows[record_id][0] for record_id in new}
             elif table is AMENDMENTS:
                 amended_ids.update(rows[record_id][1][1] for record_id in new)
-        await self._amend(amended_ids)
+        risen = [record_id for record_id in sorted(await self._amend(amended_ids)) if record_id in new_violations]
         # In the order of their workers: two transactions must not come to two of them in opposite orders.
         statements = [(statement, origin, place) for place, one in enumerate(deliveries) for statement, origin in one.statements]
         for statement, origin, place in sorted(statements, key=lambda each: (each[1].service, each[1].instance)):
             accepted[place] += await self._replace(statement, origin)
         if statements:
             await self._forget_silent(max(origin.received_at for _, origin, _ in statements))
-        return [Stored(number, len(one) - number) for number, one in zip(accepted, deliveries, strict=True)]
+        with_new = set(new_violations.values())
+        return [
+            Stored(number, len(one) - number, (), place in with_new, tuple(each for each in risen if new_violations[each] == place))
+            for place, (number, one) in enumerate(zip(accepted, deliveries, strict=True))
+        ]
 
     async def _insert(self, table: Table, rows: list[Values]) -> set[str]:
         """Insert `rows`, none of them twice, and return the ids that were new."""
@@ -130,10 +136,11 @@ class EvidenceRepository:
         gone = select(row.service, row.instance).where(is_gone).with_for_update(skip_locked=True)
         await self._connection.execute(delete(row).where(tuple_(row.service, row.instance).in_(gone)))
 
-    async def _amend(self, ids: set[str]) -> None:
-        """Bring violations up to date with all that was ever said of them. Of most, nothing was."""
+    async def _amend(self, ids: set[str]) -> set[str]:
+        """Bring violations up to date with all that was ever said of them, and return those that rose. Of most, nothing was."""
+        risen: set[str] = set()
         if not ids:
-            return
+            return risen
         some, given = "IN (SELECT value FROM json_each(?))", dumps(sorted(ids))
         if self._connection.dialect.name == "postgresql":
             # The text of an array of strings is read as JSON there, too.
@@ -162,6 +169,9 @@ class EvidenceRepository:
                 grade, retracted_at = amended(grade_sent, by_violation[violation_id, service])
                 this = update(ViolationRow).where(ViolationRow.id == violation_id, ViolationRow.day == day)
                 await self._connection.execute(this.values(grade=grade, retracted_at=retracted_at))
+                if grade != grade_sent:
+                    risen.add(violation_id)
+        return risen
 
     async def violations(self, query: ViolationQuery) -> list[Violation]:
         """Return at most `query.limit` violations, newest first, ties by id."""

@@ -73,13 +73,17 @@ class RollupService:
         for span in await self._due(first, now):
             if self._is_ending:
                 break
-            done += await self._do(span)
+            try:
+                done += await self._do(span)
+            except StoreUnavailable as error:
+                # One that is too much for the store must not keep all others, nor what is to be forgotten.
+                self._complain(error)
         async with self._database.writing() as connection:
             repository = RollupRepository(connection)
             await repository.forget_marks_before(first)
             await repository.forget_stale_days()
         if self._database.dialect == "sqlite":
-            await self._forget_mentions_before(hour_number(first))
+            await self._forget_mentions_of_nothing(first)
         return done
 
     async def _due(self, first: datetime, now: datetime) -> list[Span]:
@@ -160,13 +164,15 @@ class RollupService:
             async with self._database.writing() as connection:
                 gone = await RollupRepository(connection).forget_mentions(hour)
 
-    async def _forget_mentions_before(self, hour: int) -> None:
-        while not self._is_ending:
-            async with self._database.reading() as connection:
-                oldest = await RollupRepository(connection).oldest_mentioned()
-            if oldest is None or oldest >= hour:
-                return
-            await self._forget_mentions(oldest)
+    async def _forget_mentions_of_nothing(self, first: datetime) -> None:
+        """Drop the index of hours whose violations are gone: they are too old, or went to make room."""
+        async with self._database.reading(_READ_S) as connection:
+            repository = RollupRepository(connection)
+            there = {hour_number(hour) for hour in await repository.hours_with_violations(first, self._clock())}
+            gone = [hour for hour in await repository.mentioned_hours() if hour not in there]
+        for hour in gone:
+            if not self._is_ending:
+                await self._forget_mentions(hour)
 
     def _end(self) -> None:
         self._is_ending = True

@@ -44,6 +44,12 @@ _MENTION: Final = text(
     "WHERE typeof(value) = 'text' AND length(value) <= 200 ORDER BY value, at"
 )
 
+_MENTIONED_HOURS: Final = text(
+    "WITH RECURSIVE there(hour) AS (SELECT min(hour) FROM violation_mentions UNION ALL "
+    "SELECT (SELECT min(m.hour) FROM violation_mentions m WHERE m.hour > there.hour) FROM there WHERE there.hour IS NOT NULL) "
+    "SELECT hour FROM there WHERE hour IS NOT NULL"
+)
+
 Key = tuple[Any, ...]  # Any: values of the columns in _KEY
 Packed = tuple[bytes, bytes, int, bool]
 """Principals and runs as `Distinct` packs them, the most that were active, and whether there may be more."""
@@ -178,8 +184,9 @@ class RollupRepository:
             return None
         return (await self._connection.execute(there.where(row.time > last).limit(1))).scalar_one_or_none()
 
-    async def oldest_mentioned(self) -> int | None:
-        return (await self._connection.execute(select(func.min(MentionRow.hour)))).scalar_one()
+    async def mentioned_hours(self) -> list[int]:
+        """Return every hour of the index: one seek each."""
+        return [hour for (hour,) in await self._connection.execute(_MENTIONED_HOURS)]
 
     async def forget_mentions(self, hour: int) -> int:
         """Delete some thousand mentions of an hour, and return how many: 0 when there are none left."""

@@ -118,6 +118,8 @@ class _Found:
             self._pieces.append(piece)
             # Of a piece that the range cuts nobody knows how much lies within.
             is_cut = (self._since is not None and piece.since < self._since) or (self._until is not None and piece.until > self._until)
+            # Of the one with the row before, that row is on no page to come, nor are those beside it.
+            is_cut = is_cut or (self._query.after is not None and piece.since <= self._query.after[0] < piece.until)
             self._records += 0 if is_cut else piece.records
 
     def window(self) -> Window | None:

@@ -22,6 +22,7 @@ from isolation_monitor.collector.evidence.domain import Batch, Rejection, Stored
 from isolation_monitor.collector.evidence.intake import Held, Intake
 from isolation_monitor.collector.evidence.repository import EvidenceRepository
 from isolation_monitor.collector.evidence.rows import Delivery, delivery
+from isolation_monitor.collector.new_violations import NewViolations
 from isolation_monitor.collector.problems import Unavailable
 from isolation_monitor.collector.storage.database import Database, RefusedByStore, StoreUnavailable
 
@@ -44,7 +45,11 @@ class RecordWriter:
     """Built once for a process. `start()` it in its event loop, `await close()` it."""
 
     def __init__(
-        self, database: Database, intake: Intake, on_harm: Callable[[str], None], on_violations: Callable[[Delivery], None] | None = None
+        self,
+        database: Database,
+        intake: Intake,
+        on_harm: Callable[[str], None],
+        on_violations: Callable[[Sequence[NewViolations], Sequence[str]], None] | None = None,
     ) -> None:
         """`on_harm` is told the service of each stored delivery that may be harm, `on_violations` each that has something new to page for.
 
@@ -156,7 +161,13 @@ class RecordWriter:
                 parts += await self._store([half])
             except RefusedByStore as again:
                 parts.append(await self._taken_of(half, again))
-        return Stored(sum(p.accepted for p in parts), sum(p.duplicate for p in parts), tuple(r for p in parts for r in p.refused))
+        return Stored(
+            sum(p.accepted for p in parts),
+            sum(p.duplicate for p in parts),
+            tuple(r for p in parts for r in p.refused),
+            any(p.has_new_violations for p in parts),
+            tuple(r for p in parts for r in p.risen),
+        )
 
     async def _store(self, deliveries: Sequence[Delivery]) -> list[Stored]:
         for tries_left in reversed(range(_TRIES)):
@@ -172,8 +183,10 @@ class RecordWriter:
         for service in one.delivery.harmed:
             self._on_harm(service)
         # What was stored before was paged for before.
-        if self._on_violations is not None and stored.accepted and (one.delivery.violated or one.delivery.raised):
-            self._on_violations(one.delivery)
+        violated = one.delivery.violated if stored.has_new_violations else []
+        raised = [*one.delivery.raised, *stored.risen] if stored.accepted else []
+        if self._on_violations is not None and (violated or raised):
+            self._on_violations(violated, raised)
         if not one.stored.done():
             one.stored.set_result(stored)
 

@@ -113,11 +113,12 @@ def still_hanging(hangs: Iterable[LifecycleRecord], later: Iterable[LifecycleRec
 
     `hangs` are the newest first; `later` is all that may have been told of the end of their start-ups.
     """
-    over = {one.instance: one.time for one in sorted(later, key=lambda one: one.time) if one.state != "hanging"}
-    found: dict[tuple[str, str], LifecycleRecord] = {}
+    over = {(one.service, one.instance): one.time for one in sorted(later, key=lambda one: one.time) if one.state != "hanging"}
+    found: dict[tuple[str, str, str], LifecycleRecord] = {}
     for one in hangs:
-        if one.instance not in over or over[one.instance] < one.time:
-            found.setdefault((one.instance, one.phase), one)
+        process = (one.service, one.instance)
+        if process not in over or over[process] < one.time:
+            found.setdefault((*process, one.phase), one)
     return list(found.values())
 
 

@@ -71,6 +71,9 @@ class Database:
         """
         with translated():
             async with self._reader.connect() as connection:
+                if self.dialect == "postgresql":
+                    # As SQLite's: what one statement says holds for the next one, such as which days are summed up.
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
                 await self._limit_time(connection, timeout_s)
                 try:
                     yield connection

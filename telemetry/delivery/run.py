@@ -45,6 +45,7 @@ class Run:
     """One run; made by `monitor.run(...)`, used as a `with` or `async with` block."""
 
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_leave",
         "_runs",

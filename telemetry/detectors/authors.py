@@ -18,6 +18,8 @@ FIELDS_LIMIT: Final = 2_000
 VALUES_LIMIT: Final = 200
 """Values remembered of one field; with more, the first ones decide."""
 PAIRS_LIMIT: Final = 16
+ITEM_LIMIT: Final = 4_000
+"""Characters of an item that one author wrote: a longer one is a list of many, and reading it for each value in it takes seconds."""
 NAMES_KNOWN_LIMIT: Final = 5_000
 NAME_LENGTH: Final = 3
 """Characters of a name at least: initials are several people's."""
@@ -80,7 +82,7 @@ class Authors:
     def learn(self, endpoint: object, text: str, token: str, owner: str) -> None:
         """Note an item of a list whose owner is known by the token in it."""
         item = item_around(text, token)
-        if item is None:
+        if item is None or len(item) > ITEM_LIMIT:
             return
         for name, value in _pairs(item, token):
             if _AUTHOR_NAME.fullmatch(name):
@@ -96,7 +98,7 @@ class Authors:
     def name(self, endpoint: object, text: str, token: str, owner: str) -> bool:
         """Return whether the item of a list that holds a token names its owner, by what was learned."""
         item = item_around(text, token)
-        if item is None:
+        if item is None or len(item) > ITEM_LIMIT:
             return False
         for name, value in _pairs(item, token):
             field = self._fields.get((endpoint, name))
@@ -113,13 +115,17 @@ class Authors:
     def sign(self, around: str, owner: str) -> bool:
         """Return whether an object shows the name by which all know a principal."""
         known = self._known_as
-        return bool(known) and any(known.get(text) == owner for _, text, _ in _PAIR.findall(around)[:PAIRS_LIMIT] if text)
+        return bool(known) and any(
+            known.get(text) == owner for name, text, _ in _PAIR.findall(around)[:PAIRS_LIMIT] if text and _AUTHOR_NAME.fullmatch(name)
+        )
 
 
 def names_in(text: str, token: str) -> list[str]:
     """Return the names of authors that the object in which a token stands is signed with."""
     around = object_around(text, token)
-    return [value for name, value in _pairs(around, token) if _AUTHOR_NAME.fullmatch(name)] if around is not None else []
+    if around is None or len(around) > ITEM_LIMIT:
+        return []
+    return [value for name, value in _pairs(around, token) if _AUTHOR_NAME.fullmatch(name)]
 
 
 def _pairs(item: str, token: str) -> list[tuple[str, str]]:

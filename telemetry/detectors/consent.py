@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
 from isolation_monitor.telemetry.detectors.surroundings import headers_name, item_around, object_around, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import SAID
@@ -95,22 +96,19 @@ class Consent:
         entry, principal = suspicion.entry, suspicion.principal
         if entry.how not in SAID:
             return False
-        return (
-            self._ownership.has_named(principal, suspicion.token)
-            or self._ownership.has_named_any_of(principal, entry.origin.request)
-            or (suspicion.has_handle and self._ownership.is_offered(entry.origin))
-        )
+        # Naming now what came with the value proves nothing: whoever was shown somebody else's message answers to it.
+        return self._ownership.has_named(principal, suspicion.token) or (suspicion.has_handle and self._ownership.is_offered(entry.origin))
 
     def _is_signed(self, suspicion: Suspicion, text: str) -> bool:
         """Whether what a user said stands beside the name by which all know him."""
         around = object_around(text, suspicion.token)
-        return around is not None and self._authors.sign(around, suspicion.owner.id)
+        return around is not None and len(around) <= ITEM_LIMIT and self._authors.sign(around, suspicion.owner.id)
 
     def _is_offered(self, suspicion: Suspicion, text: str) -> bool:
         """Whether it is listed with a handle that came of the same request, as an offer is, and others take up such handles."""
         origin = suspicion.entry.origin
         item = item_around(text, suspicion.token) if origin.request is not None else None
-        if item is None:
+        if item is None or len(item) > ITEM_LIMIT:
             return False
         for token in tokens_of(item):
             handle = self._ownership.get(token) if token != suspicion.token else None

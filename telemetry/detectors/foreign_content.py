@@ -41,6 +41,7 @@ from isolation_monitor.telemetry.detectors.relations import Relations
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, spoken_to, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Moving, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in
+from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import look_up_tokens, phrases_of, tokens_of, words_of
 from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
 
@@ -85,6 +86,8 @@ class ForeignContent:
         """By endpoint and id of who has not been seen there yet; with the endpoint that the suspicion is of."""
         self._unconfirmed = Unconfirmed()
         self._moving = Moving()
+        self._shown: dict[tuple[str, str], None] = {}
+        """Ids of receivers with the values that they were shown and that are still to be judged."""
         self.look_again: Callable[[], bool] = lambda: False
         self._broadcasts = Broadcasts(kit, self._suspect_frame, self._authors)
         self._addressing = Addressing(self.ownership)
@@ -147,6 +150,9 @@ class ForeignContent:
         known = self._kit.principals.known
         # The id of another user is how he is spoken of, not what its first speaker alone would know.
         said = [token for token in tokens if (named := known(token)) is None or named is principal]
+        if self._shown:
+            # Whoever was just shown another's message answers to it: that is no proof that it was for him.
+            said = [token for token in said if (principal.id, token) not in self._shown]
         if said:
             self.ownership.came_in(Origin(request, principal, ingress), said)
 
@@ -337,9 +343,14 @@ class ForeignContent:
         return self._report_between_peers(suspicion, endpoint)
 
     def _suspect_frame(self, suspicion: Suspicion) -> None:
-        """Report what went to a stranger's socket and was no broadcast. Whom else the endpoint serves says nothing of a push."""
-        if not self._waits_for_walk(suspicion, _PUSHED):
-            self._report(suspicion)
+        """Report what went to a stranger's socket and was no broadcast. Whom else the endpoint serves says nothing of a push.
+
+        But what a job makes after its request is over may be for those who look on: they are told at a socket that its user has not.
+        """
+        made_by = suspicion.entry.origin.request if suspicion.entry.how == "made" else None
+        place = endpoint_of(suspicion.request, None) if made_by is not None and made_by.finished else _PUSHED
+        if not self._waits_for_walk(suspicion, place):
+            self._report(suspicion) if place is _PUSHED else self._report_between_peers(suspicion, place)
 
     def _waits_for_walk(self, suspicion: Suspicion, endpoint: object) -> bool:
         """Put off what memory may explain, until a walk has looked for it once more; return whether that was done.
@@ -352,6 +363,8 @@ class ForeignContent:
         if not self._moving.hold(suspicion, endpoint):
             self._reporter.skipped(names.FOREIGN_CONTENT)
             return True
+        self._shown[suspicion.principal.id, suspicion.token] = None
+        forget_oldest(self._shown, PENDING_LIMIT, 0.1)
         if not self.look_again():
             self.walked(time.monotonic())
         elif is_said:
@@ -371,6 +384,7 @@ class ForeignContent:
         if suspicion.is_settled:
             return
         suspicion.is_settled = True
+        self._shown.pop((suspicion.principal.id, suspicion.token), None)
         if self.consent.came_since(suspicion):
             self._reporter.checked(names.FOREIGN_CONTENT)
         elif endpoint is _PUSHED:
@@ -401,6 +415,9 @@ class ForeignContent:
             waits_at = [(said_at, receiver)]
         if len(self._pending) < PENDING_LIMIT:
             self._pending.update(dict.fromkeys(waits_at, (suspicion, endpoint)))
+            # Served by the event loop while another thread looked: noted by neither.
+            if any(id in self._peers.get(place, ()) and self._pending.pop((place, id), None) for place, id in waits_at):
+                return self._report_between_peers(suspicion, endpoint)
         return False
 
     def _note_peer(self, endpoint: object, principal: Principal) -> None:

@@ -34,7 +34,10 @@ class OwnWork:
     def is_of(self, request: RequestContext) -> bool:
         """Return whether the running code works for a request's principal: itself, or as a task that was handed him."""
         connection = request.connection
-        task = asyncio.current_task()
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # another library's loop
+            task = None
         if not request.finished if connection is None else connection.task is not None and connection.task() is task:
             return True
         if task is None or request.principal is None:

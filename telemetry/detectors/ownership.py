@@ -175,7 +175,9 @@ class Ownership:
         named[principal.id, token] = None
         if entry.origin.request is not None:
             named[principal.id, entry.origin.request.serial] = None
-            self._note_offered(principal, entry.origin)
+            if entry.owner is None:
+                # A handle that the service gave out. What clients bring, as their build's name, others bring without taking anything up.
+                self._note_offered(principal, entry.origin)
         forget_oldest(named, NAMED_LIMIT, 0.05)
 
     def _note_offered(self, principal: Principal, origin: Origin) -> None:

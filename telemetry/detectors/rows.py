@@ -35,7 +35,8 @@ _IDENTITY_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 """Names of fields that say whose or which conversation a row is."""
-_PUBLIC_NAME: Final = re.compile(r"(?:is_?)?(?:public|published|shared|visible|global)(?:ly)?", re.IGNORECASE)
+_PUBLIC_NAME: Final = re.compile(r"(?:is_?)?(?:public|published|shared)(?:ly)?", re.IGNORECASE)
+_AUDIENCE_NAME: Final = re.compile(f"{_IDENTITY_NAME.pattern}|visib|audience|privacy|access|sharing|acl|scope", re.IGNORECASE)
 _PUBLIC_WORDS: Final = frozenset(("public", "published", "everyone", "everybody", "anyone", "all", "shared", "global"))
 """What a row's owner, audience or visibility is called where it is for all."""
 _NAMING_NAME: Final = re.compile(r"_*(?:(?:user|nick|full|display|screen)_?)?(?:name|id|uid|handle|login|email)_*", re.IGNORECASE)
@@ -113,7 +114,7 @@ class Rows:
             return False
         if type(child.value) is bool:
             return child.value and _PUBLIC_NAME.fullmatch(child.key) is not None
-        return type(child.value) is str and child.value.lower() in _PUBLIC_WORDS
+        return type(child.value) is str and child.value.lower() in _PUBLIC_WORDS and _AUDIENCE_NAME.search(child.key) is not None
 
     def fields_of(self, node: Node) -> dict[str, str]:
         """Return the fields of the row around a value that say whose it is, also those of an object that stands for an author."""

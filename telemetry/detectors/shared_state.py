@@ -184,12 +184,12 @@ class SharedState:
         finally:
             self._busy.release()
 
-    def look_now(self) -> None:
-        """Walk everything at once, on the calling thread: for the end of a process and for tests."""
+    def look_now(self, until: float = float("inf")) -> None:
+        """Walk everything at once, or until then (`time.perf_counter()`), on the calling thread: for the end of a process and for tests."""
         with self._busy:
-            self._search_on(float("inf"))
+            self._search_on(until)
             self._begin(is_last=True)
-            self._go_on(float("inf"))
+            self._go_on(until)
             self._readers.answer_now()
         for listener in self.on_walked:
             listener(self._last_walk)

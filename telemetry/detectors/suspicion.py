@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.ownership import Entry, How
@@ -69,7 +70,12 @@ class Moving:
     def hold(self, suspicion: Suspicion, endpoint: object) -> bool:
         """Keep a suspicion and the endpoint that it was seen at; return False when there are too many."""
         if len(self._waiting) >= MOVING_LIMIT:
-            return False
+            # What was judged meanwhile needs its place no longer.
+            with suppress(IndexError):
+                while self._waiting[0][1].is_settled:
+                    self._waiting.popleft()
+            if len(self._waiting) >= MOVING_LIMIT:
+                return False
         self._waiting.append((time.monotonic(), suspicion, endpoint))
         return True
 

@@ -19,7 +19,7 @@ depends_on = None
 
 _SIDES = ("victim", "offender")
 _IDS = ("principal", "run_id", "request_id")
-_MENTIONED = ", ".join(f"{side} ->> '{name}'" for name in _IDS for side in _SIDES)
+_MENTIONED = ", ".join(f"left({side} ->> '{name}', 200)" for name in _IDS for side in _SIDES)
 _DAY = "DELETE FROM violation_rollups WHERE kind = 'day' AND start"
 _HOUR = "DELETE FROM violation_rollups WHERE kind = 'hour' AND start"
 _CHANGES = {"inserted": ("INSERT", ("new",)), "updated": ("UPDATE", ("old", "new")), "deleted": ("DELETE", ("old",))}

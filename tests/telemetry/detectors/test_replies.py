@@ -53,6 +53,7 @@ async def drive(monitor: IsolationMonitor, service: Service, rounds: int = 4) ->
     for task in service.tasks:
         task.cancel()
     await asyncio.gather(*service.tasks, return_exceptions=True)
+    await asyncio.to_thread(monitor.detection.settle)
     return [violation.summary for violation in monitor.violations() if violation.kind == names.FOREIGN_CONTENT]
 
 
