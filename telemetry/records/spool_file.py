@@ -47,8 +47,11 @@ class DamagedSpoolError(sqlite3.DatabaseError):
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error says that the file itself is broken, and not that the disk is full or the file locked."""
-    # The subclasses are for those: OperationalError, NotSupportedError and so on. But a table or column that is gone is one as well.
-    return type(error) in (sqlite3.DatabaseError, DamagedSpoolError) or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
+    if type(error) in (sqlite3.DatabaseError, DamagedSpoolError):
+        return True
+    # The subclasses are for the others: OperationalError, NotSupportedError and so on. But a table or column that is gone is one as
+    # well: what we ask never changes, so that it can be wrong by the file's tables only, or by the state of the connection.
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR and "transaction" not in str(error)
 
 
 def _says_damage(method: Callable[P, R]) -> Callable[P, R]:
@@ -127,10 +130,9 @@ class SpoolFile:
     @_says_damage
     def add(self, batches: Iterable[Batch]) -> None:
         """Add batches, all or none; when this returns they are on disk."""
-        rows = _rows(batches)
         with self._writing() as connection:
-            connection.executemany(_INSERT, rows)
-        self.records += sum(row[1] for row in rows)
+            added = _insert(connection, batches)
+        self.records += added
 
     @_says_damage
     def first(self, without: Collection[int]) -> Batch | None:
@@ -165,12 +167,10 @@ class SpoolFile:
     @_says_damage
     def replace(self, number: int, batches: Iterable[Batch]) -> None:
         """Put other batches in the place of one, all or none; nothing where that one is gone."""
-        rows = _rows(batches)
         with self._writing() as connection:
             gone = _delete(connection, [number])
             if gone:
-                connection.executemany(_INSERT, rows)
-                gone -= sum(row[1] for row in rows)
+                gone -= _insert(connection, batches)
         self.records -= gone
 
     @_says_damage
@@ -284,6 +284,9 @@ class SpoolFile:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         connection = self._opened()
+        if connection.in_transaction:
+            # One that could not be rolled back. Nothing in it was promised to anybody.
+            connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -313,8 +316,26 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
 
 
-def _rows(batches: Iterable[Batch]) -> list[tuple[int, int, int, str, bytes]]:
-    return [(batch.gravity, batch.records, zlib.crc32(batch.body), batch.instance, batch.body) for batch in batches]
+def _insert(connection: sqlite3.Connection, batches: Iterable[Batch]) -> int:
+    """Insert batches; return how many records are in them.
+
+    Raises:
+        sqlite3.DataError: one of them is nothing that a database holds, which says nothing about the file.
+    """
+    try:
+        rows = [(one.gravity, one.records, zlib.crc32(one.body), _writable(one.instance), one.body) for one in batches]
+        connection.executemany(_INSERT, rows)
+        return sum(row[1] for row in rows)
+    except UnicodeDecodeError:
+        # A message in no encoding: that is the file.
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise sqlite3.DataError(f"a batch cannot be written ({type(error).__name__})") from error
+
+
+def _writable(text: str) -> str:
+    """Return a name of a host as UTF-8 can carry it: it may hold bytes of no encoding."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _delete(connection: sqlite3.Connection, numbers: list[int]) -> int:
