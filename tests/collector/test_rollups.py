@@ -18,7 +18,7 @@ from isolation_monitor.collector.storage.database import Database, StoreUnavaila
 from isolation_monitor.collector.storage.days import hour_number
 from isolation_monitor.collector.storage.models import ViolationCountRow, ViolationRow
 from isolation_monitor.collector.storage.rollup_models import DAY, HOUR, MentionRow, RollupRow, ViolationDayRow
-from tests.collector.conftest import START, Api
+from tests.collector.conftest import START, Api, until
 from tests.collector.test_queries import ids
 from tests.collector.test_subjects import ANN, BOB, everything, forget
 from tests.collector.test_subjects import api as api_that_forgets  # noqa: F401 - a fixture
@@ -216,6 +216,8 @@ async def test_what_expires_is_in_no_sum(make_api: Callable[..., Any], database_
 async def test_an_index_goes_with_the_days_that_make_room(make_api: Callable[..., Any], database_url: str) -> None:
     """They are younger than anything is kept, and what the index of them leaves free is room, too."""
     async with make_api(database_url, keep_bytes=1, retention_interval_s=86_400.0) as api:
+        # The first round begins with the collector.
+        await until(lambda: api.app.state.retention.rounds >= 1)
         await fill(api)
         await api.send(api.violation(id="of-today", time="2026-01-01T01:00:00Z", victim=api.side(ANN)))
         await rollups(api).roll_up()
@@ -228,7 +230,7 @@ async def test_an_index_goes_with_the_days_that_make_room(make_api: Callable[...
 
         assert min(hours) >= hour_number(START.replace(hour=0)), "yesterday went"
         assert left == before & hours
-        assert bool(left) == (database_of(api).dialect == "sqlite")
+        assert (len(before) > len(left) > 0) == (database_of(api).dialect == "sqlite"), "PostgreSQL's goes with its rows"
         assert "of-today" in await ids(api, f"principal={ANN}")
 
 
