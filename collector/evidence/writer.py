@@ -184,7 +184,7 @@ class RecordWriter:
             self._on_harm(service)
         # What was stored before was paged for before.
         violated = one.delivery.violated if stored.has_new_violations else []
-        raised = [*one.delivery.raised, *stored.risen] if stored.accepted else []
+        raised = [*one.delivery.raised] if stored.accepted else []
         if self._on_violations is not None and (violated or raised):
             self._on_violations(violated, raised)
         if not one.stored.done():

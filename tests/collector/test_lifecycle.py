@@ -132,6 +132,23 @@ class TestPages:
         story = await shown(api, "/lifecycle/hang--80")
         assert 'It went on: <a href="/lifecycle/ready--10">the start-up was done</a>' in story
 
+    async def test_a_start_that_hangs_is_not_over_with_that_of_a_neighbour(self, signed_in: Api) -> None:
+        """Containers of one pod have its host's name, and each of them a process 1."""
+        api = signed_in
+        await api.send(hanging(api, -100))
+        await api.send(hanging(api, -90), service="payments")
+        await api.send(started(api, -80), service="worker")
+
+        page = await shown(api, "/lifecycle")
+        card = page[: page.index("What processes told")]
+        assert card.count("phase database</a>") == 2
+
+        await api.send(started(api, -70), service="payments")
+        page = await shown(api, "/lifecycle")
+        card = page[: page.index("What processes told")]
+        assert "/lifecycle/hang--100" in card
+        assert "/lifecycle/hang--90" not in card
+
     async def test_phases_have_their_durations_and_clean_ups_what_they_left(self, signed_in: Api) -> None:
         api = signed_in
         await api.send(started(api, 1), cleaned(api, 2, {"tasks": 1, "files": 3}, "timed_out"))

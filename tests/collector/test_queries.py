@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,6 +62,36 @@ async def test_pages_follow_each_other_also_where_times_are_the_same(api: Api, o
     assert await ids(api, f"order=oldest&cursor={answer['last_cursor']}") == (
         ["v-7"] if order == "oldest" else [f"v-{n}" for n in range(1, 8)]
     )
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+async def test_a_page_that_ends_at_an_hours_edge_is_followed_by_all_that_is_left(api: Api, order: str) -> None:
+    """What lay on the page before fills no page again: the hours behind its last row are looked into."""
+    times = ["2026-01-01T08:59:59.999999Z", "2026-01-01T09:00:00Z", "2026-01-01T09:00:00Z", "2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z"]
+    await api.send(*(api.violation(id=f"v-{n}", time=time) for n, time in enumerate(times)))
+    found: list[str] = []
+    path: str | None = f"/v1/violations?limit=1&order={order}&service=chat"
+    while path is not None:
+        answer = (await api.get(path)).json()
+        found += [item["id"] for item in answer["items"]]
+        path = answer["next"]
+
+    expected = [f"v-{n}" for n in range(5)]
+    assert found == (expected if order == "oldest" else expected[::-1])
+
+
+async def test_an_id_of_any_length_is_stored_and_costs_no_other_its_place(api: Api) -> None:
+    """PostgreSQL takes no more than 2.7 KB into an index, of what cannot be packed."""
+    long = secrets.token_urlsafe(2400)
+    sides = (api.side("c0ffee0000000000") | {name: long} for name in ("run_id", "request_id"))
+    long_ones = [api.violation(id=f"long-{n}", victim=side | {"connection_id": long}) for n, side in enumerate(sides)]
+
+    answer = (await api.send(api.violation(id="a"), *long_ones, api.violation(id="b"))).json()
+
+    assert (answer["accepted"], answer["rejected"]) == (4, [])
+    assert await ids(api, "principal=c0ffee0000000000") == ["long-1", "long-0"]
+    assert (await api.get("/v1/violations/long-0")).json()["victim"]["run_id"] == long
+    assert await ids(api, f"run_id={'r' * 200}") == []
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from isolation_monitor.collector.evidence.domain import Batch, ViolationRecord
+from isolation_monitor.collector.evidence.domain import Amendment, Batch, QueueStatement, Record, ViolationRecord
 from isolation_monitor.collector.evidence.intake import Intake, Overloaded
 from isolation_monitor.collector.evidence.rows import VIOLATIONS, Delivery, delivery
 from isolation_monitor.collector.evidence.writer import GROUP_RECORDS, RecordWriter
@@ -29,18 +29,28 @@ RECORD = ViolationRecord(
 
 
 class Store:
-    """A writer on a database of its own connections, with what it told of harm."""
+    """A writer on a database of its own connections, with what it told of harm and what is to be paged for."""
 
     def __init__(self, url: str, limit_bytes: int = 1_000_000, timeout_s: float = 30.0) -> None:
         self.database = Database(url, timeout_s)
         self.intake = Intake(limit_bytes)
         self.harmed: list[str] = []
-        self.writer = RecordWriter(self.database, self.intake, self.harmed.append)
+        self.paged: list[tuple[list[str], list[str]]] = []
+        """Examples of what is new, and ids of what rose."""
+        self.writer = RecordWriter(
+            self.database,
+            self.intake,
+            self.harmed.append,
+            lambda new, risen: self.paged.append(([one.example_id for one in new], [*risen])),
+        )
 
     def delivery(self, *ids: str, **changes: Any) -> Delivery:
+        return self.made(*(replace(RECORD, id=record_id, **changes) for record_id in ids))
+
+    def made(self, *records: Record) -> Delivery:
         batch = Batch("chat", "host:1")
-        for index, record_id in enumerate(ids):
-            batch.add(replace(RECORD, id=record_id, **changes), index)
+        for index, record in enumerate(records):
+            batch.add(record, index)
         return delivery([batch], NOW, self.database.dialect)
 
     async def keep(self, made: Delivery, size: int = 1) -> Any:
@@ -132,6 +142,28 @@ async def test_records_are_kept_and_harm_is_told_also_when_the_sender_hangs_up(s
     assert await store.ids() == ["v"]
     assert store.harmed == ["chat"]
     assert store.intake.held_bytes == 0
+
+
+async def test_a_batch_that_comes_again_pages_nobody_again_whatever_else_is_new_in_it(store: Store) -> None:
+    """Its answer was lost; what waits in the queues is told anew with each try."""
+    for sequence in (1, 2):
+        queues = QueueStatement("q", NOW, sequence, 0, 0, 0, [])
+        answer = await store.keep(store.made(replace(RECORD, id="v"), queues))
+
+    assert (answer.accepted, answer.duplicate) == (1, 1)
+    assert store.paged == [(["v"], [])]
+
+
+async def test_a_violation_whose_escalation_came_before_it_is_told_as_risen(store: Store) -> None:
+    """Two requests of one sender may overtake each other: by the grade that was sent nobody would be paged."""
+    escalation = Amendment("e", NOW, "escalation", "v", "crossed", "it left", {})
+    await store.keep(store.made(escalation))
+    before = [*store.paged]
+    await store.keep(store.delivery("u", "v", grade="hygiene"))
+    await store.keep(store.delivery("v", grade="hygiene"))
+
+    assert before == [([], ["v"])], "nothing is found of it yet"
+    assert store.paged[1:] == [([], ["v"])]
 
 
 async def test_what_waits_is_bounded_in_bytes_and_room_comes_back_with_the_commit(sqlite_url: str) -> None:

@@ -13,11 +13,12 @@ from sqlalchemy import delete, func, select, update
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.distinct import SIZE, Distinct
 from isolation_monitor.collector.evidence.rollup_service import RollupService
-from isolation_monitor.collector.evidence.rollups import RollupRepository
-from isolation_monitor.collector.storage.database import Database
+from isolation_monitor.collector.evidence.rollups import RollupRepository, Span
+from isolation_monitor.collector.storage.database import Database, StoreUnavailable
+from isolation_monitor.collector.storage.days import hour_number
 from isolation_monitor.collector.storage.models import ViolationCountRow, ViolationRow
 from isolation_monitor.collector.storage.rollup_models import DAY, HOUR, MentionRow, RollupRow, ViolationDayRow
-from tests.collector.conftest import START, Api
+from tests.collector.conftest import START, Api, until
 from tests.collector.test_queries import ids
 from tests.collector.test_subjects import ANN, BOB, everything, forget
 from tests.collector.test_subjects import api as api_that_forgets  # noqa: F401 - a fixture
@@ -210,6 +211,47 @@ async def test_what_expires_is_in_no_sum(make_api: Callable[..., Any], database_
         assert min(days) >= (START - timedelta(days=2)).date()
         assert records[0][0] == counted[0][0] > 0
         assert sum(item["records"] for item in listed) == shown
+
+
+async def test_an_index_goes_with_the_days_that_make_room(make_api: Callable[..., Any], database_url: str) -> None:
+    """They are younger than anything is kept, and what the index of them leaves free is room, too."""
+    async with make_api(database_url, keep_bytes=1, retention_interval_s=86_400.0) as api:
+        # The first round begins with the collector.
+        await until(lambda: api.app.state.retention.rounds >= 1)
+        await fill(api)
+        await api.send(api.violation(id="of-today", time="2026-01-01T01:00:00Z", victim=api.side(ANN)))
+        await rollups(api).roll_up()
+        before = {row.hour for row in await rows_of(api, select(MentionRow.hour))}
+        await api.app.state.retention.keep_house()
+        await rollups(api).roll_up()
+
+        left = {row.hour for row in await rows_of(api, select(MentionRow.hour))}
+        hours = {hour_number(row.time) for row in await rows_of(api, select(ViolationRow.time))}
+
+        assert min(hours) >= hour_number(START.replace(hour=0)), "yesterday went"
+        assert left == before & hours
+        assert (len(before) > len(left) > 0) == (database_of(api).dialect == "sqlite"), "PostgreSQL's goes with its rows"
+        assert "of-today" in await ids(api, f"principal={ANN}")
+
+
+async def test_a_day_that_is_too_much_for_the_store_keeps_no_other_from_being_summed_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(api)
+    sums, first = RollupRepository.sums, START - timedelta(days=1)
+
+    async def all_but_one(repository: RollupRepository, day: Span) -> Any:
+        if day.start.date() == first.date():
+            raise StoreUnavailable("it took too long")
+        return await sums(repository, day)
+
+    monkeypatch.setattr(RollupRepository, "sums", all_but_one)
+    before = await answers(api)
+    assert await rollups(api).roll_up() >= 3
+    days = {row.start.date() for row in await rows_of(api, select(RollupRow.start).where(RollupRow.kind == DAY, RollupRow.is_done))}
+
+    assert days == {(START - timedelta(days=n)).date() for n in (2, 3, 4)}, "the newest comes first"
+    assert await answers(api) == before
+    monkeypatch.undo()
+    assert await rollups(api).roll_up() == 1
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from isolation_monitor.collector.storage.database import Database
@@ -107,6 +108,24 @@ async def test_what_was_stored_before_is_counted_by_what_is_accepted_for_now(own
 
     assert before == again == [(4, 8)]
     assert after == [(0, 3, 6), (1, 1, 2)]
+
+
+async def test_a_long_id_that_was_stored_before_its_index_stops_no_migration(own_database_url: str) -> None:
+    await migrate(own_database_url, "20261123_lifecycle", down=True)
+    time, long = datetime(2026, 1, 1, 12, 30, tzinfo=UTC), secrets.token_urlsafe(2400)
+    texts = dict.fromkeys(("service", "instance", "kind", "detector", "arm", "summary", "fingerprint"), "x")
+    row = texts | {"id": "v", "day": time.date(), "time": time, "received_at": time, "grade": "crossed", "grade_sent": "crossed"}
+    row |= {"synthetic": False, "count": 1, "victim": {"run_id": long}, "offender": {"request_id": long}, "detail": {}, "extra": {}}
+    database = Database(own_database_url)
+    try:
+        async with database.writing() as connection:
+            await connection.execute(ViolationRow.__table__.insert(), row)  # type: ignore[attr-defined]
+
+        assert (await migrate(own_database_url))[1] == newest_revision()
+        async with database.reading() as connection:
+            assert (await connection.execute(select(ViolationRow.victim))).scalar_one() == {"run_id": long}
+    finally:
+        await database.close()
 
 
 @pytest.mark.parametrize("url", ["mysql://db/x", "sqlite://", "sqlite:///:memory:", "nonsense"])

@@ -15,8 +15,10 @@ import pytest
 
 from isolation_monitor.alerts import alertmanager_config
 from isolation_monitor.collector.clock import rfc3339, utc_now
+from isolation_monitor.collector.new_violations import NewViolations
 from isolation_monitor.collector.settings import SettingsError, load_settings
-from tests.collector.conftest import READ, SEND, Api
+from isolation_monitor.collector.storage.database import StoreUnavailable
+from tests.collector.conftest import READ, SEND, Api, until
 from tests.real_parts.alertmanager import Alertmanager, alertmanager, alertmanager_cluster
 from tests.real_parts.collector import collector
 from tests.real_parts.exporter import exporters, scraped_twice
@@ -109,13 +111,22 @@ async def test_what_is_no_harm_to_users_pages_nobody(make_api: Running, sqlite_u
     assert on_call.held("quiet") == []
 
 
-async def test_one_that_rises_pages_for_what_it_has_become(make_api: Running, own_database_url: str, on_call: OnCall) -> None:
-    service = f"raised-{own_database_url.partition('+')[0]}"
+@pytest.mark.parametrize("first", ["violation", "escalation"])
+async def test_one_that_rises_pages_for_what_it_has_become(make_api: Running, own_database_url: str, on_call: OnCall, first: str) -> None:
+    service = f"raised-{own_database_url.partition('+')[0]}-{first}"
     async with make_api(own_database_url, utc_now, alertmanager_url=on_call.url) as api:
-        await violate(api, service, id="first-hygiene", grade="hygiene", kind="id_resolution")
+
+        async def violation() -> None:
+            await violate(api, service, id="first-hygiene", grade="hygiene", kind="id_resolution")
+
+        async def escalation() -> None:
+            risen = api.escalation("first-hygiene", time=rfc3339(utc_now()))
+            await api.send(risen, service=service, sent_at=rfc3339(utc_now()))
+
+        ways = [violation, escalation] if first == "violation" else [escalation, violation]
+        await ways[0]()
         assert on_call.held(service) == []
-        risen = api.escalation("first-hygiene", time=rfc3339(utc_now()))
-        await api.send(risen, service=service, sent_at=rfc3339(utc_now()))
+        await ways[1]()
         page = await on_call.paged(service)
 
     assert page["alerts"][0]["labels"]["alertname"] == "ResolutionConflict"
@@ -166,6 +177,22 @@ async def test_a_collector_that_ended_before_it_told_tells_when_it_is_back(
 
     async with make_api(own_database_url, utc_now, alertmanager_url=on_call.url):
         await on_call.paged(service)
+
+
+async def test_a_store_that_cannot_look_back_holds_up_no_page(
+    make_api: Running, sqlite_url: str, on_call: OnCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    async def too_slow(*_: object) -> list[NewViolations]:
+        asked.append(None)
+        raise StoreUnavailable("it took too long")
+
+    monkeypatch.setattr("isolation_monitor.collector.announcements.pager.to_page_for_since", too_slow)
+    async with make_api(sqlite_url, utc_now, alertmanager_url=on_call.url) as api:
+        await until(lambda: bool(asked))
+        await violate(api, "not-looked-back")
+        await on_call.paged("not-looked-back")
 
 
 async def test_a_member_that_hangs_holds_up_no_page(make_api: Running, sqlite_url: str, on_call: OnCall) -> None:
