@@ -1,7 +1,7 @@
 """Pages for violations as soon as their records are stored: beside Prometheus, and also where a process dies before a scrape.
 
 Alertmanager joins these alerts with those of the rules. What it does not take is told again until it does; what this process could not
-tell before it ended, the next one finds in the store.
+tell before it ended, the next one finds in the store, of the two minutes before.
 """
 
 from __future__ import annotations
