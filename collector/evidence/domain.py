@@ -158,7 +158,7 @@ class Stored:
     refused: tuple[Rejection, ...] = ()
     has_new_violations: bool = False
     risen: tuple[str, ...] = ()
-    """Violations whose escalation had come before them."""
+    """Violations that rose by what was new: by an escalation, or by themselves where theirs had come before them."""
 
 
 def amended(grade_sent: str, amendments: Iterable[Amendment]) -> tuple[str, datetime | None]:

@@ -73,6 +73,7 @@ class EvidenceRepository:
         accepted = [0] * len(deliveries)
         amended_ids: set[str] = set()
         new_violations: dict[str, int] = {}
+        risen: list[tuple[int, str]] = []
         for table in TABLES:
             # The first of each id, and whose it is.
             rows: dict[str, tuple[int, Values]] = {}
@@ -88,8 +89,11 @@ class EvidenceRepository:
                 amended_ids |= new
                 new_violations = {record_id: rows[record_id][0] for record_id in new}
             elif table is AMENDMENTS:
-                amended_ids.update(rows[record_id][1][1] for record_id in new)
-        risen = [record_id for record_id in sorted(await self._amend(amended_ids)) if record_id in new_violations]
+                amending = [(rows[record_id][0], rows[record_id][1][1]) for record_id in sorted(new)]
+                amended_ids.update(violation_id for _, violation_id in amending)
+                raised = [set(one.raised) for one in deliveries]
+                risen += [(place, violation_id) for place, violation_id in amending if violation_id in raised[place]]
+        risen += [(new_violations[each], each) for each in sorted(await self._amend(amended_ids)) if each in new_violations]
         # In the order of their workers: two transactions must not come to two of them in opposite orders.
         statements = [(statement, origin, place) for place, one in enumerate(deliveries) for statement, origin in one.statements]
         for statement, origin, place in sorted(statements, key=lambda each: (each[1].service, each[1].instance)):
@@ -98,7 +102,7 @@ class EvidenceRepository:
             await self._forget_silent(max(origin.received_at for _, origin, _ in statements))
         with_new = set(new_violations.values())
         return [
-            Stored(number, len(one) - number, (), place in with_new, tuple(each for each in risen if new_violations[each] == place))
+            Stored(number, len(one) - number, (), place in with_new, tuple(dict.fromkeys(each for at, each in risen if at == place)))
             for place, (number, one) in enumerate(zip(accepted, deliveries, strict=True))
         ]
 

@@ -184,9 +184,8 @@ class RecordWriter:
             self._on_harm(service)
         # What was stored before was paged for before.
         violated = one.delivery.violated if stored.has_new_violations else []
-        raised = [*one.delivery.raised] if stored.accepted else []
-        if self._on_violations is not None and (violated or raised):
-            self._on_violations(violated, raised)
+        if self._on_violations is not None and (violated or stored.risen):
+            self._on_violations(violated, stored.risen)
         if not one.stored.done():
             one.stored.set_result(stored)
 

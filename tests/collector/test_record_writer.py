@@ -166,6 +166,15 @@ async def test_a_violation_whose_escalation_came_before_it_is_told_as_risen(stor
     assert store.paged[1:] == [([], ["v"])]
 
 
+async def test_an_escalation_that_comes_again_is_told_once_whatever_else_is_new(store: Store) -> None:
+    await store.keep(store.delivery("v", grade="hygiene"))
+    for sequence in (1, 2):
+        escalation = Amendment("e", NOW, "escalation", "v", "crossed", "it left", {})
+        await store.keep(store.made(escalation, QueueStatement("q", NOW, sequence, 0, 0, 0, [])))
+
+    assert store.paged == [([], ["v"])]
+
+
 async def test_what_waits_is_bounded_in_bytes_and_room_comes_back_with_the_commit(sqlite_url: str) -> None:
     async with opened(sqlite_url, limit_bytes=100) as store:
         waiting = [asyncio.create_task(store.keep(store.delivery(f"v-{n}"), 40)) for n in range(2)]
