@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from isolation_monitor.collector.alerts.alertmanager import AlertmanagerHeld, NotAsked
-from isolation_monitor.collector.announcements.alertmanager import Alertmanager
+from isolation_monitor.collector.announcements.alertmanager import Alertmanagers
 from isolation_monitor.collector.announcements.domain import Mark
 from isolation_monitor.collector.announcements.grafana import Grafana, NotTold
 from isolation_monitor.collector.gates.prometheus import PrometheusSource, SourceUnavailable
@@ -92,7 +92,7 @@ async def ask_prometheus(url: str) -> None:
 
 
 async def tell_alertmanager(url: str) -> None:
-    alertmanager = Alertmanager(url, "a-secret")
+    alertmanager = Alertmanagers([url], "a-secret")
     try:
         with pytest.raises(NotTold) as refused:
             await alertmanager.post([{"labels": {"alertname": "x"}}])
@@ -112,7 +112,7 @@ async def mark_grafana(url: str) -> None:
 
 
 async def ask_alertmanager(url: str) -> None:
-    held = AlertmanagerHeld(url, "a-secret")
+    held = AlertmanagerHeld([url], "a-secret")
     try:
         with pytest.raises(NotAsked) as refused:
             await held.firing()

@@ -55,6 +55,7 @@ async def test_a_user_whom_the_application_signs_in_is_judged(monitor: Isolation
         await asyncio.gather(*(client.post("/note", user=user, json={"note": f"mine-{n}f9a-{user}-77c7e"}) for user in USERS))
         await asyncio.gather(*(client.get("/note", user=user) for user in USERS))
 
+    await asyncio.to_thread(monitor.detection.settle)
     kinds = {violation.kind for violation in monitor.violations() if violation.grade == "crossed"}
     assert kinds == ({names.FOREIGN_CONTENT} if is_shared else set())
     exposed = sum(
