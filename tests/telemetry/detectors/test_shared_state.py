@@ -68,6 +68,9 @@ def load() -> Iterator[Callable[[str], ModuleType]]:
         sys.modules.pop(name, None)
 
 
+TRIES = 5
+
+
 @pytest.fixture
 def watched(monitor: IsolationMonitor, load: Callable[[str], ModuleType]) -> Callable[..., Any]:
     """Instrument a service, whose users' secrets the detector knows or not."""
@@ -104,7 +107,12 @@ def found(monitor: IsolationMonitor) -> list[str]:
 
 @pytest.mark.parametrize("body", [*BUGGY.values(), *BUGGY_OBJECTS.values()], ids=[*BUGGY, *BUGGY_OBJECTS])
 async def test_state_that_crosses_users_is_reachable(monitor, client, watched, body: str) -> None:
-    await drive(client, watched(body), monitor)
+    app = watched(body)
+    for _ in range(TRIES):
+        # Not every request is looked at: what lasts for one call alone is met by chance.
+        await drive(client, app, monitor)
+        if found(monitor):
+            break
 
     assert found(monitor), "the place was not found"
     assert {violation.grade for violation in reports(monitor)} == {"reachable"}
