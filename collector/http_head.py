@@ -23,7 +23,7 @@ HEAD_BYTES: Final = 65_536
 HEAD_TIMEOUT_S: Final = 30.0
 
 
-class _Timed:
+class _Timed(asyncio.Protocol):
     """The wait for a head: closes the connection where it takes longer than `head_timeout_s`."""
 
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
@@ -33,6 +33,14 @@ class _Timed:
     cycle: Any  # Any: the request that is answered; each parser has a class of its own
 
     _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        super().connection_lost(exc)
 
     def _begin(self) -> None:
         self._end()
@@ -54,14 +62,6 @@ class _Timed:
 
 class BoundedH11Head(_Timed, H11Protocol):
     """A connection read by h11 whose heads end within bytes and time; what is longer is answered 400, what is slower is closed."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
-        super().connection_made(transport)
-        self._begin()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -88,14 +88,6 @@ else:
 
         _arrived = 0
         _said = 0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
-            super().connection_made(transport)
-            self._begin()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._end()
-            super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             self._arrived += len(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
 from isolation_monitor.telemetry.detectors.surroundings import item_around
 from isolation_monitor.telemetry.recent import forget_oldest
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 ACTING_LIMIT: Final = 10_000
 PLACES_EACH: Final = 4
-OBJECT_LIMIT: Final = 4_000
-"""Characters of an object that are searched for what it is about."""
 
 
 class Relations:
@@ -78,7 +77,7 @@ class Relations:
             addresses = addresses | source.connection.said.addresses
         about = [one for one in addresses if one != suspicion.token and self._knows(suspicion.principal, one)]
         around = (item_around(text, suspicion.token) or text) if about else ""
-        return len(around) <= OBJECT_LIMIT and any(
+        return len(around) <= ITEM_LIMIT and any(
             one in around and re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", around) for one in about
         )
 
