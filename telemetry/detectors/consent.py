@@ -2,12 +2,12 @@
 
 The receiver named the value, its owner, or something that is not his own (a room, a document); both named the same; it stands in a
 list whose items say whose they are, or beside the name by which its owner is known to all; a row in memory is kept between the two;
-it is listed with a handle of its own, by which others take up what such lists offer. Asked only about what looks foreign.
+it is listed with a handle of its own, or given for it, by which others take up what such lists offer. Asked only about what looks foreign.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
@@ -105,14 +105,29 @@ class Consent:
         return around is not None and len(around) <= ITEM_LIMIT and self._authors.sign(around, suspicion.owner.id)
 
     def _is_offered(self, suspicion: Suspicion, text: str) -> bool:
-        """Whether it is listed with a handle that came of the same request, as an offer is, and others take up such handles."""
+        """Whether it is listed with a handle that came of the same request, as an offer is, or given to who names such a handle.
+
+        It is consent where others take up such handles, now or once they have.
+        """
         origin = suspicion.entry.origin
-        item = item_around(text, suspicion.token) if origin.request is not None else None
-        if item is None or len(item) > ITEM_LIMIT:
+        if origin.request is None:
             return False
-        for token in tokens_of(item):
+        said: Ingress = suspicion.request.ingress or NOTHING
+        # Naming it counts for nothing by itself: whoever was wrongly shown a handle may use it.
+        if not self._holds_handle(said.tokens, suspicion):
+            item = item_around(text, suspicion.token)
+            if item is None or len(item) > ITEM_LIMIT or not self._holds_handle(tokens_of(item), suspicion):
+                return False
+        suspicion.has_handle = True
+        return self._ownership.is_offered(origin)
+
+    def _holds_handle(self, tokens: Iterable[str], suspicion: Suspicion) -> bool:
+        """Whether one of these came of the same request as the suspicion's value."""
+        came_with, receiver = suspicion.entry.origin.request, suspicion.principal
+        for token in tokens:
             handle = self._ownership.get(token) if token != suspicion.token else None
-            if handle is not None and handle.how != "credential" and handle.origin.request is origin.request:
-                suspicion.has_handle = True
-                return self._ownership.is_offered(origin)
+            if handle is None or handle.how == "credential":
+                continue
+            if any(one.request is came_with for one in handle.origins_of_others(receiver)):
+                return True
         return False

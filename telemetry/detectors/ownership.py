@@ -76,6 +76,13 @@ class Entry:
         self.sightings: list[Origin] | None = None
         """Requests of other principals whose answers carried it; only while there is no owner."""
 
+    def origins_of_others(self, principal: Principal) -> list[Origin]:
+        """Return where others than this principal brought it or were given it, as far as that is remembered.
+
+        A handle may be listed to others before the answer to whoever it was made for has left.
+        """
+        return [one for one in (self.origin, *(self.sightings or ())) if one.principal.id != principal.id]
+
     def is_only_seen_by(self, principal: Principal) -> bool:
         """Whether all that is known of the token is that it went out to this principal."""
         return self.owner is None and not self.is_public and not self.sightings and self.origin.principal.id == principal.id
@@ -173,11 +180,13 @@ class Ownership:
     def _note_named(self, principal: Principal, token: str, entry: Entry) -> None:
         named = self._named
         named[principal.id, token] = None
-        if entry.origin.request is not None:
-            named[principal.id, entry.origin.request.serial] = None
+        for origin in entry.origins_of_others(principal):
+            if origin.request is None:
+                continue
+            named[principal.id, origin.request.serial] = None
             if entry.owner is None:
                 # A handle that the service gave out. What clients bring, as their build's name, others bring without taking anything up.
-                self._note_offered(principal, entry.origin)
+                self._note_offered(principal, origin)
         forget_oldest(named, NAMED_LIMIT, 0.05)
 
     def _note_offered(self, principal: Principal, origin: Origin) -> None:
@@ -215,7 +224,7 @@ class Ownership:
                     self._note_opening(token)
                 continue
             entry.is_in_use = True
-            if (entry.owner or entry.origin.principal).id != principal.id:
+            if (entry.owner or entry.origin.principal).id != principal.id or entry.sightings:
                 self._note_named(principal, token, entry)
             if entry.owner is None:
                 # So far it only went out. Whoever names what it was given makes it its own; another who names it knows it otherwise.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
 import tempfile
 import zlib
@@ -24,10 +23,15 @@ _MEMORY: Final = Path("/dev/shm")
 """Where there is one, files are in memory: the disk is not what is fuzzed."""
 
 
+class _Silent(QuietLog):
+    """Says nothing: that files are damaged is nothing new here."""
+
+    def warn(self, about: str, text: str, *args: object) -> None:
+        text % args
+
+
 def spool(data: bytes) -> None:
     """A file that a process before this one left: whatever is in it, its records are sent or given up, and nothing is raised."""
-    # It says of each that it is damaged, which here is nothing new.
-    logging.getLogger("isolation_monitor").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="isomon-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None) as base:
         folder = SpoolFolder(base, "chat")
         folder.make()
@@ -35,7 +39,7 @@ def spool(data: bytes) -> None:
         file.write_bytes(data)
         file.with_suffix(LOCK_SUFFIX).touch()
         lost: list[str] = []
-        reader = Spool(folder, 1 << 20, 100, lambda what, number: lost.append(what), QuietLog())
+        reader = Spool(folder, 1 << 20, 100, lambda what, number: lost.append(what), _Silent())
         try:
             passed = set()
             for _ in range(20):

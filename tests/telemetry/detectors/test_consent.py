@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -96,8 +97,8 @@ async def offered(app: FastAPI, signed: Signed) -> None:
         return [{"id": id, "title": title} for id, title in title_of.items()]
 
     @app.post("/orders")
-    async def order(request: Request) -> dict[str, bool]:
-        return {"ordered": (await request.json())["offer"] in title_of}
+    async def order(request: Request) -> dict[str, str]:
+        return {"ordered": title_of[(await request.json())["offer"]]}
 
     for user in USERS:
         await signed.post(user, "/offers", title=f"lamp {uuid.uuid4().hex}")
@@ -110,6 +111,62 @@ async def test_offers_that_others_take_up_by_their_ids_are_for_all(app: FastAPI,
         listed = await signed.get(user, "/offers")
         if user in (BOB, CID):
             await signed.post(user, "/orders", offer=listed[0]["id"])
+
+    assert signed.found() == []
+
+
+async def test_what_is_given_for_an_offer_s_id_is_for_all_though_its_owner_named_that_first(app: FastAPI, signed: Signed) -> None:
+    await offered(app, signed)
+    of_ann, of_bob, of_cid, *_ = [one["id"] for one in await signed.get(ANN, "/offers")]
+    await signed.post(ANN, "/orders", offer=of_ann)
+
+    # Each in the same moment as the list was shown that nothing has explained yet.
+    for user, offer in ((BOB, of_ann), (CID, of_ann), (CID, of_bob), (BOB, of_cid)):
+        await signed.get(user, "/offers")
+        await signed.post(user, "/orders", offer=offer)
+
+    assert signed.found() == []
+
+
+async def test_what_is_given_for_an_id_that_nobody_else_takes_up_is_somebody_s(app: FastAPI, signed: Signed) -> None:
+    await offered(app, signed)
+    of_ann = (await signed.get(ANN, "/offers"))[0]["id"]
+    await signed.post(ANN, "/orders", offer=of_ann)
+
+    await signed.get(BOB, "/offers")
+    await signed.post(BOB, "/orders", offer=of_ann)
+
+    assert any("/orders" in summary for summary in signed.found())
+
+
+async def test_an_offer_may_be_listed_before_the_answer_to_its_maker_has_left(app: FastAPI, signed: Signed) -> None:
+    title_of: dict[str, str] = {}
+    made, answers = asyncio.Barrier(3), asyncio.Event()
+
+    @app.post("/offers")
+    async def offer(request: Request) -> dict[str, str]:
+        id = uuid.uuid4().hex
+        title_of[id] = (await request.json())["title"]
+        await made.wait()
+        await answers.wait()
+        return {"id": id}
+
+    @app.get("/offers")
+    async def offers(request: Request) -> list[dict[str, str]]:
+        return [{"id": id} for id in title_of]
+
+    @app.post("/orders")
+    async def order(request: Request) -> dict[str, str]:
+        return {"ordered": title_of[(await request.json())["offer"]]}
+
+    making = [asyncio.create_task(signed.post(user, "/offers", title=f"lamp {uuid.uuid4().hex}")) for user in (ANN, BOB)]
+    await made.wait()
+    await signed.get(CID, "/offers")
+    answers.set()
+    of_ann, of_bob = [(await one)["id"] for one in making]
+
+    for user, taken in ((ANN, of_bob), (CID, of_ann), (CID, of_bob), (BOB, of_ann)):
+        await signed.post(user, "/orders", offer=taken)
 
     assert signed.found() == []
 
