@@ -23,7 +23,7 @@ def rows(t: Thresholds) -> list[Row]:
         Row("Does it see?", [*seeing, detector_activity(t), failed_checks(), suppressed_violations()]),
         Row("What does it cost?", [series(), reading_pages(), dropped(), monitor_errors(), monitors()]),
         Row("Does evidence arrive?", [*arriving, under_way(), collector_services()]),
-        Row("Do rules and pages keep up?", [rule_lag(), scrape_lag(), pages_delivered(), gates(), gate_time()]),
+        Row("Do rules and pages keep up?", [rule_lag(), scrape_lag(), pages_delivered(), violations_paged(), gates(), gate_time()]),
     ]
 
 
@@ -218,6 +218,19 @@ def pages_delivered() -> Panel:
     )
 
 
+def violations_paged() -> Panel:
+    return counts(
+        "Collector: violations told to Alertmanager",
+        Query(health_queries.collector_grown("isolation_collector_violation_pages_total", "result"), "{{result}}"),
+        colors={"told": GREEN, "failed": ORANGE, "dropped": RED},
+        alerts=["IsolationViolation"],
+        description=(
+            "Straight from the evidence, beside Prometheus, so that a page does not wait for a scrape. Told is good. Failed: no Alertmanager "
+            "took it, it is tried again. Dropped: it was a day old, or too many waited; the rules still page."
+        ),
+    )
+
+
 def gates() -> Panel:
     return states(
         "Gates of rollouts",
@@ -365,7 +378,6 @@ def gate_time() -> Panel:
         Query(health_queries.gate_time_p95(), "p95"),
         unit="s",
         no_value="no rollout asked",
-        width=16,
         alerts=["GateError"],
         description=(
             "Queries to Prometheus included. Well below COLLECTOR_PROMETHEUS_TIMEOUT_S is good. Near it verdicts become errors: Prometheus "

@@ -224,6 +224,7 @@ class LivingService:
         self.collector.batch_stored(2, 0, 0, 0.004)
         self.collector.service_sent("key", SERVICE, 2)
         self.collector.alert_received("DeadMansSwitch", "firing")
+        self.collector.violations_paged("told")
         self.collector.keeps_house_every(600)
         self.collector.leading(True)
         if "collector-forgets-nothing" not in self._faults:

@@ -28,6 +28,8 @@ def after(value: Any) -> Any:
     ("text", "left"),
     [
         ("connect to postgres://app:hunter2@db.internal/chat failed", f"connect to postgres://{REDACTED}@db.internal/chat failed"),
+        ("postgres://app:hunter/2@db/chat", f"postgres://{REDACTED}@db/chat"),
+        ("redis://:s3c/ret@cache:6379/0", f"redis://{REDACTED}@cache:6379/0"),
         ("https://token-of-mine@host/x", f"https://{REDACTED}@host/x"),
         ("Authorization: Bearer abc.def-ghi_jkl", f"Authorization: Bearer {REDACTED}"),
         ("login?user=1&password=hunter2&next=/", f"login?user=1&password={REDACTED}&next=/"),
@@ -101,6 +103,7 @@ def test_a_secret_is_known_by_the_name_of_its_field(name: str) -> None:
         {"reason": "the secret is out", "time": "2026-01-01T12:00:00.000Z", "has_password": True},
         # Places in code, routes, counts, and sentences of our own.
         {"name": "app.core.token:CACHE[*]['text']", "summary": "app.core.token:CACHE[*]['text'], which all requests reach"},
+        {"where": "https://host:443/users/@me, http://[::1]:8000/users/@me, http://host:80/?at=x@y"},
         {"route": "/v1/token:refresh", "summary": "/v1/token:refresh let a connection in"},
         {"summary": "/reset/password: context variable user named another principal while this request was answered"},
         {"summary": "access_token: one instance was given to two requests", "where": "token:42"},
