@@ -236,13 +236,17 @@ class Rude:
 
 
 async def _sign_in(client: httpx2.AsyncClient) -> str:
-    for _ in range(SIGN_IN_TRIES):
-        answer = await client.post("/api/login", json={"name": f"guest-{secrets.token_hex(4)}"})
-        if not answer.is_server_error:
-            break
-        # Its database has more to do than it can: see `fill_tables`.
-        await asyncio.sleep(BUSY_PAUSE_S)
-    token = str(answer.raise_for_status().json()["token"])
+    for attempt in range(1, SIGN_IN_TRIES + 1):
+        try:
+            answer = await client.post("/api/login", json={"name": f"guest-{secrets.token_hex(4)}"})
+            token = str(answer.raise_for_status().json()["token"])
+        except httpx2.HTTPError:
+            # Its database has more to do than it can (see `fill_tables`), or the server closed the connection as too long unused.
+            if attempt == SIGN_IN_TRIES:
+                raise
+            await asyncio.sleep(BUSY_PAUSE_S)
+            continue
+        break
     client.headers["Authorization"] = f"Bearer {token}"
     return token
 

@@ -225,8 +225,8 @@ def violations_paged() -> Panel:
         colors={"told": GREEN, "failed": ORANGE, "dropped": RED},
         alerts=["IsolationViolation"],
         description=(
-            "Straight from the evidence, beside Prometheus, so that a page does not wait for a scrape. Told is good. Failed: no Alertmanager "
-            "took it, it is tried again. Dropped: it was a day old, or too many waited; the rules still page."
+            "Straight from the evidence, beside Prometheus, so that a page does not wait for a scrape. Told is good. Failed: no "
+            "Alertmanager took it, it is tried again. Dropped: it was a day old, or too many waited; the rules still page."
         ),
     )
 

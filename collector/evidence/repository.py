@@ -12,7 +12,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Row, delete, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, delete, literal, literal_column, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.affected import READ_FOR_AFFECTED, Affected
@@ -34,7 +34,7 @@ from isolation_monitor.collector.evidence.domain import (
 from isolation_monitor.collector.evidence.mentions import by_index, mentioned, mentions, steps, stretches, times_of
 from isolation_monitor.collector.evidence.rows import AMENDMENTS, TABLES, VIOLATIONS, Delivery, Table, Values
 from isolation_monitor.collector.evidence.touching import add_touched, touching
-from isolation_monitor.collector.evidence.windows import is_counted, is_narrowed, window_of
+from isolation_monitor.collector.evidence.windows import is_counted, is_narrowed, is_walked_by_time, window_of
 from isolation_monitor.collector.jsontext import dumps
 from isolation_monitor.collector.storage.database import insert_into, serialize_amendments
 from isolation_monitor.collector.storage.days import days_in
@@ -189,6 +189,10 @@ class EvidenceRepository:
             if window is None:
                 return []
             row = ViolationRow
+            if not is_postgresql and await is_walked_by_time(self._connection, query, window):
+                # With a plus before it, SQLite knows no index for the service.
+                service = literal_column(f"+{row.__tablename__}.service", row.service.type)
+                statement = _narrowed(_page(row, query), replace(query, service=None)).where(service == query.service)
             statement = statement.where(row.time >= window.since, row.time < window.until)
             statement = statement.where(row.day.between(window.kept_from, window.kept_to))
         return [_violation(row) for row in await self._connection.execute(statement)]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from isolation_monitor.collector.evidence.counts import Part, cut, full_hour, summed_days
+from isolation_monitor.collector.evidence.counts import Part, cut, full_hour, parts_of, summed_days
 from isolation_monitor.collector.evidence.domain import ViolationQuery
 from isolation_monitor.collector.storage.days import start_of
 from isolation_monitor.collector.storage.models import ViolationCountRow
@@ -23,6 +23,8 @@ _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 _NEAR: Final = 6 * _HOUR
 """Most pages lie within so long of where they begin."""
+_WALKED_AT_ONCE: Final = 50_000
+"""Records that SQLite walks through in about a tenth of a second: where a window holds no more, nothing is weighed."""
 _COUNTED: Final = ("service", "kind", "grade", "synthetic", "detector", "arm", "fingerprint", "suppressed", "retracted")
 
 
@@ -34,11 +36,8 @@ class Window:
     until: datetime
     kept_from: date
     kept_to: date
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece(Window):
     records: int
+    """How many it holds of what the query asks for; more where the range cuts its first or last hour."""
 
 
 def is_counted(query: ViolationQuery) -> bool:
@@ -79,6 +78,33 @@ async def window_of(connection: AsyncConnection, query: ViolationQuery) -> Windo
     return found.window()
 
 
+async def is_walked_by_time(connection: AsyncConnection, query: ViolationQuery, window: Window) -> bool:
+    """Return whether walking through a window by time reads less than reading all of the query's service and sorting it.
+
+    SQLite takes the index that begins with the service wherever one is asked for, also where nearly everything is that service's.
+    """
+    if query.service is None or query.fingerprint is not None:
+        return False
+    parts = await parts_of(connection, ViolationQuery(since=window.since, until=window.until))
+    within = await _records(connection, parts, None)
+    if within <= _WALKED_AT_ONCE:
+        return True
+    # A walk ends with the page; to sort, all must be read.
+    walked = within * min(1.0, query.limit / max(1, window.records))
+    return walked <= await _records(connection, await parts_of(connection, ViolationQuery()), query.service)
+
+
+async def _records(connection: AsyncConnection, parts: list[Part], service: str | None) -> int:
+    """Count the records of full hours and summed days, retracted ones among them."""
+    found = 0
+    for part in parts:
+        row: Any = part.row  # Any: one of two tables
+        when = row.day.in_(part.days) if row is ViolationDayRow else part.between(row.hour)
+        statement = select(func.coalesce(func.sum(row.records), 0)).where(when)
+        found += (await connection.execute(statement if service is None else statement.where(row.service == service))).scalar_one()
+    return found
+
+
 async def _end_of_all(connection: AsyncConnection, function: Any) -> datetime | None:  # Any: SQL's min or max
     """Return the first or the last hour with violations: one look at an end of an index."""
     found: datetime | None = (await connection.execute(select(function(ViolationCountRow.hour)))).scalar_one()
@@ -103,7 +129,7 @@ class _Found:
     def __init__(self, query: ViolationQuery, since: datetime | None, until: datetime | None) -> None:
         self._query = query
         self._since, self._until = since, until
-        self._pieces: list[_Piece] = []
+        self._pieces: list[Window] = []
         self._records = 0
 
     @property
@@ -128,9 +154,10 @@ class _Found:
         return Window(
             min(one.since for one in self._pieces), max(one.until for one in self._pieces),
             min(one.kept_from for one in self._pieces), max(one.kept_to for one in self._pieces),
+            sum(one.records for one in self._pieces),
         )  # fmt: skip
 
-    async def _read(self, connection: AsyncConnection, part: Part) -> list[_Piece]:
+    async def _read(self, connection: AsyncConnection, part: Part) -> list[Window]:
         row: Any = part.row  # Any: one of two tables
         is_day = row is ViolationDayRow
         start = row.day if is_day else row.hour
@@ -139,7 +166,7 @@ class _Found:
         found = []
         for moment, kept_from, kept_to, records in await connection.execute(statement):
             begins, ends = (start_of(moment), start_of(moment) + _DAY) if is_day else (moment, moment + _HOUR)
-            found.append(_Piece(begins, ends, kept_from, kept_to, int(records)))
+            found.append(Window(begins, ends, kept_from, kept_to, int(records)))
         return found
 
     def _conditions(self, part: Part) -> list[ColumnElement[bool]]:

@@ -38,7 +38,10 @@ _NAMED: Final = rf"\b(?:(?<!/){_KEY}{_QUOTE}|(?<![./]){_KEY})"
 _FORMS: Final = (
     # What stands before a secret is kept: it tells the reader what there was.
     # A slash in a password should be written otherwise, and often is not; `host:443/` is an address.
-    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^/\s@:\[\"']{0,100}:(?!\d{1,5}[/?#])[^\s@\"']{1,200}@", re.IGNORECASE), r"\1" + REDACTED + "@"),
+    (
+        re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^/\s@:\[\"']{0,100}:(?!\d{1,5}[/?#])[^\s@\"']{1,200}@", re.IGNORECASE),
+        r"\1" + REDACTED + "@",
+    ),
     (re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)(?:[^/\s@\"']{1,200}@){1,3}", re.IGNORECASE), r"\1" + REDACTED + "@"),
     (re.compile(rf"(\bauthorization{_IN_HEADERS}{_SCHEME})(?!\[redacted\])[^\s\"',;]{{3,}}", re.IGNORECASE), r"\1" + REDACTED),
     (re.compile(rf"(\bauthorization{_IN_HEADERS})(?=[a-z._~+/-]*\d)[\w.~+/=-]{{8,}}", re.IGNORECASE), r"\1" + REDACTED),

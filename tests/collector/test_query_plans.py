@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -182,6 +183,42 @@ async def test_who_is_mentioned_is_found_by_an_index(store: Database, query: Vio
         plans = "\n".join([await plan(connection, store.dialect, statement, parameters) for statement, parameters in statements])
     index = "violation_mentions USING PRIMARY KEY (hour=? AND value=?)" if store.dialect == "sqlite" else "Bitmap Index Scan on violations_"
     assert index in plans
+
+
+async def page_plan(store: Database, query: ViolationQuery) -> str:
+    """Return how the last statement of a page is answered."""
+    with caught(store) as statements:
+        await evidence(store).find(query)
+    async with store.reading() as connection:
+        return await plan(connection, store.dialect, *statements[-1])
+
+
+@pytest.mark.parametrize("query", [ViolationQuery("k"), ViolationQuery("k", kind="k", is_oldest_first=True)])
+async def test_a_page_of_a_service_does_not_sort_all_that_it_sent(store: Database, query: ViolationQuery) -> None:
+    """Read by time up to the limit: a collector may keep millions of one service."""
+    if store.dialect == "postgresql":
+        pytest.skip("PostgreSQL weighs by itself what it knows of its tables")
+    time = START - timedelta(hours=36)
+    for asked in (query, replace(query, after=(time, ID))):
+        explained = await page_plan(store, asked)
+        assert "ix_violations_time_id" in explained, explained
+        assert "TEMP B-TREE" not in explained, explained
+
+
+async def test_a_page_of_a_silent_service_among_loud_ones_is_found_by_its_name(store: Database) -> None:
+    if store.dialect == "postgresql":
+        pytest.skip("PostgreSQL weighs by itself what it knows of its tables")
+    assert "ix_violations_time_id" in await page_plan(store, ViolationQuery("k"))
+    async with store.writing() as connection:
+        await connection.execute(text("UPDATE violation_days SET records = 60000"))
+        await connection.execute(text("UPDATE violation_counts SET records = 60000"))
+        for table in ("violation_days", "violation_counts"):
+            columns = [row[1] for row in await connection.execute(text(f"PRAGMA table_info({table})"))]
+            others = ", ".join("'silent'" if name == "service" else "1" if name == "records" else name for name in columns)
+            await connection.execute(text(f"INSERT INTO {table} SELECT {others} FROM {table}"))
+
+    assert "ix_violations_service_fingerprint_time (service=?)" in await page_plan(store, ViolationQuery("silent"))
+    assert "ix_violations_time_id" in await page_plan(store, ViolationQuery("k", kind="k"))
 
 
 async def test_a_page_on_postgresql_opens_the_days_that_have_it(store: Database) -> None:
