@@ -31,6 +31,9 @@ next_serial: Callable[[], int] = itertools.count(1).__next__
 clock = time.perf_counter
 
 
+_KEPT_OF_SCOPE: Final = ("type", "path", "query_string", "path_params", "route", "endpoint", "method")
+
+
 class Connection:
     """One WebSocket: bound at its handshake to a principal and to a serial number that is never used again."""
 
@@ -66,6 +69,11 @@ class Connection:
         """Its client's pongs or acknowledgements are seen here, so that their absence says something."""
         self.asked = 0
         """How often it was asked anew whose it is, before a frame to nobody known."""
+
+    def seal(self) -> None:
+        """Keep what evidence may need of the scope, and let the scope go: what is remembered of the connection outlives it by far."""
+        scope = self.scope
+        self.scope = {"headers": [], **{name: scope[name] for name in _KEPT_OF_SCOPE if name in scope}}
 
     def answered(self) -> None:
         """Note that the client's side answered by itself: a pong, an acknowledgement."""

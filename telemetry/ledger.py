@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +32,9 @@ logger = logging.getLogger("isolation_monitor")
 
 RECENT_LIMIT: Final = 256
 PLANTED_LIMIT: Final = 32
+NOTED_REQUESTS: Final = 200
+"""Requests that are over and still know what was found on them: a crossing that is proven later names what made it possible."""
+NOTED_EACH: Final = 32
 PLANTED_RECORD_EVERY_S: Final = 3600.0
 """A planted fault of each detector is sent once an hour: proof that evidence arrives, and no flood."""
 FULL_RECORDS_PER_MINUTE: Final = 20
@@ -56,6 +59,7 @@ class Ledger:
         self.recent: deque[Violation] = deque(maxlen=RECENT_LIMIT)
         """Of users; those that are suppressed say so in their detail."""
         self.planted: deque[Violation] = deque(maxlen=PLANTED_LIMIT)
+        self._noted: deque[RequestContext] = deque()
         """What detectors reported of planted faults."""
         self._planting: set[int] = set()
         """The threads on which a fault is being planted now."""
@@ -113,7 +117,7 @@ class Ledger:
             self._count(violation)
             for request in requests:
                 if request is not None:
-                    _note(request, violation)
+                    self._note(request, violation)
                     if violation.grade != "hygiene":
                         self._mark_violated(request)
             self._send(violation)
@@ -183,6 +187,32 @@ class Ledger:
         cell = self.verdict_cells[request.transport, verdict, request.exposed, request.arm]
         cell.values[cell.index] += 1.0
 
+    def _note(self, request: RequestContext, violation: Violation) -> None:
+        found = request.violations
+        if found is not None:
+            if len(found) >= NOTED_EACH:
+                if self._is_slight(violation):
+                    return
+                del found[next((at for at, one in enumerate(found) if self._is_slight(one)), 0)]
+            found.append(violation)
+            return
+        request.violations = [violation]
+        noted = self._noted
+        noted.append(request)
+        for _ in range(2):
+            if len(noted) <= NOTED_REQUESTS:
+                return
+            with suppress(IndexError):  # Another thread was faster.
+                oldest = noted.popleft()
+                if oldest.finished:
+                    oldest.violations = None
+                else:
+                    noted.append(oldest)
+
+    def _is_slight(self, violation: Violation) -> bool:
+        """Whether nothing depends on a violation being known of its request: it neither refuses an answer nor makes a crossing."""
+        return violation.grade == "hygiene" and not (self.switches is not None and self.switches[violation.kind].blocks)
+
     def _mark_violated(self, request: RequestContext) -> None:
         if request.violated:
             return
@@ -236,7 +266,8 @@ class Ledger:
         self.planted.append(violation)
         for request in requests:
             if request is not None:
-                _note(request, violation)
+                # Not remembered: planted requests are nobody's, and never end.
+                request.violations = [*(request.violations or ()), violation]
         now = time.monotonic()
         if now - self._planted_sent.get(violation.kind, -PLANTED_RECORD_EVERY_S) >= PLANTED_RECORD_EVERY_S:
             self._planted_sent[violation.kind] = now
@@ -333,9 +364,3 @@ def _tell_arms(violation: Violation, requests: tuple[RequestContext | None, ...]
     if rollouts := arms.merged(requests):
         violation.rollouts = rollouts
         violation.arm = arms.strongest({**rollouts, "": violation.arm})
-
-
-def _note(request: RequestContext, violation: Violation) -> None:
-    if request.violations is None:
-        request.violations = []
-    request.violations.append(violation)

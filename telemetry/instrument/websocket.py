@@ -131,6 +131,7 @@ class Sockets:
             self._close(connection, failure)
             if unit is not None and not unit.finished:
                 self._leave_message(unit, connection, is_handshake=unit is handshake)
+            connection.seal()
 
     def _judge_access(self, request: RequestContext, scope: Scope) -> None:
         """Judge whether the user may see what the handshake names, now that the application lets him in."""

@@ -113,7 +113,7 @@ def stored(running: Collector, name: str) -> list[str]:
     ids: list[str] = []
     cursor = ""
     while cursor is not None:
-        page = _page(running, f"/v1/violations?service={name}&limit=1000&cursor={cursor}")
+        page = _page(running, f"/v1/violations?service={name}&fields=id&limit=1000&cursor={cursor}")
         ids += [item["id"] for item in page["items"]]
         cursor = page["next_cursor"]
     return ids
