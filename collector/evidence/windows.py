@@ -24,7 +24,7 @@ _DAY: Final = timedelta(days=1)
 _NEAR: Final = 6 * _HOUR
 """Most pages lie within so long of where they begin."""
 _WALKED_AT_ONCE: Final = 50_000
-"""Records that SQLite walks through in about a tenth of a second: where a window holds no more, nothing is weighed."""
+"""Records that are walked through in about a tenth of a second: where a window holds no more, nothing is weighed."""
 _COUNTED: Final = ("service", "kind", "grade", "synthetic", "detector", "arm", "fingerprint", "suppressed", "retracted")
 
 
@@ -82,6 +82,7 @@ async def is_walked_by_time(connection: AsyncConnection, query: ViolationQuery, 
     """Return whether walking through a window by time reads less than reading all of the query's service and sorting it.
 
     SQLite takes the index that begins with the service wherever one is asked for, also where nearly everything is that service's.
+    PostgreSQL weighs by itself, once it has statistics of the partition.
     """
     if query.service is None or query.fingerprint is not None:
         return False
@@ -101,7 +102,7 @@ async def _records(connection: AsyncConnection, parts: list[Part], service: str 
         row: Any = part.row  # Any: one of two tables
         when = row.day.in_(part.days) if row is ViolationDayRow else part.between(row.hour)
         statement = select(func.coalesce(func.sum(row.records), 0)).where(when)
-        found += (await connection.execute(statement if service is None else statement.where(row.service == service))).scalar_one()
+        found += int((await connection.execute(statement if service is None else statement.where(row.service == service))).scalar_one())
     return found
 
 

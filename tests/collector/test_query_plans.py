@@ -31,7 +31,7 @@ from isolation_monitor.collector.problems import NotFound
 from isolation_monitor.collector.retention.repository import RetentionRepository, expiring
 from isolation_monitor.collector.storage.database import Database
 from isolation_monitor.collector.storage.days import day_of
-from isolation_monitor.collector.storage.models import ViolationRow
+from isolation_monitor.collector.storage.models import Base, ViolationRow
 from tests.collector.conftest import START
 
 LARGE = ("violations", "violation_mentions", "amendments", "runs", "unknown_records", "alert_notifications")
@@ -208,16 +208,15 @@ async def test_a_page_of_a_service_does_not_sort_all_that_it_sent(store: Databas
 async def test_a_page_of_a_silent_service_among_loud_ones_is_found_by_its_name(store: Database) -> None:
     if store.dialect == "postgresql":
         pytest.skip("PostgreSQL weighs by itself what it knows of its tables")
-    assert "ix_violations_time_id" in await page_plan(store, ViolationQuery("k"))
     async with store.writing() as connection:
         await connection.execute(text("UPDATE violation_days SET records = 60000"))
         await connection.execute(text("UPDATE violation_counts SET records = 60000"))
         for table in ("violation_days", "violation_counts"):
-            columns = [row[1] for row in await connection.execute(text(f"PRAGMA table_info({table})"))]
+            columns = Base.metadata.tables[table].columns.keys()
             others = ", ".join("'silent'" if name == "service" else "1" if name == "records" else name for name in columns)
             await connection.execute(text(f"INSERT INTO {table} SELECT {others} FROM {table}"))
 
-    assert "ix_violations_service_fingerprint_time (service=?)" in await page_plan(store, ViolationQuery("silent"))
+    assert "service_fingerprint_time" in await page_plan(store, ViolationQuery("silent"))
     assert "ix_violations_time_id" in await page_plan(store, ViolationQuery("k", kind="k"))
 
 

@@ -172,6 +172,7 @@ def kill_postgres(folder: Path, cluster: Cluster, kills: int, per_kill: int, pro
                 outcome.kills += 1
                 cluster.start()
                 progress(f"  PostgreSQL killed {outcome.kills} times, {len(outcome.promised):,} records acknowledged")
+        cluster.analyze()
         return outcome.judge(stored(running, outcome.name))
 
 
