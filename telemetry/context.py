@@ -26,6 +26,8 @@ SCOPE_KEY: Final = "isolation_monitor.request"
 IDLE_AFTER_S: Final = 60.0
 """A connection is idle when nothing went either way for so long."""
 DEAD_AFTER_S: Final = 60.0
+KEPT_OF_SCOPE: Final = ("type", "path", "root_path", "query_string", "headers", "path_params", "endpoint", "route")
+"""What late frames and remembered runs are judged by, of the scope of a connection that is over."""
 
 next_serial: Callable[[], int] = itertools.count(1).__next__
 clock = time.perf_counter
@@ -71,6 +73,11 @@ class Connection:
         """Note that the client's side answered by itself: a pong, an acknowledgement."""
         self.heard_at = clock()
         self.answers = True
+
+    def let_go(self) -> None:
+        """The connection is over: a run that is remembered must not hold its session, its state and the request of its handshake."""
+        self.scope = {key: self.scope[key] for key in KEPT_OF_SCOPE if key in self.scope}
+        self.sending = None
 
     def sending_arm(self) -> str:
         """Return the arm of the frame that is being sent."""

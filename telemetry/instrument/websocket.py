@@ -129,8 +129,11 @@ class Sockets:
             if acks is not None:
                 acks.ended()
             self._close(connection, failure)
+            # Its traceback holds this frame: kept in it, both would wait for the collector of cycles, with all the application's.
+            failure = None
             if unit is not None and not unit.finished:
                 self._leave_message(unit, connection, is_handshake=unit is handshake)
+            connection.let_go()
 
     def _judge_access(self, request: RequestContext, scope: Scope) -> None:
         """Judge whether the user may see what the handshake names, now that the application lets him in."""

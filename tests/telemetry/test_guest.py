@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
+
+from tests.telemetry.conftest import Socket
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -189,3 +193,57 @@ async def test_finished_requests_hold_nothing_of_the_host(monitor, client) -> No
     await client(monitor.instrument(keeps)).get("/x", user="ann")
 
     assert kept[0].scope is None
+
+
+class Held:
+    """Something of the application's that takes a weak reference."""
+
+
+async def test_a_handler_that_fails_lets_its_objects_go_at_once(monitor) -> None:
+    """A frame that waits for the collector of cycles holds a session, a model or a page of rows until then."""
+    held: list[weakref.ref[Held]] = []
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        session = Held()
+        held.append(weakref.ref(session))
+        await receive()
+        raise LookupError("the application's own")
+
+    ann = await Socket(monitor.instrument(fails), "ann").accepted()
+    gc.collect()
+    gc.disable()
+    try:
+        await ann.leave()
+        assert isinstance(ann.task.exception(), LookupError)
+        del ann
+
+        assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_remembered_run_does_not_hold_what_hangs_on_its_connection(monitor, socket) -> None:
+    """Ten thousand runs are remembered: each would hold a user's session and everything else that lies in a scope."""
+    held: list[weakref.ref[Held]] = []
+
+    async def serves(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"] = {"session": (session := Held())}
+        held.append(weakref.ref(session))
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            async with monitor.run("run-1") as run:
+                run.emit("agent_started")
+                await send({"type": "websocket.send", "text": '{"run_id": "run-1", "type": "agent_started"}'})
+
+    ann = await socket(monitor.instrument(serves), "ann")
+    ann.say({"hello": 1})
+    await ann.hear()
+    await ann.leave()
+    del ann
+    gc.collect()
+
+    assert "run-1" in monitor.runs.known
+    assert held[0]() is None
