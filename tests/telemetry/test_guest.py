@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from isolation_monitor.telemetry.delivery.acknowledgements import Acks
 from tests.telemetry.conftest import Socket
 
 
@@ -57,10 +58,21 @@ async def test_the_applications_own_exception_passes_unchanged(monitor, client, 
         await calls.get("/boom", user="ann")
 
 
+class BrokenAcks:
+    """Acknowledgements that hand frames on and fail at the end."""
+
+    def __init__(self, send: Any) -> None:
+        self.send = send
+
+    ended = breaks
+
+
 WEBSOCKET_FAULTS = {
     **{name: FAULTS[name] for name in ("principal", "exposure", "finish", "leaks", "registry")},
     "frames": lambda m: setattr(m.frames, "_judge", breaks),
     "runs": lambda m: setattr(m.runs, "sent", breaks),
+    "acknowledgements": lambda m: setattr(m.delivery.acknowledgements, "watch", lambda send: BrokenAcks(send)),
+    "measuring": lambda m: setattr(m.delivery.acknowledgements, "watch", breaks),
 }
 
 
@@ -84,6 +96,7 @@ async def test_frames_are_equal_whatever_breaks_inside(monitor, socket, fault) -
     assert await ann.hear() == {"run_id": "run-1", "type": "agent_started", "user_id": "bob"}
     await ann.leave()
     assert ann.task.exception() is None
+    assert not monitor.connections
 
 
 async def test_errors_of_our_own_are_counted(monitor, client, samples) -> None:
@@ -247,3 +260,47 @@ async def test_a_remembered_run_does_not_hold_what_hangs_on_its_connection(monit
 
     assert "run-1" in monitor.runs.known
     assert held[0]() is None
+
+
+async def test_a_ping_that_its_server_refuses_breaks_no_send(monitor, samples) -> None:
+    class Ending:
+        has_kernel, has_pong = False, True
+        ping = breaks
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    acks = Acks(monitor.delivery.acknowledgements, Ending(), send)
+    await acks.send({"type": "websocket.send", "text": "hello"})
+    await acks.send({"type": "websocket.close"})
+    acks.ended()
+
+    assert [message["type"] for message in sent] == ["websocket.send", "websocket.close"]
+    assert samples(monitor, "isolation_monitor_errors_total", hook="delivery") == 2
+
+
+@pytest.mark.parametrize("part", ["housekeeper.start", "outbox.start", "worker_deaths.ended", "outbox.sync"])
+async def test_the_application_starts_and_ends_whatever_of_ours_cannot(monitor, part) -> None:
+    async def lifespan(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+
+    sent: list[Any] = []
+    inbox = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}]
+
+    async def receive() -> Any:
+        return inbox.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = monitor.instrument(lifespan)
+    owner, _, method = part.partition(".")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(getattr(monitor, owner), method, breaks)
+        await app({"type": "lifespan"}, receive, send)
+
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
