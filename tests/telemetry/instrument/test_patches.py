@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from asgiref.compatibility import guarantee_single_callable
+from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from isolation_monitor.telemetry.instrument import patches
 
@@ -82,3 +84,50 @@ def test_an_undo_is_done_once() -> None:
 
     assert Library().own() == ["b", "own"]
     again()
+
+
+@pytest.mark.parametrize("order", ["theirs first", "ours first"])
+def test_an_application_that_another_instrumentation_has_wrapped_stays_wrapped_by_it(monitor: Any, order: str) -> None:
+    """OpenTelemetry replaces the same method of an application; taking the monitor off must not take that off."""
+    app, wrapped = FastAPI(), []
+
+    def theirs() -> None:
+        inner = app.build_middleware_stack
+        app.build_middleware_stack = lambda: wrapped.append(True) or inner()  # type: ignore[method-assign,func-returns-value]
+
+    steps = [theirs, lambda: monitor.instrument(app)]
+    for step in steps if order == "theirs first" else reversed(steps):
+        step()
+    monitor.uninstrument()
+
+    stack = app.build_middleware_stack()
+
+    assert wrapped == [True]
+    assert type(stack) is ServerErrorMiddleware
+
+
+def test_an_application_whose_own_stack_was_put_back_by_somebody_is_left_so(monitor: Any) -> None:
+    app = FastAPI()
+    own = app.build_middleware_stack
+    monitor.instrument(app)
+    app.build_middleware_stack = own  # type: ignore[method-assign]  # as OpenTelemetry's uninstrument_app does
+
+    monitor.uninstrument()
+
+    assert type(app.build_middleware_stack()) is ServerErrorMiddleware
+    assert not any(patch.active for patch in monitor.patches)
+
+
+async def test_one_hook_that_does_not_come_off_keeps_no_other_on(monitor: Any, samples: Any) -> None:
+    app = FastAPI()
+    monitor.instrument(app)
+
+    def fails() -> None:
+        raise AttributeError("somebody was faster")
+
+    monitor._undo.append(fails)
+    monitor.uninstrument()
+
+    assert type(app.build_middleware_stack()) is ServerErrorMiddleware
+    assert not any(patch.active for patch in monitor.patches)
+    assert samples(monitor, "isolation_monitor_errors_total") == 1
