@@ -304,3 +304,40 @@ async def test_the_application_starts_and_ends_whatever_of_ours_cannot(monitor, 
         await app({"type": "lifespan"}, receive, send)
 
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+BODY = {"type": "http.response.body", "body": b"hello"}
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "a file by its path": [START, {"type": "http.response.pathsend", "path": __file__}],
+    "a file by its descriptor": [START, {"type": "http.response.zerocopysend", "file": 0}],
+    "a hint before it": [{"type": "http.response.early_hint", "links": []}, START, BODY],
+    "trailers": [{**START, "trailers": True}, BODY, {"type": "http.response.trailers", "headers": []}],
+    "nothing but its head": [{**START, "status": 204}, {"type": "http.response.body"}],
+    "parts": [START, {**BODY, "more_body": True}, BODY],
+}
+
+
+@pytest.mark.parametrize("detectors", ["", "foreign_content=block"])
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_answers_of_every_kind_arrive_whole(make_monitor, answer, detectors) -> None:
+    """Servers offer more than bodies: an answer that is held back until it is judged must still go out where nothing is to be judged."""
+
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        for message in ANSWERS[answer]:
+            await send(message)
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/x", "headers": [(b"authorization", b"Bearer ann")], "query_string": b"", "http_version": "1.1",
+    }  # fmt: skip
+    await make_monitor(detectors=detectors).instrument(answers)(scope, receive, send)
+
+    assert sent == ANSWERS[answer]
