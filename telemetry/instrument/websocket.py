@@ -119,7 +119,9 @@ class Sockets:
                 self._leave_message(unit, connection, is_handshake=unit is handshake)
             connection.let_go()
 
-    def _measured(self, scope: Scope, connection: Connection, receive: Receive, send: Send) -> tuple[Receive, Send, list[Callable[[], None]]]:
+    def _measured(
+        self, scope: Scope, connection: Connection, receive: Receive, send: Send
+    ) -> tuple[Receive, Send, list[Callable[[], None]]]:
         """Return a receive and a send by which delivery is measured as far as the connection can tell, and what to call at its end."""
         try:
             acks = self._delivery.acknowledgements.watch(send)

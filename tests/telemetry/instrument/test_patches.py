@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import inspect
 import itertools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
 
 from isolation_monitor.telemetry.instrument import patches
+from isolation_monitor.telemetry.instrument.integrations import INTEGRATIONS
 
 
 class Base:
@@ -131,3 +136,34 @@ async def test_one_hook_that_does_not_come_off_keeps_no_other_on(monitor: Any, s
     assert type(app.build_middleware_stack()) is ServerErrorMiddleware
     assert not any(patch.active for patch in monitor.patches)
     assert samples(monitor, "isolation_monitor_errors_total") == 1
+
+
+def test_what_is_patched_keeps_its_names_its_signature_and_its_kind(monitor: Any) -> None:
+    """Applications pickle functions, make mocks of classes and call by names: each must work as on the original."""
+
+    async def app(*_: Any) -> None: ...
+
+    for library, _ in INTEGRATIONS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
+    monitor.instrument(app)
+    places = [(layers[0].owner, attribute) for (_, attribute), layers in patches._layers.items()]
+    watched = [getattr(owner, attribute) for owner, attribute in places]
+    monitor.uninstrument()
+
+    assert len(watched) > 40
+    for (owner, attribute), function in zip(places, watched, strict=True):
+        original = getattr(owner, attribute)
+        if isinstance(original, FunctionType):
+            where = f"{owner}.{attribute}"
+            assert inspect.signature(function) == inspect.signature(original), where
+            assert (function.__module__, function.__qualname__) == (original.__module__, original.__qualname__), where
+            # Whatever ours names must have the names, and the order, of the original.
+            of_ours, skipped = named(function), isinstance(owner, type)
+            assert of_ours[skipped:] == named(original)[skipped : len(of_ours)], where
+
+
+def named(function: Any) -> list[str]:
+    """Return the parameters that a function itself can be given by name."""
+    every = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return [one.name for one in every if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
