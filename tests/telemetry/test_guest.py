@@ -335,9 +335,8 @@ async def test_answers_of_every_kind_arrive_whole(make_monitor, answer, detector
     async def receive() -> Any:
         return {"type": "http.request"}
 
-    scope = {
-        "type": "http", "method": "GET", "path": "/x", "headers": [(b"authorization", b"Bearer ann")], "query_string": b"", "http_version": "1.1",
-    }  # fmt: skip
+    headers = [(b"authorization", b"Bearer ann")]
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers, "query_string": b"", "http_version": "1.1"}
     await make_monitor(detectors=detectors).instrument(answers)(scope, receive, send)
 
     assert sent == ANSWERS[answer]
