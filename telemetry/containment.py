@@ -10,7 +10,8 @@ same route) with no such edge. Everything else is *contained*.
 The failure that others were drawn into has been counted contained by then, because counters do not go down: a cascade
 of one root and nine victims counts as one contained and nine escaped.
 
-Never held: exceptions and their tracebacks. An exception is recognised by a number that is left in its `__dict__`.
+Never held: exceptions and their tracebacks. An exception is recognised by identity while it lives; one of a built-in class, which
+takes no weak reference, by a number that is left in its `__dict__`.
 Cannot see: an exception that the application turned into an answer itself, but for the other edges; a task that
 another request's code cancelled by hand; instances that break for everybody.
 """
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.code_files import owner_of
+from isolation_monitor.telemetry.detectors.by_identity import ByIdentity
 from isolation_monitor.telemetry.recent import Recent
 
 if TYPE_CHECKING:
@@ -112,6 +114,8 @@ class Containment:
         self._common: Recent[str, dict[str, float]] = Recent(later, REMEMBERED, WINDOW_S)
         """When each principal failed last, by what they failed on."""
         self._escapes: Recent[int, Escape] = Recent(later, REMEMBERED, WINDOW_S)
+        self._serials: ByIdentity[int] = ByIdentity()
+        """The requests, by serial number, that exceptions were raised in."""
 
     @property
     def escapes(self) -> list[Escape]:
@@ -136,7 +140,9 @@ class Containment:
             )
             if raised.root is None:
                 for one in chain:
-                    _marks(one)[_MARK] = request.serial
+                    # Not into those of the host's classes: handlers make answers of what stands in their `__dict__`.
+                    if not self._serials.put(one, request.serial):
+                        _marks(one)[_MARK] = request.serial
             self._raised.put(request.serial, raised)
         except Exception as failure:
             self.failed_inside(failure)
@@ -220,7 +226,7 @@ class Containment:
 
     def _marked(self, request: RequestContext, chain: list[BaseException]) -> RequestContext | None:
         for one in chain:
-            serial = _marks(one).get(_MARK)
+            serial = self._serials.get(one) or _marks(one).get(_MARK)
             known = self._known.get(serial) if isinstance(serial, int) else None
             if known is not None and known.request.is_of_another(request):
                 return known.request

@@ -26,12 +26,11 @@ SCOPE_KEY: Final = "isolation_monitor.request"
 IDLE_AFTER_S: Final = 60.0
 """A connection is idle when nothing went either way for so long."""
 DEAD_AFTER_S: Final = 60.0
+KEPT_OF_SCOPE: Final = ("type", "path", "root_path", "query_string", "headers", "path_params", "endpoint", "route")
+"""What late frames and remembered runs are judged by, of the scope of a connection that is over."""
 
 next_serial: Callable[[], int] = itertools.count(1).__next__
 clock = time.perf_counter
-
-
-_KEPT_OF_SCOPE: Final = ("type", "path", "query_string", "path_params", "route", "endpoint", "method")
 
 
 class Connection:
@@ -70,15 +69,15 @@ class Connection:
         self.asked = 0
         """How often it was asked anew whose it is, before a frame to nobody known."""
 
-    def seal(self) -> None:
-        """Keep what evidence may need of the scope, and let the scope go: what is remembered of the connection outlives it by far."""
-        scope = self.scope
-        self.scope = {"headers": [], **{name: scope[name] for name in _KEPT_OF_SCOPE if name in scope}}
-
     def answered(self) -> None:
         """Note that the client's side answered by itself: a pong, an acknowledgement."""
         self.heard_at = clock()
         self.answers = True
+
+    def let_go(self) -> None:
+        """The connection is over: a run that is remembered must not hold its session, its state and the request of its handshake."""
+        self.scope = {key: self.scope[key] for key in KEPT_OF_SCOPE if key in self.scope}
+        self.sending = None
 
     def sending_arm(self) -> str:
         """Return the arm of the frame that is being sent."""

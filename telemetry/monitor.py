@@ -214,7 +214,7 @@ class IsolationMonitor:
         """Take every hook off again. A plain ASGI wrapper stays in place and hands everything through."""
         self.mode = "off"
         while self._undo:
-            self._undo.pop()()
+            self.runs.guarded(self._undo.pop())  # where one fails, the others come off all the same
         self.factories.uninstrument()
         self.integrations.undo()
         for patch in self._patches:

@@ -17,7 +17,9 @@ from isolation_monitor.telemetry.context import CURRENT, RequestContext
 StoreKind = Literal["sql", "kv", "http"]
 
 FETCHED_LIMIT: Final = 200
-"""Reads kept per request; a request that reads more is said to have fetched everything (`Fetched.OVERFLOW`)."""
+"""Reads kept per request; a request that reads more is said to have fetched everything (`OVERFLOW`), and keeps none of them."""
+ROWS_LIMIT: Final = 10_000
+"""The same for the rows of one read: an export that is streamed row by row must not pile up here."""
 
 KEPT_S: Final = 5.0
 KEPT_REQUESTS: Final = 500
@@ -59,14 +61,22 @@ class Stores:
         if not self.is_on or request is None or request.finished:
             return
         read = Fetched(store, where, key, values)
-        if request.fetched is None:
+        if type(values) is list and len(values) > ROWS_LIMIT:
+            self.overflowed(request)
+        elif request.fetched is None:
             request.fetched = [read]
-        elif len(request.fetched) < FETCHED_LIMIT:
+        elif len(request.fetched) >= FETCHED_LIMIT:
+            self.overflowed(request)
+        elif request.fetched[-1] is not OVERFLOW:
             request.fetched.append(read)
-        else:
-            request.fetched[-1] = OVERFLOW
         for listener in self.on_read:
             listener(request, read)
+
+    def overflowed(self, request: RequestContext) -> None:
+        """Take it that a request has fetched everything: what it did read says no more than that, and is let go."""
+        fetched = request.fetched or []
+        if not fetched or fetched[-1] is not OVERFLOW:
+            request.fetched = [*_let_go(fetched[: FETCHED_LIMIT - 1]), OVERFLOW]
 
     def over(self, request: RequestContext) -> None:
         """Take a request with reads that is over: what it read is let go a moment later."""
@@ -88,7 +98,7 @@ class Stores:
             if request.open_runs and len(over) < KEPT_REQUESTS:
                 over.append((now, request))
             elif request.fetched is not None:
-                request.fetched = [read if read is OVERFLOW else _LET_GO[read.store] for read in request.fetched]
+                request.fetched = _let_go(request.fetched)
 
     def written(self, store: StoreKind, where: str, key: object, values: object, request: RequestContext | None = None) -> None:
         """Note what is handed to a store, before it is."""
@@ -97,6 +107,10 @@ class Stores:
             return
         for listener in self.on_write:
             listener(request, Fetched(store, where, key, values))
+
+
+def _let_go(reads: list[Fetched]) -> list[Fetched]:
+    return [read if read is OVERFLOW else _LET_GO[read.store] for read in reads]
 
 
 def was_fetched(request: RequestContext, token: str, stores: Iterable[StoreKind] = ("sql",)) -> bool:

@@ -70,5 +70,9 @@ def is_library(filename: str) -> bool:
 
 
 def _path(filename: str) -> str:
-    relative = os.path.relpath(filename)
+    try:
+        relative = os.path.relpath(filename)
+    except (OSError, ValueError):
+        # The working directory is gone, as after a release that takes the former one's folder away; or lies on another drive.
+        return filename
     return filename if relative.startswith("..") else relative

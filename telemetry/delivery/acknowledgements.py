@@ -170,7 +170,13 @@ class Acks:
         covered = (self.client, self.others)
         if self._pinged is not None or covered == self._ponged or not self.probe.has_pong:
             return
-        if self.probe.ping(self._pong):
+        try:
+            is_out = self.probe.ping(self._pong)
+        except Exception as error:
+            # Of the server's own, on a connection that is ending. What cannot be asked is unknown.
+            self._home.on_error(error)
+            return
+        if is_out:
             self._pinged = covered
             self._pinged_at = time.monotonic()
 
@@ -208,7 +214,7 @@ class Acknowledgements:
         """Called after each look at the connections; told whether it was the last one for now."""
         self.wait_s = wait_s
         """Seconds until what is not acknowledged is unknown."""
-        self._on_error = on_error
+        self.on_error = on_error
         self._noted: set[Acks] = set()
         self._timer_loop: asyncio.AbstractEventLoop | None = None
 
@@ -218,7 +224,7 @@ class Acknowledgements:
             probe = self.find_probe(send)
             return Acks(self, probe, send) if probe is not None and (probe.has_pong or probe.has_kernel) else None
         except Exception as error:
-            self._on_error(error)
+            self.on_error(error)
             return None
 
     def backlogs(self, now: float) -> Iterator[Backlog]:
@@ -256,7 +262,7 @@ class Acknowledgements:
             except Exception as error:
                 self._noted.discard(acks)
                 acks.give_up()
-                self._on_error(error)
+                self.on_error(error)
         self.looked(not self._noted)
         if self._noted:
             self._timer_loop = asyncio.get_running_loop()

@@ -159,10 +159,9 @@ class Retention:
 
     def closed(self, stream: Stream) -> None:
         """The connection is gone: what was not acknowledged waits, if anybody can come back for it."""
-        stream.is_open = False
         if stream.closed_at:
             return
-        stream.closed_at = time.monotonic()
+        stream.disconnected(time.monotonic())
         queue = stream.queue
         if queue.principal is None:
             stream.give_up("unknown")

@@ -145,6 +145,12 @@ class Stream:
         """Say whose events these are; again when the application named the user late."""
         self._envelope = f'{{"epoch":"{epoch}","owner":{"null" if owner is None else chr(34) + owner + chr(34)},"conn":'
 
+    def disconnected(self, at: float) -> None:
+        """The connection is gone, at that moment: what waits is kept, and nothing of the server's."""
+        self.is_open = False
+        self.closed_at = at
+        self._send, self._tell_sent = _nowhere, None
+
     @property
     def current(self) -> Stream:
         """The stream on which this one's user listens now: itself, or the latest that took over."""
@@ -348,3 +354,7 @@ class Stream:
         self.queue.remove(entry)
         if entry.conn:
             self.settled_to = max(self.settled_to, entry.conn)
+
+
+async def _nowhere(message: object) -> None:
+    """Stand for the server's `send` of a connection that is gone; never called, since nothing is sent on a closed stream."""

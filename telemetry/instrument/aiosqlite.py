@@ -34,17 +34,17 @@ def install(_detection: Detection) -> Installed:
 
 
 def _for_the_asker(original: Any) -> Any:
-    async def _execute(connection: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _execute(connection: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
         request = CURRENT.get()
         if request is None:
-            return await original(connection, function, *args, **kwargs)
+            return await original(connection, fn, *args, **kwargs)
 
         asked_at = stacks.capture(2)
 
         def for_the_asker(*args: Any, **kwargs: Any) -> Any:
             nobody, nowhere = CURRENT.set(request), ASKED_AT.set(asked_at)
             try:
-                return function(*args, **kwargs)
+                return fn(*args, **kwargs)
             finally:
                 ASKED_AT.reset(nowhere)
                 CURRENT.reset(nobody)

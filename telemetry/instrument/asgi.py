@@ -318,7 +318,11 @@ class IsolationMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Learn that this process serves: the thread of the event loop becomes the owner of the hot cells."""
-        self.monitor.serving()
+        try:
+            self.monitor.serving()
+        except Exception as error:
+            # No thread is to be had, for one. The first request tries again.
+            self._ledger.internal_error("middleware", error)
 
         async def send_started(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -331,7 +335,10 @@ class IsolationMiddleware:
         try:
             await self.app(scope, receive, send_started)
         finally:
-            self.monitor.worker_deaths.ended()
+            try:
+                self.monitor.worker_deaths.ended()
+            except Exception as error:
+                self._ledger.internal_error("middleware", error)
             await self._sync_last()
 
     async def _sync_last(self) -> None:

@@ -218,10 +218,13 @@ def _put_nowait(original: Callable[[Any, Any], Any], starvation: Starvation) -> 
 def _on_task_done(original: Callable[[Any, Any], Any], containment: Containment) -> Callable[[Any, Any], Any]:
     def on_task_done(self: Any, task: Any) -> Any:
         was_aborting = self._aborting
-        members = [] if was_aborting else list(self._tasks)
+        # Only a failure makes a group abort: a list of the others for each task that ends well would make ten thousand of them slow.
+        if was_aborting or task.cancelled() or task.exception() is None:
+            return original(self, task)
+        members = list(self._tasks)
         result = original(self, task)
         try:
-            if self._aborting and not was_aborting:
+            if self._aborting:
                 root = running.request_of_task(task)
                 containment.aborted(root, [running.request_of_task(one) for one in (*members, self._parent_task)])
         except Exception as error:

@@ -38,6 +38,8 @@ _BYTES: Final = b"octet-stream"
 BYTES_JUDGED: Final = 16_384
 """Of an answer that does not say that it is text, so many bytes are judged, and the rest counted as skipped."""
 _FORM: Final = b"application/x-www-form-urlencoded"
+_FILES: Final = ("http.response.pathsend", "http.response.zerocopysend")
+"""By these the server sends a file itself: its content does not pass here."""
 _TAIL: Final = 200
 """Characters of a stream that are looked at again with what comes next, so that no value is cut in two."""
 _PLAIN_HEADERS: Final = frozenset(
@@ -183,6 +185,11 @@ class Reading:
             if request.is_watched:
                 self._monitor.detection.answering(request)
             return self._start(message)
+        if kind in _FILES:
+            request.responded = True
+            if self._is_read:
+                self._monitor.ledger.skipped(names.FOREIGN_CONTENT)
+            return False
         if kind != "http.response.body":
             return False
         more = message.get("more_body", False)
@@ -306,8 +313,9 @@ class Reading:
             self._send = _swallow
             self._held = None
             return
-        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_last or self._is_stream or (message["type"] == "http.response.body" and not self._is_read):
+        is_body = message["type"] == "http.response.body"
+        is_last = is_body and not message.get("more_body", False)
+        if is_last or self._is_stream or (is_body and not self._is_read) or message["type"] in _FILES:
             # A stream leaves part by part, each once it was judged: what has left cannot be called back.
             self._held = [] if self._is_stream and not is_last else None
             for one in held:

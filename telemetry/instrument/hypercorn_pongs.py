@@ -7,6 +7,7 @@ sent as hypercorn's own are. Its transport is out of reach from a connection, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import weakref
@@ -27,8 +28,9 @@ HOME: Final = "hypercorn.protocol.ws_stream"
 TESTED: Final = ((0, 17), (0, 19))
 """Versions from the first to below the second."""
 
-_waiting: weakref.WeakKeyDictionary[Any, tuple[bytes, Callable[[], None]]] = weakref.WeakKeyDictionary()
-"""By stream: what its latest ping said, and whom its pong is told."""
+_waiting: weakref.WeakKeyDictionary[Any, weakref.ref[HypercornProbe]] = weakref.WeakKeyDictionary()
+"""By stream: the probe whose ping is not answered yet. Weak on both sides: a probe holds its stream, and a client that left for
+good never answers."""
 _hooked: Final[Counter[str]] = Counter()
 _numbers: Final = itertools.count(1)
 
@@ -73,7 +75,8 @@ def _looking_through(events: Callable[[], Iterator[Any]], stream: weakref.ref[An
     def looked_through() -> Iterator[Any]:
         for event in events():
             if type(event) is pong:
-                _heard(stream(), bytes(event.payload))
+                with contextlib.suppress(Exception):  # hypercorn's connection must not fail because of us
+                    _heard(stream(), bytes(event.payload))
             yield event
 
     return looked_through
@@ -81,9 +84,10 @@ def _looking_through(events: Callable[[], Iterator[Any]], stream: weakref.ref[An
 
 def _heard(stream: Any, payload: bytes) -> None:
     waiting = _waiting.get(stream) if stream is not None else None
-    if waiting is not None and waiting[0] == payload:
+    probe = waiting() if waiting is not None else None
+    if probe is not None and probe.payload == payload:
         del _waiting[stream]
-        waiting[1]()
+        probe.answered()
 
 
 class HypercornProbe:
@@ -95,6 +99,9 @@ class HypercornProbe:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._task: asyncio.Task[None] | None = None
+        self._ponged: Callable[[], None] | None = None
+        self.payload = b""
+        """What its latest ping said."""
 
     def is_drained(self) -> bool:
         """False: nobody can tell."""
@@ -114,11 +121,17 @@ class HypercornProbe:
         if self.is_gone() or stream.state.name != "CONNECTED" or (self._task is not None and not self._task.done()):
             return False
         # Numbered: an answer that comes after we have given up must not pass for the next ping's.
-        payload = b"isolation %d" % next(_numbers)
-        _waiting[stream] = (payload, ponged)
-        ping = sys.modules["wsproto.events"].Ping(payload=payload)
+        self.payload, self._ponged = b"isolation %d" % next(_numbers), ponged
+        _waiting[stream] = weakref.ref(self)
+        ping = sys.modules["wsproto.events"].Ping(payload=self.payload)
         self._task = asyncio.get_running_loop().create_task(_send(stream, ping), context=Context())
         return True
+
+    def answered(self) -> None:
+        """Tell of the pong, once."""
+        ponged, self._ponged = self._ponged, None
+        if ponged is not None:
+            ponged()
 
 
 async def _send(stream: Any, ping: Any) -> None:

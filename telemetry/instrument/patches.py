@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import sys
 import threading
@@ -55,7 +56,7 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Callable[
         is_own = attribute in vars(owner)
         # Taken from `vars`, so that static and class methods stay what they are.
         original = vars(owner)[attribute] if is_own else getattr(owner, attribute)
-        layer = _Layer(owner, is_own, original, _as_async_as(original, make(original)))
+        layer = _Layer(owner, is_own, original, _dressed_as(original, make(original)))
         setattr(owner, attribute, layer.replacement)
         _layers.setdefault((id(owner), attribute), []).append(layer)
 
@@ -67,9 +68,15 @@ def replace(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Callable[
     return undo
 
 
-def _as_async_as(original: Any, replacement: Any) -> Any:
-    """Mark a plain function that stands for a coroutine function as one: asgiref takes an application without that mark
-    for one of the old kind, and calls it with its scope alone."""
+def _dressed_as(original: Any, replacement: Any) -> Any:
+    """Give a function the name, the signature and the kind of the one that it stands for.
+
+    Applications pickle functions by their names, and `create_autospec` and injectors ask for signatures. A plain function that
+    stands for a coroutine function is marked as one: asgiref takes an application without that mark for one of the old kind, and
+    calls it with its scope alone.
+    """
+    if isinstance(replacement, FunctionType) and isinstance(original, FunctionType):
+        functools.update_wrapper(replacement, original)
     if isinstance(replacement, FunctionType) and _is_async(original) and not _is_async(replacement):
         if sys.version_info >= (3, 12):
             inspect.markcoroutinefunction(replacement)

@@ -16,6 +16,7 @@ from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.detectors.by_identity import ByIdentity
 from isolation_monitor.telemetry.instrument.integrations import Installed
 from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
+from isolation_monitor.telemetry.provenance import ROWS_LIMIT
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -56,7 +57,7 @@ def install(detection: Detection) -> Installed:
         hook(owner, "_start_query", hooks.start_query)
     connection = next(owner for owner in psycopg.Connection.__mro__ if "_exec_command" in vars(owner))
     hook(connection, "_exec_command", hooks.exec_command)
-    for cursor in (psycopg.Cursor, psycopg.AsyncCursor):
+    for cursor in (psycopg.Cursor, psycopg.AsyncCursor, psycopg.ServerCursor, psycopg.AsyncServerCursor):
         for fetch in _FETCHES:
             hook(cursor, fetch, hooks.fetch)
         # Up to 3.2 iterating is a generator of its own; later it is `__next__`.
@@ -169,16 +170,28 @@ class _Hooks:
                 return
             known = self._rows.get(cursor)
             if known is not None:
-                known.append(rows)
+                self._add(known, rows)
                 return
             row = rows[0] if type(rows) is list and rows else rows
             if type(row) is tuple and row:
                 self._dirty.answered(cursor._conn, row[0])
-            known = [rows]
+            # One row beyond the limit tells the stores that there are too many.
+            known = rows[: ROWS_LIMIT + 1] if type(rows) is list else [rows]
             self._rows.put(cursor, known)
             self._stores.read("sql", "psycopg", self._params.get(cursor), known)
         except Exception as error:
             self._failed(error)
+
+    def _add(self, known: list[Any], rows: Any) -> None:
+        """Add to what a cursor has given so far; of one that has given very much, keep nothing."""
+        request = CURRENT.get()
+        if len(known) >= ROWS_LIMIT:
+            if request is not None:
+                self._stores.overflowed(request)
+        elif type(rows) is list:
+            known.extend(rows[:ROWS_LIMIT])
+        else:
+            known.append(rows)
 
     def _failed(self, error: BaseException) -> None:
         self._detection.kit.reporter.check_failed(names.SHARED_CONNECTION, "psycopg", error)

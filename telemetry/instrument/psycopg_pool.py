@@ -57,16 +57,19 @@ class _Hooks:
         return getconn_async
 
     def putconn(self, original: Any) -> Any:
-        def putconn(pool: Any, connection: Any, *args: Any, **kwargs: Any) -> Any:
-            self._back(connection)
-            return original(pool, connection, *args, **kwargs)
+        back = self._back
+
+        # By the names of the original: callers may use them.
+        def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+            back(conn)
+            return original(self, conn, *args, **kwargs)
 
         if not inspect.iscoroutinefunction(original):
             return putconn
 
-        async def putconn_async(pool: Any, connection: Any, *args: Any, **kwargs: Any) -> Any:
-            self._back(connection)
-            return await original(pool, connection, *args, **kwargs)
+        async def putconn_async(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+            back(conn)
+            return await original(self, conn, *args, **kwargs)
 
         return putconn_async
 

@@ -34,6 +34,8 @@ def instrument(app: Any, wrap: Callable[[Any], Any]) -> InPlace | None:
     if not _is_starlette(app) or _major("starlette") not in SUPPORTED_MAJOR:
         return None
     original = app.build_middleware_stack
+    # Of another instrumentation that has done the same before, if any.
+    before = vars(app).get("build_middleware_stack")
     undone = False
 
     def build_middleware_stack() -> Any:
@@ -48,7 +50,13 @@ def instrument(app: Any, wrap: Callable[[Any], Any]) -> InPlace | None:
     def undo() -> None:
         nonlocal undone
         undone = True
-        del app.build_middleware_stack
+        if vars(app).get("build_middleware_stack") is not build_middleware_stack:
+            # Somebody has wrapped ours, which only hands through from here on, or has put back what was there before.
+            return
+        if before is None:
+            del app.build_middleware_stack
+        else:
+            app.build_middleware_stack = before
 
     return InPlace(Patch("starlette", metadata.version("starlette"), "app.build_middleware_stack", reversible=True, active=True), undo)
 

@@ -32,8 +32,9 @@ TESTED: Final = ((0, 35), (1, 0))
 """Versions from the first to below the second: they are asked and wrapped; of others only the kernel tells."""
 PAYLOAD: Final = b"isolation"
 
-_waiting: weakref.WeakKeyDictionary[Any, tuple[float, Callable[[], None]]] = weakref.WeakKeyDictionary()
-"""By connection: when its ping was sent (the loop's clock), and whom its pong is told."""
+_waiting: weakref.WeakKeyDictionary[Any, weakref.ref[_HookedProbe]] = weakref.WeakKeyDictionary()
+"""By connection: the probe whose ping is not answered yet. Weak on both sides: a probe holds its connection, and a client that
+left for good never answers."""
 _hooked: Final[Counter[str]] = Counter()
 """Modules whose pongs are heard now, and by how many monitors."""
 
@@ -77,13 +78,14 @@ def _hearing(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]
 
 def _heard(protocol: Any, event: Any) -> None:
     waiting = _waiting.get(protocol)
-    if waiting is None:
+    probe = waiting() if waiting is not None else None
+    if probe is None:
         return
     payload = bytes(getattr(event, "data", None) or getattr(event, "payload", None) or b"")
     # A pong that answers uvicorn's own ping counts when that one was sent after ours.
-    if payload == PAYLOAD or (payload == protocol.pending_ping_payload and protocol.ping_sent_at > waiting[0]):
+    if payload == PAYLOAD or (payload == protocol.pending_ping_payload and protocol.ping_sent_at > probe.pinged_at):
         del _waiting[protocol]
-        waiting[1]()
+        probe.answered()
 
 
 class UvicornProbe:
@@ -117,12 +119,23 @@ class UvicornProbe:
 class _HookedProbe(UvicornProbe):
     """The implementations whose pongs are heard."""
 
+    pinged_at = 0.0
+    """When its latest ping was sent, by the loop's clock."""
+    _ponged: Callable[[], None] | None = None
+
+    def answered(self) -> None:
+        """Tell of the pong, once."""
+        ponged, self._ponged = self._ponged, None
+        if ponged is not None:
+            ponged()
+
     def ping(self, ponged: Callable[[], None]) -> bool:
         protocol = self._protocol
         if protocol.close_sent or self.is_gone() or protocol.pending_ping_payload is not None or not protocol.handshake_complete:
             return False
         self._write(protocol)
-        _waiting[protocol] = (protocol.loop.time(), ponged)
+        self.pinged_at, self._ponged = protocol.loop.time(), ponged
+        _waiting[protocol] = weakref.ref(self)
         return True
 
     def _write(self, protocol: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
 
@@ -51,19 +51,7 @@ class Sockets:
         connection = self._open(scope)
         handshake = unit = self._enter_handshake(scope, connection)
         frames, received, sent = self._frames, self._received, self._sent
-        acks = self._delivery.acknowledgements.watch(send)
-        negotiated = self._delivery.negotiated(connection, receive, send, acks) if is_asked(scope) else None
-        if acks is not None:
-            acks.on_pong, acks.arm, acks.owner = connection.answered, connection.sending_arm, lambda: connection.principal
-        socketio = self._delivery.socketio(receive, send, acks) if negotiated is None and is_socketio(scope) else None
-        if negotiated is not None:
-            receive, send = negotiated.receive, negotiated.send
-        elif socketio is not None:
-            socketio.arm = connection.sending_arm
-            receive, send = socketio.receive, socketio.send
-        elif acks is not None:
-            send = acks.send
-        connection.is_measured = acks is not None or negotiated is not None or socketio is not None
+        receive, send, measuring = self._measured(scope, connection, receive, send)
         handshakes, queues, failure = self._handshakes, self._queues, None
 
         async def watching_receive() -> Message:
@@ -122,16 +110,46 @@ class Sockets:
                 self._monitor.detection.containment.raised(unit, error)
             raise
         finally:
-            if negotiated is not None:
-                negotiated.close()
-            if socketio is not None:
-                socketio.close()
-            if acks is not None:
-                acks.ended()
+            for end in measuring:
+                self._guarded(end)
             self._close(connection, failure)
+            # Its traceback holds this frame: kept in it, both would wait for the collector of cycles, with all the application's.
+            failure = None
             if unit is not None and not unit.finished:
                 self._leave_message(unit, connection, is_handshake=unit is handshake)
-            connection.seal()
+            connection.let_go()
+
+    def _measured(
+        self, scope: Scope, connection: Connection, receive: Receive, send: Send
+    ) -> tuple[Receive, Send, list[Callable[[], None]]]:
+        """Return a receive and a send by which delivery is measured as far as the connection can tell, and what to call at its end."""
+        try:
+            acks = self._delivery.acknowledgements.watch(send)
+            if acks is not None:
+                acks.on_pong, acks.arm, acks.owner = connection.answered, connection.sending_arm, lambda: connection.principal
+            ends = [acks.ended] if acks is not None else []
+            if is_asked(scope):
+                negotiated = self._delivery.negotiated(connection, receive, send, acks)
+                measured: tuple[Receive, Send] = negotiated.receive, negotiated.send
+                ends.insert(0, negotiated.close)
+            elif is_socketio(scope):
+                socketio = self._delivery.socketio(receive, send, acks)
+                socketio.arm = connection.sending_arm
+                measured = socketio.receive, socketio.send
+                ends.insert(0, socketio.close)
+            else:
+                measured = receive, send if acks is None else acks.send
+            connection.is_measured = bool(ends)
+            return *measured, ends
+        except Exception as error:
+            self._ledger.internal_error("delivery", error)
+            return receive, send, []
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self._ledger.internal_error("delivery", error)
 
     def _judge_access(self, request: RequestContext, scope: Scope) -> None:
         """Judge whether the user may see what the handshake names, now that the application lets him in."""

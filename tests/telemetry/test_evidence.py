@@ -6,12 +6,13 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from isolation_monitor.telemetry import IsolationMonitor, Violation, evidence, names
+from isolation_monitor.telemetry import IsolationMonitor, Violation, evidence, names, stacks
 from isolation_monitor.telemetry.context import CURRENT, RequestContext
 from isolation_monitor.telemetry.ledger import FULL_RECORDS_PER_MINUTE
 from isolation_monitor.telemetry.violations import Resource, side_of
@@ -25,6 +26,16 @@ def records(monitor: IsolationMonitor, monkeypatch: pytest.MonkeyPatch) -> list[
     sent: list[Json] = []
     monkeypatch.setattr(monitor.outbox, "put", sent.append)
     return sent
+
+
+def test_a_stack_is_told_where_the_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that takes the former one's folder away: what goes wrong after it must be reported all the same."""
+    folder = tmp_path / "release-1"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert any(__file__ in line for line in stacks.render(stacks.capture()))
 
 
 def request_of(monitor: IsolationMonitor, user: str, headers: Any = ()) -> RequestContext:

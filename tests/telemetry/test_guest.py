@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
+
+from isolation_monitor.telemetry.delivery.acknowledgements import Acks
+from tests.telemetry.conftest import Socket
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -53,10 +58,21 @@ async def test_the_applications_own_exception_passes_unchanged(monitor, client, 
         await calls.get("/boom", user="ann")
 
 
+class BrokenAcks:
+    """Acknowledgements that hand frames on and fail at the end."""
+
+    def __init__(self, send: Any) -> None:
+        self.send = send
+
+    ended = breaks
+
+
 WEBSOCKET_FAULTS = {
     **{name: FAULTS[name] for name in ("principal", "exposure", "finish", "leaks", "registry")},
     "frames": lambda m: setattr(m.frames, "_judge", breaks),
     "runs": lambda m: setattr(m.runs, "sent", breaks),
+    "acknowledgements": lambda m: setattr(m.delivery.acknowledgements, "watch", lambda send: BrokenAcks(send)),
+    "measuring": lambda m: setattr(m.delivery.acknowledgements, "watch", breaks),
 }
 
 
@@ -80,6 +96,7 @@ async def test_frames_are_equal_whatever_breaks_inside(monitor, socket, fault) -
     assert await ann.hear() == {"run_id": "run-1", "type": "agent_started", "user_id": "bob"}
     await ann.leave()
     assert ann.task.exception() is None
+    assert not monitor.connections
 
 
 async def test_errors_of_our_own_are_counted(monitor, client, samples) -> None:
@@ -189,3 +206,137 @@ async def test_finished_requests_hold_nothing_of_the_host(monitor, client) -> No
     await client(monitor.instrument(keeps)).get("/x", user="ann")
 
     assert kept[0].scope is None
+
+
+class Held:
+    """Something of the application's that takes a weak reference."""
+
+
+async def test_a_handler_that_fails_lets_its_objects_go_at_once(monitor) -> None:
+    """A frame that waits for the collector of cycles holds a session, a model or a page of rows until then."""
+    held: list[weakref.ref[Held]] = []
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        session = Held()
+        held.append(weakref.ref(session))
+        await receive()
+        raise LookupError("the application's own")
+
+    ann = await Socket(monitor.instrument(fails), "ann").accepted()
+    gc.collect()
+    gc.disable()
+    try:
+        await ann.leave()
+        assert isinstance(ann.task.exception(), LookupError)
+        del ann
+
+        assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_remembered_run_does_not_hold_what_hangs_on_its_connection(monitor, socket) -> None:
+    """Ten thousand runs are remembered: each would hold a user's session and everything else that lies in a scope."""
+    held: list[weakref.ref[Held]] = []
+
+    async def serves(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"] = {"session": (session := Held())}
+        held.append(weakref.ref(session))
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            async with monitor.run("run-1") as run:
+                run.emit("agent_started")
+                await send({"type": "websocket.send", "text": '{"run_id": "run-1", "type": "agent_started"}'})
+
+    ann = await socket(monitor.instrument(serves), "ann")
+    ann.say({"hello": 1})
+    await ann.hear()
+    await ann.leave()
+    del ann
+    gc.collect()
+
+    assert "run-1" in monitor.runs.known
+    assert held[0]() is None
+
+
+async def test_a_ping_that_its_server_refuses_breaks_no_send(monitor, samples) -> None:
+    class Ending:
+        has_kernel, has_pong = False, True
+        ping = breaks
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    acks = Acks(monitor.delivery.acknowledgements, Ending(), send)
+    await acks.send({"type": "websocket.send", "text": "hello"})
+    await acks.send({"type": "websocket.close"})
+    acks.ended()
+
+    assert [message["type"] for message in sent] == ["websocket.send", "websocket.close"]
+    assert samples(monitor, "isolation_monitor_errors_total", hook="delivery") == 2
+
+
+@pytest.mark.parametrize("part", ["housekeeper.start", "outbox.start", "worker_deaths.ended", "outbox.sync"])
+async def test_the_application_starts_and_ends_whatever_of_ours_cannot(monitor, part) -> None:
+    async def lifespan(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+
+    sent: list[Any] = []
+    inbox = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}]
+
+    async def receive() -> Any:
+        return inbox.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = monitor.instrument(lifespan)
+    owner, _, method = part.partition(".")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(getattr(monitor, owner), method, breaks)
+        await app({"type": "lifespan"}, receive, send)
+
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+BODY = {"type": "http.response.body", "body": b"hello"}
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "a file by its path": [START, {"type": "http.response.pathsend", "path": __file__}],
+    "a file by its descriptor": [START, {"type": "http.response.zerocopysend", "file": 0}],
+    "a hint before it": [{"type": "http.response.early_hint", "links": []}, START, BODY],
+    "trailers": [{**START, "trailers": True}, BODY, {"type": "http.response.trailers", "headers": []}],
+    "nothing but its head": [{**START, "status": 204}, {"type": "http.response.body"}],
+    "parts": [START, {**BODY, "more_body": True}, BODY],
+}
+
+
+@pytest.mark.parametrize("detectors", ["", "foreign_content=block"])
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_answers_of_every_kind_arrive_whole(make_monitor, answer, detectors) -> None:
+    """Servers offer more than bodies: an answer that is held back until it is judged must still go out where nothing is to be judged."""
+
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        for message in ANSWERS[answer]:
+            await send(message)
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    headers = [(b"authorization", b"Bearer ann")]
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers, "query_string": b"", "http_version": "1.1"}
+    await make_monitor(detectors=detectors).instrument(answers)(scope, receive, send)
+
+    assert sent == ANSWERS[answer]

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.context import CURRENT, RequestContext
 from isolation_monitor.telemetry.evidence import events_of
-from isolation_monitor.telemetry.provenance import KEPT_REQUESTS, Stores, was_fetched
+from isolation_monitor.telemetry.provenance import FETCHED_LIMIT, KEPT_REQUESTS, ROWS_LIMIT, Stores, was_fetched
 from tests.telemetry.acting import Acting
 from tests.telemetry.conftest import Client, user_of
 
@@ -59,6 +59,35 @@ def test_however_many_end_at_once_few_keep_what_they_read(monitor: IsolationMoni
     rows = [over(acting, stores, open_runs=n % 2)[1] for n in range(3 * KEPT_REQUESTS)]
 
     assert sum(row() is not None for row in rows) <= KEPT_REQUESTS
+
+
+def test_a_request_that_reads_on_and_on_keeps_nothing_of_it(monitor: IsolationMonitor) -> None:
+    """A stream that asks the database each second lives for hours: it may have read anything by then, and holds none of it."""
+    request, stores = Acting(monitor).request("ann"), Stores()
+    rows: list[weakref.ref[set[str]]] = []
+
+    for n in range(2 * FETCHED_LIMIT):
+        row = {f"private-value-{n}"}
+        stores.read("sql", "db", None, [row], request)
+        rows.append(weakref.ref(row))
+    del row
+
+    assert [reference for reference in rows if reference() is not None] == []
+    assert was_fetched(request, "private-value-0")
+    assert any(f"read from sql, {FETCHED_LIMIT} times" in str(event) for event in events_of(request))
+
+
+def test_a_read_of_very_many_rows_is_not_kept(monitor: IsolationMonitor) -> None:
+    request, stores = Acting(monitor).request("ann"), Stores()
+    row = {"private-4711-value"}
+    stores.read("sql", "db", None, [row] * (ROWS_LIMIT + 1), request)
+    stores.read("sql", "db", None, [row], request)
+    reference = weakref.ref(row)
+
+    del row
+
+    assert reference() is None
+    assert was_fetched(request, "private-4711-value")
 
 
 async def test_a_served_request_does_not_keep_the_hosts_rows(monitor: IsolationMonitor) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -88,6 +90,24 @@ class Peer:
     def cut(self) -> None:
         """Close the TCP connection hard, without a closing handshake."""
         self.socket.transport.abort()
+
+
+async def is_let_go(service: Pusher, peer: Peer, owner: str) -> bool:
+    """Let the client leave while a ping is out; whether the server's object for the connection, the probe's `owner`, dies."""
+    peer.socket.transport.pause_reading()
+    await service.push("ann", {"n": 1})
+    noted = service.monitor.delivery.acknowledgements._noted
+    await eventually(lambda: any(acks._pinged is not None for acks in noted), "a ping is out")
+    connection = weakref.ref(getattr(next(iter(noted)).probe, owner))
+    peer.cut()
+    await eventually(lambda: service.gone and not noted, "the connection is over")
+    service.sends.clear()
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        gc.collect()
+        if connection() is None:
+            return True
+    return False
 
 
 @pytest.fixture

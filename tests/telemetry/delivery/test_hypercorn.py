@@ -11,7 +11,7 @@ from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config
 
 from tests.real_parts.processes import free_port
-from tests.telemetry.delivery.conftest import Pusher, eventually
+from tests.telemetry.delivery.conftest import Pusher, eventually, is_let_go
 
 SETTLED = "isolation_events_settled_total"
 RUNGS = "isolation_event_rungs_total"
@@ -99,6 +99,13 @@ async def test_a_connection_that_is_cut_leaves_its_events_unknown(monitor, sampl
     ann.cut()
 
     await eventually(lambda: samples(monitor, SETTLED, outcome="unknown") == 1, "nobody knows")
+
+
+async def test_a_client_that_left_without_an_answer_is_let_go(monitor, serve, dial) -> None:
+    service = Pusher(monitor)
+    ann = await connected(service, await serve(service.app), dial)
+
+    assert await is_let_go(service, ann, "_stream")
 
 
 async def test_uninstrumented_it_is_hypercorns_own_again(monitor, serve) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from isolation_monitor.telemetry.instrument import patches
-from tests.telemetry.delivery.conftest import Pusher, eventually
+from tests.telemetry.delivery.conftest import Pusher, eventually, is_let_go
 
 SETTLED = "isolation_events_settled_total"
 RUNGS = "isolation_event_rungs_total"
@@ -76,6 +76,14 @@ async def test_events_before_a_cut_are_unknown(monitor, samples, serve, dial, ws
 
     await eventually(lambda: samples(monitor, SETTLED, outcome="unknown") == 1, "nobody knows")
     assert samples(monitor, SETTLED) == 1
+
+
+async def test_a_client_that_left_without_an_answer_is_let_go(monitor, serve, dial, ws) -> None:
+    """Phones leave so all day long: kept for their pongs, their connections would fill the process."""
+    service = Pusher(monitor)
+    ann = await connected(service, await serve(service.app, ws), dial, asks=False)
+
+    assert await is_let_go(service, ann, "_protocol")
 
 
 async def test_the_last_events_before_the_server_closes_are_still_acknowledged(monitor, samples, serve, dial) -> None:

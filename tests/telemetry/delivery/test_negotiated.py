@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -288,3 +290,19 @@ async def test_what_a_user_writes_never_looks_like_the_monitors_own_word(monitor
         assert frame["isolation"]["conn"] == number
         assert frame["isolation"]["as"] == "text"
         assert frame["data"] == written
+
+
+async def test_what_waits_for_a_user_does_not_hold_his_former_connection(monitor, serve, dial) -> None:
+    """It waits for two minutes: the server's object of each connection that was lost would lie there meanwhile."""
+    service = Pusher(monitor)
+    ann = await dial(await serve(service.app))
+    await ann.welcomed()
+    await service.push("ann", {"n": 1})
+    connection = weakref.ref(next(iter(monitor.delivery.retention.streams.values()))._send.__self__)
+
+    ann.cut()
+    await eventually(lambda: service.gone and not monitor.delivery.acknowledgements._noted, "the connection is over")
+    service.sends.clear()
+
+    await eventually(lambda: gc.collect() is not None and connection() is None, "it is let go")
+    assert [stream.waiting for stream in monitor.delivery.retention.streams.values()] == [1]

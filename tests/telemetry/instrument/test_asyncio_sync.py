@@ -421,3 +421,36 @@ def test_a_planted_starvation_is_reported_as_synthetic(monitor: IsolationMonitor
     (violation,) = monitor.violations(synthetic=True)
     assert (violation.kind, violation.synthetic) == ("starvation", True)
     assert monitor.detection.starvation._waits == {}
+
+
+class LookedThrough(set[Any]):
+    """A set that knows how often somebody went through it."""
+
+    times = 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        return super().__iter__()
+
+
+async def test_a_group_is_looked_through_only_when_one_of_its_tasks_has_failed(service: Service) -> None:
+    """Else ten thousand tasks of one group would cost a hundred million looks, on the event loop."""
+
+    async def group(fails: bool) -> int:
+        gate = asyncio.Event()
+
+        async def waits(number: int) -> None:
+            await gate.wait()
+            if fails and not number:
+                raise LookupError
+
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(20):
+                    tasks.create_task(waits(number))
+                tasks._tasks = looked = LookedThrough(tasks._tasks)  # type: ignore[attr-defined]  # seen on its way
+                gate.set()
+        return looked.times
+
+    assert await group(fails=False) == 0
+    assert await group(fails=True) >= 1

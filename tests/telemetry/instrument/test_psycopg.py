@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import psycopg_pool
 import pytest
 from psycopg import sql
 
-from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry import IsolationMonitor, names, provenance
+from isolation_monitor.telemetry.context import CURRENT
 from isolation_monitor.telemetry.instrument import psycopg as integration
 from isolation_monitor.telemetry.instrument import psycopg_pool as pool_integration
 from isolation_monitor.telemetry.instrument.integrations import Installed
@@ -172,22 +174,49 @@ async def test_a_committed_transaction_is_over(address: str, acting: Acting) -> 
 
 
 async def test_rows_are_noted_however_they_are_fetched(pool: psycopg_pool.AsyncConnectionPool[Any], acting: Acting) -> None:
-    async def reads(fetch: str, token: str) -> None:
-        async with pool.connection() as connection, connection.cursor() as cursor:
+    async def reads(fetch: str, token: str, name: str) -> None:
+        async with pool.connection() as connection, connection.cursor(name) as cursor:
             await cursor.execute("SELECT %s::text", (token,))
             if fetch == "iterate":
                 assert [row async for row in cursor] == [(token,)]
             else:
                 await getattr(cursor, fetch)()
 
-    for number, fetch in enumerate(("fetchone", "fetchmany", "fetchall", "iterate")):
+    # A cursor with a name is one of the server's, of a class of its own.
+    for number, (fetch, name) in enumerate(itertools.product(("fetchone", "fetchmany", "fetchall", "iterate"), ("", "of_the_server"))):
         request = acting.request("u1")
 
-        await acting.task(request, reads, fetch, f"token-{number}")
+        await acting.task(request, reads, fetch, f"token-{number}", name)
 
         assert was_fetched(request, f"token-{number}"), fetch
         assert request.fetched is not None
         assert request.fetched[-1].key == (f"token-{number}",)
+
+
+async def test_an_export_that_is_streamed_row_by_row_does_not_pile_up(
+    pool: psycopg_pool.AsyncConnectionPool[Any], acting: Acting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export of a million rows holds a page of them at a time."""
+    monkeypatch.setattr(integration, "ROWS_LIMIT", 100)
+    monkeypatch.setattr(provenance, "ROWS_LIMIT", 100)
+    most = 0
+
+    async def streams(fetch: str) -> None:
+        nonlocal most
+        async with pool.connection() as connection, connection.cursor() as cursor:
+            await cursor.execute("SELECT n::text FROM generate_series(1, 1000) AS n")
+            while await cursor.fetchone() if fetch == "fetchone" else await cursor.fetchmany(30):
+                request = CURRENT.get()
+                assert request is not None
+                most = max(most, *(len(read.values) for read in request.fetched or () if type(read.values) is list), 0)
+
+    for fetch in ("fetchone", "fetchmany"):
+        request = acting.request("u1")
+        await acting.task(request, streams, fetch)
+
+        assert was_fetched(request, "nobody knows what it read")
+
+    assert 100 <= most <= 200
 
 
 def test_the_blocking_client_and_pool_are_watched_alike(address: str, acting: Acting) -> None:

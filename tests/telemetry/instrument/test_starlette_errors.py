@@ -25,6 +25,14 @@ def application() -> FastAPI:
     async def handle(request: Any, error: KeyError) -> JSONResponse:
         return JSONResponse({}, 500)
 
+    @app.exception_handler(QuotaExceededError)
+    async def tell(request: Any, error: QuotaExceededError) -> JSONResponse:
+        return JSONResponse(vars(error), 500)
+
+    @app.get("/quota")
+    async def quota() -> None:
+        raise SHARED_OWN
+
     @app.get("/handled")
     async def handled() -> None:
         raise SHARED
@@ -42,6 +50,16 @@ def application() -> FastAPI:
         raise KeyError("its own")
 
     return app
+
+
+class QuotaExceededError(Exception):
+    """An error whose handler answers with what stands in it, as many do."""
+
+    def __init__(self, **told: int) -> None:
+        vars(self).update(told)
+
+
+SHARED_OWN = QuotaExceededError(limit=3)
 
 
 class Failures:
@@ -99,3 +117,16 @@ async def test_an_error_of_ours_changes_no_answer(failures: Failures, monkeypatc
 
     assert (await failures._client.get("/handled", user="ann")).status == 500
     assert CURRENT.get() is None
+
+
+async def test_an_answer_made_of_an_exceptions_fields_is_the_applications_own(failures, client) -> None:
+    plain = await client(application()).get("/quota", user="ann")
+
+    watched = [await failures._client.get("/quota", user=user) for user in ("ann", "bob", "bob")]
+
+    assert [answer.body for answer in watched] == [plain.body] * 3
+    assert vars(SHARED_OWN) == {"limit": 3}
+
+
+async def test_one_exception_of_the_applications_own_class_for_all_is_an_escape(failures) -> None:
+    assert await failures.get("/quota", "ann", "bob") == ["contained", "escaped"]
