@@ -27,6 +27,10 @@ _SESSION_COOKIE: Final = re.compile(rb"session|sess_?id|auth|token|jwt|^(?:.*[._
 """Names of cookies by which users prove who they are."""
 _NO_SESSION: Final = re.compile(rb"csrf|xsrf")
 """Of those, names that protect forms: the same for nobody in particular, or another one for each page."""
+_SIGNED: Final = re.compile(rb"([^=]+=.{16,})([.:])[\w-]{5,8}\2[\w-]{27,}", re.ASCII | re.DOTALL)
+"""A cookie that its application signs anew with each answer: what it says, when it was signed, the signature (itsdangerous, Django)."""
+_SHORTEST_SESSION: Final = 8
+"""Characters; what is shorter takes a session away: nothing, `null`, `deleted`."""
 
 
 class Principal:
@@ -77,6 +81,8 @@ class Principals:
         """Known users; the middleware looks here first."""
         self.by_credential: dict[bytes | None, Principal] = {}
         """Known credentials; the middleware looks here first."""
+        self._successors: dict[bytes, bytes] = {}
+        """By what a session cookie says: what the one says that an answer put in its place."""
 
     def named(self, id: str) -> Principal:
         found = self.by_id.get(id)
@@ -103,27 +109,60 @@ class Principals:
 
         Used when no extractor is declared: each credential is one principal, known by its digest only.
         """
-        headers = list(headers)
-        for wanted in (b"authorization", b"x-api-key"):
-            for name, value in headers:
-                if name == wanted:
-                    return self._credential(value)
-        for name, value in headers:
-            if name == b"cookie":
-                parts = [part.strip() for part in value.split(b";")]
-                for part in parts:
-                    key = part.partition(b"=")[0].lower()
-                    if _SESSION_COOKIE.search(key) and not _NO_SESSION.search(key):
-                        return self._credential(part)
-        return None
+        credential = _credential_of(headers)
+        return None if credential is None else self._credential(credential[1])
+
+    def renewed(self, headers: Iterable[tuple[bytes, bytes]], set_cookie: bytes) -> None:
+        """Note that the answer to a request set a cookie: in the place of its session cookie, it proves the same user.
+
+        A cookie has one successor. Visitors who were given the same one before they signed in are not taken for one user.
+        """
+        credential = _credential_of(headers)
+        renewed = set_cookie.partition(b";")[0].strip()
+        name, _, value = renewed.partition(b"=")
+        if credential is None or not credential[0] or credential[1].partition(b"=")[0] != name or len(value) < _SHORTEST_SESSION:
+            return
+        earlier, later = _said(credential[1]), _said(renewed)
+        # What is known already is somebody's: a session that an answer gave away by mistake stays its owner's.
+        if later == earlier or later in self.by_credential or self._successors.setdefault(earlier, later) != later:
+            return
+        forget_oldest(self._successors, INTERNED_LIMIT, 0.1)
+        self.by_credential[later] = self._credential(credential[1])
 
     def _credential(self, value: bytes) -> Principal:
         found = self.by_credential.get(value)
         if found is None:
-            id = "credential:" + hashlib.sha256(value).hexdigest()
-            found = self.by_credential[value] = Principal(id, self._hasher, is_credential=True)
+            said = _said(value)
+            found = self.by_credential.get(said)
+            if found is None:
+                id = "credential:" + hashlib.sha256(said).hexdigest()
+                found = self.by_credential[said] = Principal(id, self._hasher, is_credential=True)
+            self.by_credential[value] = found
             forget_oldest(self.by_credential, INTERNED_LIMIT, 0.1)
         return found
+
+
+def _credential_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bool, bytes] | None:
+    """Return what proves who asks, and whether it is a cookie (then with its name)."""
+    headers = list(headers)
+    for wanted in (b"authorization", b"x-api-key"):
+        for name, value in headers:
+            if name == wanted:
+                return False, value
+    for name, value in headers:
+        if name == b"cookie":
+            for part in value.split(b";"):
+                part = part.strip()
+                key = part.partition(b"=")[0].lower()
+                if _SESSION_COOKIE.search(key) and not _NO_SESSION.search(key):
+                    return True, part
+    return None
+
+
+def _said(credential: bytes) -> bytes:
+    """Return a credential without the time and the signature of a cookie that is signed with each answer."""
+    signed = _SIGNED.fullmatch(credential)
+    return credential if signed is None else signed[1]
 
 
 def _host_key() -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
-from isolation_monitor.telemetry.detectors.surroundings import headers_name, item_around, object_around, surroundings
+from isolation_monitor.telemetry.detectors.surroundings import headers_name, is_part_of_page, item_around, object_around, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import SAID
 from isolation_monitor.telemetry.provenance import was_fetched
 from isolation_monitor.telemetry.tokens import tokens_of
@@ -69,6 +69,8 @@ class Consent:
             return True
         if entry.how not in SAID:
             return False
+        if is_part_of_page(suspicion):
+            return True
         if (connection is not None and names_owner) or self._relations.is_told(suspicion, text):
             # Openly attributed speech, or said to whoever made what it is about.
             return True
@@ -81,7 +83,7 @@ class Consent:
             return True
         source = entry.origin.ingress
         if source is not None:
-            if entry.how == "made" and any(not self._addressing.is_own(address, owner) for address in source.addresses):
+            if entry.how in ("made", "passed") and any(not self._addressing.is_own(address, owner) for address in source.addresses):
                 # What the owner did concerns something that is not his own: others are told of it.
                 return True
             # Both named the same room, thread or document, on this connection or in this request.

@@ -184,7 +184,7 @@ class ForeignContent:
             for token in tokens_of(text[: self._kit.settings.body_limit_bytes]):
                 if (known := self.ownership.get(token)) is None or known.is_only_seen_by(by.principal):
                     origin = origin or Origin(by, by.principal, by.ingress)
-                    self.ownership.came_in(origin, (token,), "made")
+                    self.ownership.came_in(origin, (token,), "passed" if known is not None and known.was_answered else "made")
 
     def declare(self, value: object, owner: Principal, request: RequestContext | None) -> None:
         """Take a value, declared private by the application, as a principal's own: every token in it."""
@@ -347,7 +347,7 @@ class ForeignContent:
 
     def _suspect_frame(self, suspicion: Suspicion) -> None:
         """Report what went to a stranger's socket and was no broadcast; what a job made later, only where its user is served too."""
-        made_by = suspicion.entry.origin.request if suspicion.entry.how == "made" else None
+        made_by = suspicion.entry.origin.request if suspicion.entry.how in ("made", "passed") else None
         place = endpoint_of(suspicion.request, None) if made_by is not None and made_by.finished else _PUSHED
         if not self._waits_for_walk(suspicion, place):
             self._report(suspicion) if place is _PUSHED else self._report_between_peers(suspicion, place)

@@ -1,9 +1,11 @@
 """Ownership: whose a token is, learned from evidence that a leak cannot forge.
 
-Six ways lead to an owner, from the weakest to the strongest:
+Seven ways lead to an owner, from the weakest to the strongest:
 - `ingress`: the token came in with a request of one principal. A second principal that brings it too makes it public.
 - `made`: the code of one principal's request put it into a queue, or sent it, and nobody had seen it before; or a task put it
   into a queue in reply to that request, and another took it (`replies.py`).
+- `passed`: the same of what an answer had given that principal before. What the same endpoint then answers to others is a
+  part of its page, as the name of a script, and no violation.
 - `credential`: the same for what a principal proves himself with.
 - `answers`: an endpoint that addresses nothing gives each principal a value of its own, the same one again and again
   (`answers.py`); so the value belongs to who gets it.
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.detectors.ingress import Ingress
     from isolation_monitor.telemetry.principals import Principal
 
-How = Literal["", "made", "ingress", "credential", "answers", "state", "declared"]
-STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
+How = Literal["", "made", "passed", "ingress", "credential", "answers", "state", "declared"]
+STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "passed": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
 
 BYTES_EACH: Final = 350
 """Of one token with its entry and its share of an origin, as `bench/memory.py` measures it."""
@@ -75,6 +77,12 @@ class Entry:
         """It was met since it was added, or since it was last spared."""
         self.sightings: list[Origin] | None = None
         """Requests of other principals whose answers carried it; only while there is no owner."""
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether the token is known from an answer to an HTTP request, and from nothing else or what was made of it since."""
+        first = self.origin.request
+        return self.how in ("", "passed") and first is not None and first.connection is None
 
     def origins_of_others(self, principal: Principal) -> list[Origin]:
         """Return where others than this principal brought it or were given it, as far as that is remembered.
@@ -288,7 +296,7 @@ class Ownership:
     def is_credential(self, token: str) -> bool:
         """Return whether a token is what its owner proves himself with, or no more than made for him on its way to somebody."""
         entry = self.entries.get(token)
-        return entry is not None and entry.how in ("credential", "made")
+        return entry is not None and entry.how in ("credential", "made", "passed")
 
     def proves_identity(self, token: str) -> bool:
         """Return whether a token is what its owner proves himself with."""

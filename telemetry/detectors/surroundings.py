@@ -44,6 +44,15 @@ def place_of(origin: Origin) -> object | None:
     return _endpoint_used(source) or getattr(source.ingress, "path", None)
 
 
+def is_part_of_page(suspicion: Suspicion) -> bool:
+    """Return whether an answer carries what the same endpoint gave the owner before his code passed it on: so it gives it to all."""
+    entry, request = suspicion.entry, suspicion.request
+    if entry.how != "passed" or suspicion.where != "the answer" or request.connection is not None:
+        return False
+    place = place_of(entry.origin)
+    return place is not None and place == (_endpoint_used(request) or getattr(request.ingress, "path", None))
+
+
 def _endpoint_used(request: RequestContext) -> int | None:
     """Return the identity of the endpoint that served a request which may be over; None where no router tells, and for messages."""
     if request.connection is not None:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.principals import Principal
 
-SAID: Final = ("ingress", "made")
+SAID: Final = ("ingress", "made", "passed")
 """What a principal says or does: it may be meant for others."""
 MOVING_LIMIT: Final = 500
 UNCONFIRMED_LIMIT: Final = 1_000
 UNCONFIRMED_EACH: Final = 4
 HOW_KNOWN: Final[dict[How, str]] = {
     "made": "the owner's request made it",
+    "passed": "the owner was given it, and his request passed it on",
     "ingress": "it came in with the owner's request",
     "credential": "its owner proves himself with it",
     "answers": "an endpoint gives it to its owner alone",

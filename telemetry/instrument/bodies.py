@@ -238,6 +238,8 @@ class Reading:
                 self._encoding = value
             elif name not in _PLAIN_HEADERS:
                 values.append(value)
+                if name == b"set-cookie" and self._monitor.extractor is None:
+                    self._monitor.principals.renewed(self._scope["headers"], value)
         if not values:
             return is_foreign
         text = b" ".join(values).decode("latin-1")
