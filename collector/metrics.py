@@ -35,6 +35,7 @@ REQUEST_REFUSALS: Final = (
 """Why a request was refused before its work began: its token, or how fast it came."""
 EXPIRING: Final = (
     *("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions"),
+    "violation_pages_due",
     *("container_events", "container_actions", "containers"),
     *("ci_runs", "ci_failures", "ci_tests", "ci_failure_kinds", "ci_days", "ci_suites"),
 )
