@@ -145,7 +145,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     held = AlertmanagerHeld(settings.alertmanager_urls(), settings.alertmanager_bearer()) if settings.alertmanager_url else None
     reconciliation = Reconciliation(database, clock, held, leader.leads)
     retention = RetentionService(database, leader, metrics, clock, policy, settings.retention_interval_s)
-    rollups = RollupService(database, leader.leads, clock, settings.keep_days)
+    rollups = RollupService(database, leader.leads, clock, settings.keep_days, metrics.rolled_up)
     rules = _container_rules(settings)
     followers = _followers(settings, database, leader, metrics, clock, rules)
 
