@@ -141,8 +141,8 @@ class CollectorMetrics:
         )
         self._rollups = Counter(
             "isolation_collector_rollup_rounds_total",
-            "Rounds in which this replica summed up days that are over, one a minute where it leads. ok: all that was to do was done; failed: "
-            "some of it, or all, could not be, and is tried again; questions over long times read the records meanwhile.",
+            "Rounds in which this replica summed up days that are over, one a minute where it leads. ok: all was done; failed: some or all "
+            "could not be, and is tried again; questions over long times read the records meanwhile.",
             ["result"],
             registry=self.registry,
         )

@@ -63,8 +63,8 @@ def summed_up() -> Panel:
         Query(queries.collector_grown("isolation_collector_rollup_rounds_total", "result"), "{{result}}"),
         colors={"ok": GREEN, "failed": RED},
         description=(
-            "One a minute, in the replica that leads. Only ok is good. Failed at each round: a day or an hour is too much for the store, or "
-            "the store is away; the leader's log says which. Answers stay right, but those over many days get slow."
+            "One a minute, in the replica that leads. Only ok is good. Failed at each round: a day or an hour is too much for the store, "
+            "or it is away; the leader's log says which. Answers stay right, but those over many days get slow."
         ),
     )
 
