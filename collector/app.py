@@ -129,21 +129,23 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     alertmanagers = Alertmanagers(settings.alertmanager_urls(), settings.alertmanager_bearer()) if settings.alertmanager_url else None
     links = Links(settings.base_url, settings.grafana_url)
     announcements = _announcements(settings, database, clock, links, alertmanagers)
-    pager = Pager(database, clock, links, settings.alert_labels(), alertmanagers, metrics.violations_paged)
+    leader = Leader(database)
+    pager = None
+    if alertmanagers is not None:
+        pager = Pager(database, clock, links, settings.alert_labels(), alertmanagers, leader.leads, metrics.violations_paged)
     runtime.rollout_listeners.extend((announcements.mark, announcements.page))
     announcer = Announcer(database, clock, runtime.rollouts_changed, runtime.rollout_listeners)
     intake = Intake(settings.ingest_bytes)
     metrics.watch_intake(lambda: intake.held_bytes)
-    record_writer = RecordWriter(database, intake, runtime.harm.give, pager.give)
+    record_writer = RecordWriter(database, intake, runtime.harm.give, pager)
 
     ci_service = CiService(database, clock)
     suite_watch = SuiteWatch(ci_service, clock, metrics.ci.show)
-    leader = Leader(database)
     policy = Policy(settings.keep_days, settings.keep_bytes)
     held = AlertmanagerHeld(settings.alertmanager_urls(), settings.alertmanager_bearer()) if settings.alertmanager_url else None
     reconciliation = Reconciliation(database, clock, held, leader.leads)
     retention = RetentionService(database, leader, metrics, clock, policy, settings.retention_interval_s)
-    rollups = RollupService(database, leader.leads, clock, settings.keep_days)
+    rollups = RollupService(database, leader.leads, clock, settings.keep_days, metrics.rolled_up)
     rules = _container_rules(settings)
     followers = _followers(settings, database, leader, metrics, clock, rules)
 
@@ -156,7 +158,9 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         works = (controller.run(), announcer.run(), announcements.watch_bursts(), retention.run(), reconciliation.run(), schedule.run())
-        tasks = [asyncio.create_task(work) for work in (*works, pager.run(), rollups.run(), *(follower.run() for follower in followers))]
+        tasks = [asyncio.create_task(work) for work in (*works, rollups.run(), *(follower.run() for follower in followers))]
+        if pager is not None:
+            tasks.append(asyncio.create_task(pager.run()))
         record_writer.start()
         yield
         await record_writer.close()
@@ -190,6 +194,7 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
     app.state.announcer = announcer
     app.state.flags = flags_service
     app.state.announcements = announcements
+    app.state.pager = pager
     keys = KeyRing(settings.load_keys, settings.key_files(), metrics.keys_reloaded)
     app.state.guard = Guard(keys, Allowances(settings.rates(), settings.rate_burst_s), metrics, clock)
     app.state.ci = ci_service

@@ -35,6 +35,7 @@ REQUEST_REFUSALS: Final = (
 """Why a request was refused before its work began: its token, or how fast it came."""
 EXPIRING: Final = (
     *("violations", "amendments", "runs", "unknown_records", "violation_counts", "alert_notifications", "gate_decisions"),
+    "violation_pages_due",
     *("container_events", "container_actions", "containers"),
     *("ci_runs", "ci_failures", "ci_tests", "ci_failure_kinds", "ci_days", "ci_suites"),
 )
@@ -138,6 +139,13 @@ class CollectorMetrics:
             "How often one replica looks for what has expired (COLLECTOR_RETENTION_INTERVAL_S).",
             registry=self.registry,
         )
+        self._rollups = Counter(
+            "isolation_collector_rollup_rounds_total",
+            "Rounds in which this replica summed up days that are over, one a minute where it leads. ok: all was done; failed: some or all "
+            "could not be, and is tried again; questions over long times read the records meanwhile.",
+            ["result"],
+            registry=self.registry,
+        )
         self._leading = Gauge(
             "isolation_collector_leading", "1 in the replica that expires evidence, 0 in the others.", registry=self.registry
         )
@@ -171,6 +179,7 @@ class CollectorMetrics:
             self._requests_refused.labels(reason)
         for result in ("ok", "failed"):
             self._key_reloads.labels(result)
+            self._rollups.labels(result)
         for result in PAGE_RESULTS:
             self._violations_paged.labels(result)
 
@@ -231,6 +240,10 @@ class CollectorMetrics:
         self._partitions_dropped.inc(partitions)
         self._house_kept.set(at_unix_s)
         self._store_bytes.set(store_bytes)
+
+    def rolled_up(self, result: str) -> None:
+        """Count one round of summing up: `ok` or `failed`."""
+        self._rollups.labels(result).inc()
 
     def disk(self, used_ratio: float) -> None:
         self._disk_used.set(used_ratio)

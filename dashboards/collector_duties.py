@@ -10,8 +10,8 @@ from isolation_monitor.dashboards.panels import GREEN, RED, Panel, Query, Words,
 
 
 def row(t: Thresholds) -> Row:
-    """Expiry, room, keys."""
-    return Row("Does the collector keep house?", [last_round(t), forgotten(), keys(), room(), key_reloads()])
+    """Expiry, room, sums, keys."""
+    return Row("Does the collector keep house?", [last_round(t), forgotten(), room(), summed_up(), keys(), key_reloads()])
 
 
 def last_round(t: Thresholds) -> Panel:
@@ -49,11 +49,22 @@ def room() -> Panel:
         Query(f"max({queries.of_collector('isolation_collector_store_bytes')})", "evidence"),
         unit="bytes",
         no_value="no round yet",
-        width=12,
         alerts=["IsolationRetentionStale", "IsolationEvidenceRefused"],
         description=(
             "What the leading replica last found. Level once the store is as old as it keeps is good. Growing on: more arrives each day, "
             "or nothing is forgotten; look at the panels beside it, then at which service sends."
+        ),
+    )
+
+
+def summed_up() -> Panel:
+    return counts(
+        "Collector: rounds of summing up",
+        Query(queries.collector_grown("isolation_collector_rollup_rounds_total", "result"), "{{result}}"),
+        colors={"ok": GREEN, "failed": RED},
+        description=(
+            "One a minute, in the replica that leads. Only ok is good. Failed at each round: a day or an hour is too much for the store, "
+            "or it is away; the leader's log says which. Answers stay right, but those over many days get slow."
         ),
     )
 
@@ -76,7 +87,6 @@ def key_reloads() -> Panel:
         "Collector: keys read again, requests refused",
         Query(queries.collector_grown("isolation_collector_key_reloads_total", "result"), "reload {{result}}"),
         Query(queries.collector_grown("isolation_collector_requests_refused_total", "reason"), "refused: {{reason}}"),
-        width=12,
         alerts=["IsolationKeysStale"],
         description=(
             "Reloads should be as rare as changes of keys. Refusals for unknown or expired tokens after one: somebody still has the old "

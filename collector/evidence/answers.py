@@ -28,7 +28,7 @@ RUN_FIELDS: Final = (
 
 
 def run(found: Run, base_url: str) -> Json:
-    """Return one run that did not end as it should; `id` is its record's."""
+    """Return one run in which something went wrong; `id` is its record's."""
     record = found.record
     return {
         "id": record.id,

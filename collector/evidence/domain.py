@@ -156,9 +156,6 @@ class Stored:
     accepted: int
     duplicate: int
     refused: tuple[Rejection, ...] = ()
-    has_new_violations: bool = False
-    risen: tuple[str, ...] = ()
-    """Violations that rose by what was new: by an escalation, or by themselves where theirs had come before them."""
 
 
 def amended(grade_sent: str, amendments: Iterable[Amendment]) -> tuple[str, datetime | None]:

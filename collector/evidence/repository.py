@@ -12,7 +12,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Row, delete, literal, literal_column, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, delete, insert, literal, literal_column, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.affected import READ_FOR_AFFECTED, Affected
@@ -36,6 +36,7 @@ from isolation_monitor.collector.evidence.rows import AMENDMENTS, TABLES, VIOLAT
 from isolation_monitor.collector.evidence.touching import add_touched, touching
 from isolation_monitor.collector.evidence.windows import is_counted, is_narrowed, is_walked_by_time, window_of
 from isolation_monitor.collector.jsontext import dumps
+from isolation_monitor.collector.new_violations import NewViolations, Pages, joined
 from isolation_monitor.collector.storage.database import insert_into, serialize_amendments
 from isolation_monitor.collector.storage.days import days_in
 from isolation_monitor.collector.storage.models import (
@@ -44,7 +45,10 @@ from isolation_monitor.collector.storage.models import (
     QueueStatementRow,
     RunRow,
     ViolationRow,
+    counting,
+    crossing,
 )
+from isolation_monitor.collector.storage.page_models import PageDueRow
 from isolation_monitor.collector.storage.rollup_models import ViolationDayRow
 
 T = TypeVar("T")
@@ -63,17 +67,18 @@ class EvidenceRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def store(self, deliveries: Sequence[Delivery]) -> list[Stored]:
-        """Insert what is new and bring the grades and retractions of the violations concerned up to date.
+    async def store(self, deliveries: Sequence[Delivery], pages: Pages | None = None) -> tuple[list[Stored], list[NewViolations]]:
+        """Insert what is new, bring the grades and retractions of the violations concerned up to date, and note what is to be told.
 
-        Returns the numbers of each delivery; of a record that stands in several, the first has stored it.
+        Returns the numbers of each delivery; of a record that stands in several, the first has stored it. And what `pages` are to be
+        given once all of this is on disk: what was stored before was paged for before.
         """
         if any(VIOLATIONS in one.rows or AMENDMENTS in one.rows for one in deliveries):
             await serialize_amendments(self._connection, exclusive=any(AMENDMENTS in one.rows for one in deliveries))
         accepted = [0] * len(deliveries)
         amended_ids: set[str] = set()
         new_violations: dict[str, int] = {}
-        risen: list[tuple[int, str]] = []
+        raised: set[str] = set()
         for table in TABLES:
             # The first of each id, and whose it is.
             rows: dict[str, tuple[int, Values]] = {}
@@ -89,22 +94,50 @@ class EvidenceRepository:
                 amended_ids |= new
                 new_violations = {record_id: rows[record_id][0] for record_id in new}
             elif table is AMENDMENTS:
-                amending = [(rows[record_id][0], rows[record_id][1][1]) for record_id in sorted(new)]
+                amending = [(deliveries[rows[record_id][0]], rows[record_id][1][1]) for record_id in new]
                 amended_ids.update(violation_id for _, violation_id in amending)
-                raised = [set(one.raised) for one in deliveries]
-                risen += [(place, violation_id) for place, violation_id in amending if violation_id in raised[place]]
-        risen += [(new_violations[each], each) for each in sorted(await self._amend(amended_ids)) if each in new_violations]
+                raised = {violation_id for one, violation_id in amending if violation_id in one.raised}
+        rose = await self._amend(amended_ids)
         # In the order of their workers: two transactions must not come to two of them in opposite orders.
         statements = [(statement, origin, place) for place, one in enumerate(deliveries) for statement, origin in one.statements]
         for statement, origin, place in sorted(statements, key=lambda each: (each[1].service, each[1].instance)):
             accepted[place] += await self._replace(statement, origin)
         if statements:
             await self._forget_silent(max(origin.received_at for _, origin, _ in statements))
-        with_new = set(new_violations.values())
-        return [
-            Stored(number, len(one) - number, (), place in with_new, tuple(dict.fromkeys(each for at, each in risen if at == place)))
-            for place, (number, one) in enumerate(zip(accepted, deliveries, strict=True))
-        ]
+        violated: list[NewViolations] = []
+        if pages is not None:
+            as_sent = (deliveries[place].violated.get(each) for each, place in new_violations.items() if each not in rose)
+            # Of what was said more of than its record says, the row knows what it is now.
+            as_amended = {each for each, has_risen in rose.items() if each in new_violations or (has_risen and each in raised)}
+            violated = pages.noted(joined([*(one for one in as_sent if one is not None), *await self._to_page_for(as_amended)]))
+            await self._keep_due(violated, max(one.received_at for one in deliveries))
+        return [Stored(number, len(one) - number) for number, one in zip(accepted, deliveries, strict=True)], violated
+
+    async def _to_page_for(self, ids: Collection[str]) -> list[NewViolations]:
+        """Return of violations that were amended those that break isolation; no synthetic, retracted or suppressed ones."""
+        row = ViolationRow
+        found: list[NewViolations] = []
+        for chunk in _chunks(sorted(ids), 500):
+            columns = (row.service, row.kind, row.count.label("requests"), row.id, row.time)
+            statement = select(*columns).where(*_with_ids(row, row.id, chunk), *counting(), crossing())
+            found += [
+                NewViolations(one.service, one.kind, one.requests, one.id, one.time, one.time)
+                for one in await self._connection.execute(statement)
+            ]
+        return found
+
+    async def _keep_due(self, violated: Sequence[NewViolations], received_at: datetime) -> None:
+        """Insert the rows that remind of what is to be told, in the transaction of what it tells of."""
+        rows = [
+            {
+                "id": due_id, "service": one.service, "kind": one.kind, "requests": one.count, "example_id": one.example_id,
+                "first": one.first, "last": one.last, "received_at": received_at,
+            }
+            for one in violated
+            for due_id in one.due_ids
+        ]  # fmt: skip
+        if rows:
+            await self._connection.execute(insert(PageDueRow), rows)
 
     async def _insert(self, table: Table, rows: list[Values]) -> set[str]:
         """Insert `rows`, none of them twice, and return the ids that were new."""
@@ -140,11 +173,11 @@ class EvidenceRepository:
         gone = select(row.service, row.instance).where(is_gone).with_for_update(skip_locked=True)
         await self._connection.execute(delete(row).where(tuple_(row.service, row.instance).in_(gone)))
 
-    async def _amend(self, ids: set[str]) -> set[str]:
-        """Bring violations up to date with all that was ever said of them, and return those that rose. Of most, nothing was."""
-        risen: set[str] = set()
+    async def _amend(self, ids: set[str]) -> dict[str, bool]:
+        """Bring violations up to date with all that was ever said of them, nothing of most; return these with whether they rose."""
+        rose: dict[str, bool] = {}
         if not ids:
-            return risen
+            return rose
         some, given = "IN (SELECT value FROM json_each(?))", dumps(sorted(ids))
         if self._connection.dialect.name == "postgresql":
             # The text of an array of strings is read as JSON there, too.
@@ -173,9 +206,8 @@ class EvidenceRepository:
                 grade, retracted_at = amended(grade_sent, by_violation[violation_id, service])
                 this = update(ViolationRow).where(ViolationRow.id == violation_id, ViolationRow.day == day)
                 await self._connection.execute(this.values(grade=grade, retracted_at=retracted_at))
-                if grade != grade_sent:
-                    risen.add(violation_id)
-        return risen
+                rose[violation_id] = grade != grade_sent
+        return rose
 
     async def violations(self, query: ViolationQuery) -> list[Violation]:
         """Return at most `query.limit` violations, newest first, ties by id."""

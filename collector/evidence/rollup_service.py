@@ -41,12 +41,23 @@ _HOUR: Final = timedelta(hours=1)
 
 
 class RollupService:
-    def __init__(self, database: Database, leads: Callable[[], Coroutine[Any, Any, bool]], clock: Clock, keep_days: int) -> None:
-        """`leads` says whether this replica does the work now; older than `keep_days` nothing is summed up."""
+    def __init__(
+        self,
+        database: Database,
+        leads: Callable[[], Coroutine[Any, Any, bool]],
+        clock: Clock,
+        keep_days: int,
+        count: Callable[[str], None] = lambda result: None,
+    ) -> None:
+        """`leads` says whether this replica does the work now; older than `keep_days` nothing is summed up.
+
+        `count` is told of each round whether it was `ok` or `failed`: as a whole, or for one day or hour.
+        """
         self._database = database
         self._leads = leads
         self._clock = clock
         self._keep_days = keep_days
+        self._count = count
         self._complained_s = float("-inf")
         self._is_ending = False
 
@@ -68,7 +79,18 @@ class RollupService:
         Raises:
             StoreUnavailable: the store is away, or too slow; what was done stays done.
         """
-        now, done = self._clock(), 0
+        try:
+            done, failed = await self._round()
+        except Exception:
+            self._count("failed")
+            raise
+        if not self._is_ending:
+            self._count("failed" if failed else "ok")
+        return done
+
+    async def _round(self) -> tuple[int, int]:
+        """Return how many days and hours were done, and how many could not be."""
+        now, done, failed = self._clock(), 0, 0
         first = start_of(now.date() - timedelta(days=self._keep_days + 1))
         for span in await self._due(first, now):
             if self._is_ending:
@@ -77,6 +99,7 @@ class RollupService:
                 done += await self._do(span)
             except StoreUnavailable as error:
                 # One that is too much for the store must not keep all others, nor what is to be forgotten.
+                failed += 1
                 self._complain(error)
         async with self._database.writing() as connection:
             repository = RollupRepository(connection)
@@ -84,7 +107,7 @@ class RollupService:
             await repository.forget_stale_days()
         if self._database.dialect == "sqlite":
             await self._forget_mentions_of_nothing(first)
-        return done
+        return done, failed
 
     async def _due(self, first: datetime, now: datetime) -> list[Span]:
         async with self._database.reading(_READ_S) as connection:

@@ -116,7 +116,7 @@ async def list_runs(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> JsonResponse:
-    """List runs that did not end as they should, newest first or oldest first."""
+    """List runs in which something went wrong, newest first or oldest first."""
     chosen = chosen_fields(fields, answers.RUN_FIELDS)
     query = RunQuery(service, outcome, run_id, principal, since, until, limit + 1, read_cursor(cursor), order == "oldest")
     found = await evidence.runs(query)

@@ -24,7 +24,7 @@ from isolation_monitor.collector.evidence.domain import (
     UnknownRecord,
     ViolationRecord,
 )
-from isolation_monitor.collector.new_violations import Key, NewViolations
+from isolation_monitor.collector.new_violations import NewViolations
 from isolation_monitor.collector.storage.days import day_of
 from isolation_monitor.collector.storage.models import RECORD_KEY, AmendmentRow, Base, RunRow, UnknownRecordRow, ViolationRow
 
@@ -111,13 +111,14 @@ TABLES: Final = (VIOLATIONS, AMENDMENTS, RUNS, UNKNOWN)
 class Delivery:
     """What one request asks to be kept, ready for the database. All of it is stored in one transaction, or nothing."""
 
+    received_at: datetime
     rows: dict[Table, list[Values]] = field(default_factory=dict)
     statements: list[tuple[QueueStatement, Origin]] = field(default_factory=list)
     harmed: set[str] = field(default_factory=set)
     """Services whose rollouts are to be looked at once it is stored."""
-    violated: list[NewViolations] = field(default_factory=list)
-    """What is to be paged for once it is stored."""
-    raised: list[str] = field(default_factory=list)
+    violated: dict[str, NewViolations] = field(default_factory=dict)
+    """What is to be paged for once it is stored, by the id of its record."""
+    raised: set[str] = field(default_factory=set)
     """Ids of violations whose grade rises by it."""
     places: dict[str, int] = field(default_factory=dict)
     """Where each id stands in its batch."""
@@ -133,7 +134,7 @@ class Delivery:
         return self._of(everything[:middle]), self._of(everything[middle:])
 
     def _of(self, items: Iterable[tuple[Table | None, Any]]) -> Delivery:
-        part = Delivery(places=self.places)
+        part = Delivery(self.received_at, violated=self.violated, raised=self.raised, places=self.places)
         for table, item in items:
             if table is None:
                 part.statements.append(item)
@@ -150,7 +151,7 @@ class Delivery:
 def delivery(batches: Iterable[Batch], received_at: datetime, dialect: str) -> Delivery:
     """Return the records of the batches of one request as rows for the database of `dialect`."""
     times: Times = _Texts() if dialect == "sqlite" else _Themselves()
-    made = Delivery()
+    made = Delivery(received_at)
     received = times.moment(received_at)
     for batch in batches:
         sender = (batch.service, batch.instance)
@@ -167,19 +168,14 @@ def delivery(batches: Iterable[Batch], received_at: datetime, dialect: str) -> D
         made.places |= batch.places
         if batch.may_be_harm:
             made.harmed.add(batch.service)
-        made.violated += _violated(batch)
-        made.raised += [amendment.violation_id for amendment in batch.amendments if amendment.grade is not None]
+        made.violated |= {
+            r.id: NewViolations(batch.service, r.kind, r.count, r.id, r.time, r.time)
+            for r in batch.violations
+            # As the service counts them: not what its suppressions accept for now, nor what was planted (docs/decisions/0006).
+            if r.grade != "hygiene" and not r.is_suppressed and not r.synthetic
+        }
+        made.raised.update(amendment.violation_id for amendment in batch.amendments if amendment.grade is not None)
     return made
-
-
-def _violated(batch: Batch) -> list[NewViolations]:
-    found: dict[Key, NewViolations] = {}
-    for r in batch.violations:
-        # As the service counts them: not what its suppressions accept for now, nor what was planted (docs/decisions/0006).
-        if r.grade != "hygiene" and not r.is_suppressed and not r.synthetic:
-            one = NewViolations(batch.service, r.kind, r.count, r.id, r.time, r.time)
-            found[one.key] = found[one.key].with_more(one) if one.key in found else one
-    return list(found.values())
 
 
 Sender = tuple[str, str]

@@ -22,7 +22,7 @@ from isolation_monitor.collector.evidence.domain import Batch, Rejection, Stored
 from isolation_monitor.collector.evidence.intake import Held, Intake
 from isolation_monitor.collector.evidence.repository import EvidenceRepository
 from isolation_monitor.collector.evidence.rows import Delivery, delivery
-from isolation_monitor.collector.new_violations import NewViolations
+from isolation_monitor.collector.new_violations import Pages
 from isolation_monitor.collector.problems import Unavailable
 from isolation_monitor.collector.storage.database import Database, RefusedByStore, StoreUnavailable
 
@@ -49,16 +49,16 @@ class RecordWriter:
         database: Database,
         intake: Intake,
         on_harm: Callable[[str], None],
-        on_violations: Callable[[Sequence[NewViolations], Sequence[str]], None] | None = None,
+        pages: Pages | None = None,
     ) -> None:
-        """`on_harm` is told the service of each stored delivery that may be harm, `on_violations` each that has something new to page for.
+        """`on_harm` is told the service of each stored delivery that may be harm; it must neither wait nor fail.
 
-        Both must neither wait nor fail.
+        What is new to page for is kept until `pages` has told it; without them nobody is paged.
         """
         self._database = database
         self._intake = intake
         self._on_harm = on_harm
-        self._on_violations = on_violations
+        self._pages = pages
         self._queue: deque[_Waiting] = deque()
         self._given = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -165,27 +165,25 @@ class RecordWriter:
             sum(p.accepted for p in parts),
             sum(p.duplicate for p in parts),
             tuple(r for p in parts for r in p.refused),
-            any(p.has_new_violations for p in parts),
-            tuple(r for p in parts for r in p.risen),
         )
 
     async def _store(self, deliveries: Sequence[Delivery]) -> list[Stored]:
         for tries_left in reversed(range(_TRIES)):
             try:
                 async with self._database.writing() as connection:
-                    return await EvidenceRepository(connection).store(deliveries)
+                    stored, violated = await EvidenceRepository(connection).store(deliveries, self._pages)
             except StoreUnavailable as error:
                 if not error.was_deadlock or not tries_left:
                     raise
+            else:
+                if violated and self._pages is not None:
+                    self._pages.give(violated)
+                return stored
         raise AssertionError("unreachable")
 
     def _answer(self, one: _Waiting, stored: Stored) -> None:
         for service in one.delivery.harmed:
             self._on_harm(service)
-        # What was stored before was paged for before.
-        violated = one.delivery.violated if stored.has_new_violations else []
-        if self._on_violations is not None and (violated or stored.risen):
-            self._on_violations(violated, stored.risen)
         if not one.stored.done():
             one.stored.set_result(stored)
 

@@ -29,6 +29,7 @@ from isolation_monitor.collector.storage.models import (
     RolloutRow,
     ViolationCountRow,
 )
+from isolation_monitor.collector.storage.page_models import PageDueRow
 
 Key = tuple[Any, ...]  # Any: values of key columns
 
@@ -58,6 +59,8 @@ def expiring(first_kept: date, cutoff: datetime, today: date) -> list[Expiring]:
     told = select(RolloutEventRow.decision_id).where(RolloutEventRow.decision_id.is_not(None))
     nobody_needs = DecisionRow.id.not_in(kept) & DecisionRow.id.not_in(told)
     found.append(Expiring("alert_notifications", NotificationRow, NotificationRow.last_received_at < cutoff))
+    # What is left where no Alertmanager is told any longer: whoever is told clears it himself, sooner.
+    found.append(Expiring("violation_pages_due", PageDueRow, PageDueRow.received_at < cutoff))
     found.append(Expiring("gate_decisions", DecisionRow, (DecisionRow.as_of < cutoff) & nobody_needs))
     found.append(Expiring("container_events", ContainerEventRow, ContainerEventRow.received_at < cutoff))
     found.append(Expiring("container_actions", ContainerActionRow, ContainerActionRow.received_at < cutoff))

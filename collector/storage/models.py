@@ -163,7 +163,7 @@ class AmendmentRow(Base):
 
 
 class RunRow(Base):
-    """One run record: a run that did not end as it should."""
+    """One run record: a run in which something went wrong, if only in the order of its events; `complete` ones are among them."""
 
     __tablename__ = "runs"
     __table_args__ = (Index("ix_runs_service_time", "service", "time"), Index("ix_runs_time_id", "time", "id"), BY_DAY)

@@ -78,7 +78,7 @@ async def violation(request: Request, _visitor: Visitor, violation_id: str) -> R
 
 @router.get("/runs")
 async def runs(request: Request, _visitor: Visitor) -> Response:
-    """Runs that stand still or ended badly, and the deepest queues."""
+    """Runs that stand still or went wrong, and the deepest queues."""
     return await _shown(request, "runs", is_live="cursor" not in request.query_params)
 
 

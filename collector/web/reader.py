@@ -173,7 +173,7 @@ class PageReader:
         return {"violation": found, "seen": arranged(found), "amendments": amendments}
 
     async def runs(self, params: Params) -> Values:
-        """Runs that stand still or did not end well, and whose queues are the deepest."""
+        """Runs that stand still or went wrong, and whose queues are the deepest."""
         from_, now = self._features, self._features.clock()
         chosen = {name: _given(params, name) for name in ("service", "outcome", "cursor")}
         after = read_cursor(chosen["cursor"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from isolation_monitor.collector.evidence.domain import Amendment, Batch, QueueS
 from isolation_monitor.collector.evidence.intake import Intake, Overloaded
 from isolation_monitor.collector.evidence.rows import VIOLATIONS, Delivery, delivery
 from isolation_monitor.collector.evidence.writer import GROUP_RECORDS, RecordWriter
+from isolation_monitor.collector.new_violations import NewViolations
 from isolation_monitor.collector.storage.database import Database, StoreUnavailable, translated
 from isolation_monitor.collector.storage.models import ViolationRow
 from tests.collector.conftest import until
@@ -35,14 +36,15 @@ class Store:
         self.database = Database(url, timeout_s)
         self.intake = Intake(limit_bytes)
         self.harmed: list[str] = []
-        self.paged: list[tuple[list[str], list[str]]] = []
-        """Examples of what is new, and ids of what rose."""
-        self.writer = RecordWriter(
-            self.database,
-            self.intake,
-            self.harmed.append,
-            lambda new, risen: self.paged.append(([one.example_id for one in new], [*risen])),
-        )
+        self.given: list[NewViolations] = []
+        """What is to be paged for."""
+        self.writer = RecordWriter(self.database, self.intake, self.harmed.append, self)
+
+    def noted(self, violated: Sequence[NewViolations]) -> list[NewViolations]:
+        return [replace(one, due_ids=(f"due-{one.example_id}",)) for one in violated]
+
+    def give(self, violated: Sequence[NewViolations]) -> None:
+        self.given += violated
 
     def delivery(self, *ids: str, **changes: Any) -> Delivery:
         return self.made(*(replace(RECORD, id=record_id, **changes) for record_id in ids))
@@ -151,19 +153,19 @@ async def test_a_batch_that_comes_again_pages_nobody_again_whatever_else_is_new_
         answer = await store.keep(store.made(replace(RECORD, id="v"), queues))
 
     assert (answer.accepted, answer.duplicate) == (1, 1)
-    assert store.paged == [(["v"], [])]
+    assert [one.example_id for one in store.given] == ["v"]
 
 
 async def test_a_violation_whose_escalation_came_before_it_is_told_as_risen(store: Store) -> None:
     """Two requests of one sender may overtake each other: by the grade that was sent nobody would be paged."""
     escalation = Amendment("e", NOW, "escalation", "v", "crossed", "it left", {})
     await store.keep(store.made(escalation))
-    before = [*store.paged]
+    before = [*store.given]
     await store.keep(store.delivery("u", "v", grade="hygiene"))
     await store.keep(store.delivery("v", grade="hygiene"))
 
-    assert before == [([], ["v"])], "nothing is found of it yet"
-    assert store.paged[1:] == [([], ["v"])]
+    assert before == [], "nothing is known of it yet"
+    assert [one.example_id for one in store.given] == ["v"]
 
 
 async def test_an_escalation_that_comes_again_is_told_once_whatever_else_is_new(store: Store) -> None:
@@ -172,7 +174,15 @@ async def test_an_escalation_that_comes_again_is_told_once_whatever_else_is_new(
         escalation = Amendment("e", NOW, "escalation", "v", "crossed", "it left", {})
         await store.keep(store.made(escalation, QueueStatement("q", NOW, sequence, 0, 0, 0, [])))
 
-    assert store.paged == [([], ["v"])]
+    assert [one.example_id for one in store.given] == ["v"]
+
+
+async def test_one_that_was_taken_back_before_it_came_pages_nobody(store: Store) -> None:
+    retraction = Amendment("r", NOW, "retraction", "v", None, "it came back", {})
+    await store.keep(store.made(retraction))
+    await store.keep(store.delivery("u", "v"))
+
+    assert [(one.example_id, one.count) for one in store.given] == [("u", RECORD.count)]
 
 
 async def test_what_waits_is_bounded_in_bytes_and_room_comes_back_with_the_commit(sqlite_url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -252,6 +252,37 @@ async def test_a_day_that_is_too_much_for_the_store_keeps_no_other_from_being_su
     assert await answers(api) == before
     monkeypatch.undo()
     assert await rollups(api).roll_up() == 1
+
+
+async def test_rounds_that_fail_are_counted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One day that fails in each round, and a store that fails as a whole: the log alone would say so."""
+    await fill(api)
+
+    async def rounds() -> tuple[float, ...]:
+        lines = dict(line.rsplit(" ", 1) for line in (await api.get("/metrics")).text.splitlines())
+        return tuple(float(lines[f'isolation_collector_rollup_rounds_total{{result="{result}"}}']) for result in ("ok", "failed"))
+
+    # The collector's own first round.
+    await until(lambda: counted_rounds(rounds))
+    ok, failed = await rounds()
+
+    async def too_much(repository: RollupRepository, day: Span) -> Any:
+        raise StoreUnavailable("it took too long")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RollupRepository, "sums", too_much)
+        await rollups(api).roll_up()
+        broken.setattr(RollupRepository, "done", too_much)
+        with pytest.raises(StoreUnavailable):
+            await rollups(api).roll_up()
+    assert await rounds() == (ok, failed + 2)
+
+    await rollups(api).roll_up()
+    assert await rounds() == (ok + 1, failed + 2)
+
+
+async def counted_rounds(rounds: Callable[[], Awaitable[tuple[float, ...]]]) -> bool:
+    return sum(await rounds()) > 0
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])

@@ -179,7 +179,7 @@ async def test_a_collector_that_ended_before_it_told_tells_when_it_is_back(
         await on_call.paged(service)
 
 
-async def test_a_store_that_cannot_look_back_holds_up_no_page(
+async def test_a_store_that_cannot_say_what_is_left_holds_up_no_page(
     make_api: Running, sqlite_url: str, on_call: OnCall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
@@ -188,7 +188,7 @@ async def test_a_store_that_cannot_look_back_holds_up_no_page(
         asked.append(None)
         raise StoreUnavailable("it took too long")
 
-    monkeypatch.setattr("isolation_monitor.collector.announcements.pager.to_page_for_since", too_slow)
+    monkeypatch.setattr("isolation_monitor.collector.announcements.pager.pages_due", too_slow)
     async with make_api(sqlite_url, utc_now, alertmanager_url=on_call.url) as api:
         await until(lambda: bool(asked))
         await violate(api, "not-looked-back")

@@ -165,7 +165,7 @@ async def shown(api: Api, path: str, status: int = 200) -> str:
         ("/violations", "No violation was recorded"),
         ("/violations?kind=wrong_socket", "No violation is like that"),
         ("/incidents", "There was no incident"),
-        ("/runs", "No run ended badly"),
+        ("/runs", "No run went wrong"),
         ("/rollouts", "isomon rollout apply FILE"),
         ("/detectors", "COLLECTOR_PROMETHEUS_URL"),
         ("/probes", "Name endpoints in a file"),
@@ -307,6 +307,22 @@ async def test_runs_and_queues_say_who_waits_for_what(api: Api) -> None:
     assert "2 KiB" in page
     assert "40 events wait for 1 users" in page
     assert "run-1" not in await shown(api, "/runs?outcome=failed")
+
+
+async def test_a_run_that_was_complete_says_why_it_is_listed(api: Api) -> None:
+    """Its user got every event, and one of them twice: under a heading on its end nobody would know what it does there."""
+    run = {
+        "type": "run", "time": "2026-01-01T12:00:00Z", "run_id": "run-1", "principal": None, "outcome": "complete", "duration_s": 1.0,
+        "events": [{"event": "agent_completed", "emitted": 1, "sent": 2}], "anomalies": {},
+    }  # fmt: skip
+    verdicts = ("duplicate", "disorder", "wrong_owner", "of a newer telemetry", ["no text"])
+    await api.send(*(run | {"id": f"r-{n}", "detail": {"verdict": verdict}} for n, verdict in enumerate(verdicts)))
+
+    page = await shown(api, "/runs")
+
+    assert "Runs in which something went wrong" in page
+    assert [page.count(words) for words in ("events came twice<", "events came out of order<", "an event went to another user<")] == [1] * 3
+    assert page.count("complete</span>") == len(verdicts)
 
 
 async def test_a_rollout_shows_its_stages_decisions_and_who_gets_what(api: Api) -> None:
