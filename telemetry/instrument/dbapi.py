@@ -7,14 +7,16 @@ For an integration that has a driver make its connections and cursors of such cl
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from isolation_monitor.telemetry import names
-from isolation_monitor.telemetry.context import CURRENT
+from isolation_monitor.telemetry.context import CURRENT, RequestContext
 from isolation_monitor.telemetry.detectors.shared_transactions import ASKED_AT, ASKED_BY, SharedTransactions
 from isolation_monitor.telemetry.instrument.sqlalchemy_engines import SUPPORTED, version
+from isolation_monitor.telemetry.provenance import ROWS_LIMIT
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -82,6 +84,41 @@ class Told:
         except Exception as error:
             self._failed(error)
 
+    def rows(self, cursor: Any, found: Iterator[Any]) -> Iterator[Any]:
+        """Hand on the rows that a cursor gives one by one: together they are one read."""
+        try:
+            self._transactions.fetched(cursor)
+            request = CURRENT.get()
+            if request is not None:
+                return self._reading(cursor, found, request, None if _is_asked_by_sqlalchemy() else [])
+        except Exception as error:
+            self._failed(error)
+        return found
+
+    def _reading(self, cursor: Any, found: Iterator[Any], request: RequestContext, read: list[Any] | None) -> Iterator[Any]:
+        is_first = True
+        for row in found:
+            if is_first:
+                is_first = False
+                self._begun(cursor, row, read)
+            elif read is not None:
+                read.append(row)
+                if len(read) > ROWS_LIMIT:
+                    # So long an export is not held: the request is said to have fetched everything.
+                    read = None
+                    self._stores.overflowed(request)
+            yield row
+
+    def _begun(self, cursor: Any, row: Any, read: list[Any] | None) -> None:
+        try:
+            if self._dirty is not None and type(row) is tuple and row:
+                self._dirty.answered(cursor.connection, row[0])
+            if read is not None:
+                read.append(row)
+                self._stores.read("sql", self._name, None, read)
+        except Exception as error:
+            self._failed(error)
+
     def _failed(self, error: BaseException) -> None:
         self._reporter.check_failed(names.SHARED_CONNECTION, self._name, error)
 
@@ -146,8 +183,11 @@ def cursor_class(base: Any, told: Told) -> Any:
             return rows
 
         def __iter__(self) -> Any:
-            told.fetched(self)
-            return super().__iter__()
+            found = super().__iter__()
+            if found is not self or type(self).__next__ is not Cursor.__next__:
+                return found
+            # By the driver's own code for each row, not by the one below.
+            return told.rows(self, map(base.__next__, itertools.repeat(self)))
 
         def __next__(self) -> Any:
             row = super().__next__()

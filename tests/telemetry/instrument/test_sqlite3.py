@@ -16,6 +16,7 @@ from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.context import RequestContext
 from isolation_monitor.telemetry.instrument import aiosqlite as aiosqlite_integration
 from isolation_monitor.telemetry.instrument import sqlite3 as integration
+from isolation_monitor.telemetry.provenance import ROWS_LIMIT, was_fetched
 from tests.telemetry.acting import Acting, hooked
 
 
@@ -221,6 +222,33 @@ def test_rows_fetched_of_anothers_statement_are_crossed(desk: Desk) -> None:
     assert violation.grade == "crossed"
     assert violation.victim is not None
     assert violation.victim.principal == desk.acting.monitor.principals.named("u-two").hash
+
+
+def test_rows_given_one_by_one_are_one_read(desk: Desk) -> None:
+    def read(rows: int) -> list[tuple[Any, ...]]:
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?) SELECT 'row-' || i FROM n"
+        cursor = desk.connection.execute(numbers, (rows,))
+        # The driver's own state is the same, whoever asks for the next row.
+        return [next(cursor), *cursor.fetchmany(2), *cursor]
+
+    assert desk.acting.inside(desk.one, read, 500) == [(f"row-{n}",) for n in range(1, 501)]
+    assert desk.one.fetched is not None
+    assert len(desk.one.fetched) == 3
+    assert was_fetched(desk.one, "row-500")
+    assert not was_fetched(desk.one, "row-501")
+
+    assert len(desk.acting.inside(desk.two, read, ROWS_LIMIT + 10)) == ROWS_LIMIT + 10
+    assert was_fetched(desk.two, "anything"), "so much is said to be everything"
+    assert not desk.acting.errors()
+
+
+def test_a_failure_between_two_rows_reaches_the_caller(desk: Desk) -> None:
+    def read() -> list[Any]:
+        return list(desk.connection.execute("SELECT 1 UNION ALL SELECT abs(-9223372036854775808)"))
+
+    with pytest.raises(sqlite3.OperationalError, match="integer overflow"):
+        desk.acting.inside(desk.one, read)
+    assert not desk.acting.errors()
 
 
 def test_a_cursor_that_serves_one_after_the_other_accuses_nobody(desk: Desk) -> None:
