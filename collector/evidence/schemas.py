@@ -335,6 +335,8 @@ def _after_space(text: str, at: int) -> int:
 
 def _unknown_fields(record: RecordIn, raw: Json) -> Json:
     known = _FIELDS[type(record)]
+    if raw.keys() <= known:
+        return {}
     return {name: value for name, value in raw.items() if name not in known}
 
 
