@@ -26,11 +26,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from bench.rows import Row, report, write
 from bench.shown import console_for_people, ending, table
+from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.storage.schema import migrate
 from tests.real_parts.collector import collector
 from tests.real_parts.postgres import postgres
@@ -57,10 +59,10 @@ class Promise:
 PROMISES: Final = {"sqlite": Promise(10_000, 250.0), "postgresql": Promise(15_000, 100.0)}
 
 
-def record(record_id: str) -> dict[str, object]:
+def record(record_id: str, time: str) -> dict[str, object]:
     """Return a violation record of about 450 bytes."""
     return {
-        "type": "violation", "id": record_id, "time": "2026-01-01T11:59:59.900Z", "kind": "instance_reuse", "grade": "reachable",
+        "type": "violation", "id": record_id, "time": time, "kind": "instance_reuse", "grade": "reachable",
         "detector": "instance_reuse", "arm": "on", "synthetic": True, "summary": "agent: one instance was given to two requests",
         "fingerprint": "9f2c000000000000", "count": 1, "resource": {"type": "instance", "name": "agent"},
         "victim": {"principal": "a1b2c3d4e5f60718", "route": "/ws"}, "offender": {"principal": "18070f6e5d4c3b2a", "route": "/ws"},
@@ -69,13 +71,18 @@ def record(record_id: str) -> dict[str, object]:
 
 
 class Batches:
-    """Requests that were written out before, but for the ids of their records, which sort by time as UUIDv7 do."""
+    """Requests that were written out before, but for the ids of their records, which are UUIDv7 of now, a millisecond each.
+
+    Of now as in life: old ones would be kept where no day is, and fall into hours that are over.
+    """
 
     def __init__(self, token: str) -> None:
         mark = "@" * 36
-        head = {"schema": "records/1", "service": "chat", "instance": "host:1:1", "sent_at": "2026-01-01T12:00:00.000Z"}
-        body = json.dumps(head | {"records": [record(mark)] * BATCH}, separators=(",", ":")).encode()
-        self.record_bytes = len(json.dumps(record(mark), separators=(",", ":")))
+        now = datetime.now(UTC)
+        one = record(mark, rfc3339(now))
+        head = {"schema": "records/1", "service": "chat", "instance": "host:1:1", "sent_at": rfc3339(now)}
+        body = json.dumps(head | {"records": [one] * BATCH}, separators=(",", ":")).encode()
+        self.record_bytes = len(json.dumps(one, separators=(",", ":")))
         lines = [
             "POST /v1/records HTTP/1.1", "Host: collector", f"Authorization: Bearer {token}",
             "Content-Type: application/json", f"Content-Length: {len(body)}", "", "",
@@ -83,10 +90,11 @@ class Batches:
         self._parts = ("\r\n".join(lines).encode() + body).split(mark.encode())
         self._run = secrets.token_hex(6)
         self._numbers = itertools.count()
+        self._first_ms = int(now.timestamp() * 1_000)
 
     def next(self) -> bytes:
-        first = next(self._numbers) * BATCH
-        ids = [b"%08x-%04x-7000-8000-" % (n >> 16, n & 0xFFFF) + self._run.encode() for n in range(first, first + BATCH)]
+        first = self._first_ms + next(self._numbers) * BATCH
+        ids = [b"%08x-%04x-7000-8000-" % (ms >> 16, ms & 0xFFFF) + self._run.encode() for ms in range(first, first + BATCH)]
         return b"".join(itertools.chain.from_iterable(zip(self._parts, [*ids, b""], strict=True)))
 
 
