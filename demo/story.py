@@ -56,8 +56,6 @@ class Story:
     report: Report
     clean_s: float = CLEAN_S
     expectations: tuple[Expectation, ...] = EXPECTATIONS
-    wait_for_recovery: bool = True
-    """The score looks back one minute; a test of something else need not wait for it."""
     ends_with_rollback: bool = True
 
     async def tell(self) -> None:
@@ -76,7 +74,8 @@ class Story:
         page_median = self.report.page_median_s()
         if page_median is not None and page_median >= PAGE_MEDIAN_LIMIT_S:
             raise StepFailedError(f"the median of the pages took {page_median:.2f} s, less than {PAGE_MEDIAN_LIMIT_S:.0f} s are allowed")
-        if score_healed_at is not None and self.wait_for_recovery:
+        if score_healed_at is not None:
+            # The score looks back one minute: a release that comes before would be taken back for harm that was not its own.
             await self._recovery(score_healed_at)
         if self.ends_with_rollback:
             await self._bad_release()

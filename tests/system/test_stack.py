@@ -37,7 +37,7 @@ async def test_a_leak_is_proven_paged_and_fails_the_gate_and_the_stack_leaves_no
 
     with Narrator(Console(quiet=True)) as narrator:
         async with Stack() as stack, Population(stack.urls.chat, users=12, requests_per_s=30, run_timeout_s=5) as users:
-            await Story(stack, users, narrator, report, clean_s=5, expectations=(wrong_socket,), wait_for_recovery=False).tell()
+            await Story(stack, users, narrator, report, clean_s=5, expectations=(wrong_socket,)).tell()
 
     assert (report.clean.violations, report.clean.pages, report.clean.score) == (0, 0, 100.0)
     [trial] = report.faults
