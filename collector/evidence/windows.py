@@ -99,10 +99,8 @@ async def _records(connection: AsyncConnection, parts: list[Part], service: str 
     """Count the records of full hours and summed days, retracted ones among them."""
     found = 0
     for part in parts:
-        row: Any = part.row  # Any: one of two tables
-        when = row.day.in_(part.days) if row is ViolationDayRow else part.between(row.hour)
-        statement = select(func.coalesce(func.sum(row.records), 0)).where(when)
-        found += int((await connection.execute(statement if service is None else statement.where(row.service == service))).scalar_one())
+        _, *others = part.conditions(ViolationQuery(service))
+        found += int((await connection.execute(select(func.coalesce(part.records, 0)).where(*others))).scalar_one())
     return found
 
 

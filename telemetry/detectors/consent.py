@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
+from isolation_monitor.telemetry.detectors.ownership import MADE
 from isolation_monitor.telemetry.detectors.surroundings import headers_name, is_part_of_page, item_around, object_around, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import SAID
 from isolation_monitor.telemetry.provenance import was_fetched
@@ -83,7 +84,7 @@ class Consent:
             return True
         source = entry.origin.ingress
         if source is not None:
-            if entry.how in ("made", "passed") and any(not self._addressing.is_own(address, owner) for address in source.addresses):
+            if entry.how in MADE and any(not self._addressing.is_own(address, owner) for address in source.addresses):
                 # What the owner did concerns something that is not his own: others are told of it.
                 return True
             # Both named the same room, thread or document, on this connection or in this request.

@@ -35,7 +35,7 @@ from isolation_monitor.telemetry.detectors.broadcasts import Broadcasts
 from isolation_monitor.telemetry.detectors.consent import Consent
 from isolation_monitor.telemetry.detectors.ingress import NOTHING, Ingress
 from isolation_monitor.telemetry.detectors.learned_identity import LearnedIdentity
-from isolation_monitor.telemetry.detectors.ownership import STRENGTH, Entry, How, Origin, Ownership
+from isolation_monitor.telemetry.detectors.ownership import MADE, STRENGTH, Entry, How, Origin, Ownership
 from isolation_monitor.telemetry.detectors.public_content import PublicContent
 from isolation_monitor.telemetry.detectors.relations import Relations
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, spoken_to, surroundings
@@ -347,7 +347,7 @@ class ForeignContent:
 
     def _suspect_frame(self, suspicion: Suspicion) -> None:
         """Report what went to a stranger's socket and was no broadcast; what a job made later, only where its user is served too."""
-        made_by = suspicion.entry.origin.request if suspicion.entry.how in ("made", "passed") else None
+        made_by = suspicion.entry.origin.request if suspicion.entry.how in MADE else None
         place = endpoint_of(suspicion.request, None) if made_by is not None and made_by.finished else _PUSHED
         if not self._waits_for_walk(suspicion, place):
             self._report(suspicion) if place is _PUSHED else self._report_between_peers(suspicion, place)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 How = Literal["", "made", "passed", "ingress", "credential", "answers", "state", "declared"]
 STRENGTH: Final[dict[How, int]] = {"": 0, "made": 1, "passed": 1, "ingress": 1, "credential": 1, "answers": 2, "state": 3, "declared": 4}
+MADE: Final = ("made", "passed")
+"""By what the code of the owner's request did with it."""
 
 BYTES_EACH: Final = 350
 """Of one token with its entry and its share of an origin, as `bench/memory.py` measures it."""
@@ -296,7 +298,7 @@ class Ownership:
     def is_credential(self, token: str) -> bool:
         """Return whether a token is what its owner proves himself with, or no more than made for him on its way to somebody."""
         entry = self.entries.get(token)
-        return entry is not None and entry.how in ("credential", "made", "passed")
+        return entry is not None and (entry.how == "credential" or entry.how in MADE)
 
     def proves_identity(self, token: str) -> bool:
         """Return whether a token is what its owner proves himself with."""

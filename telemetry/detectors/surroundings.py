@@ -38,19 +38,20 @@ def spoken_to(suspicion: Suspicion) -> object | None:
 
 def place_of(origin: Origin) -> object | None:
     """Return what stands for where a request went: its endpoint, and without a router its path; None for a connection's messages."""
-    source = origin.request
-    if source is None or source.connection is not None:
-        return None
-    return _endpoint_used(source) or getattr(source.ingress, "path", None)
+    return None if origin.request is None else _place_of(origin.request)
 
 
 def is_part_of_page(suspicion: Suspicion) -> bool:
     """Return whether an answer carries what the same endpoint gave the owner before his code passed it on: so it gives it to all."""
     entry, request = suspicion.entry, suspicion.request
-    if entry.how != "passed" or suspicion.where != "the answer" or request.connection is not None:
+    if entry.how != "passed" or suspicion.where != "the answer":
         return False
     place = place_of(entry.origin)
-    return place is not None and place == (_endpoint_used(request) or getattr(request.ingress, "path", None))
+    return place is not None and place == _place_of(request)
+
+
+def _place_of(request: RequestContext) -> object | None:
+    return None if request.connection is not None else _endpoint_used(request) or getattr(request.ingress, "path", None)
 
 
 def _endpoint_used(request: RequestContext) -> int | None:

@@ -7,13 +7,13 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from isolation_monitor.telemetry.detectors.ownership import Entry, How
+from isolation_monitor.telemetry.detectors.ownership import MADE, Entry, How
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.principals import Principal
 
-SAID: Final = ("ingress", "made", "passed")
+SAID: Final = ("ingress", *MADE)
 """What a principal says or does: it may be meant for others."""
 MOVING_LIMIT: Final = 500
 UNCONFIRMED_LIMIT: Final = 1_000

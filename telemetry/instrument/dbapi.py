@@ -76,11 +76,7 @@ class Told:
             self._transactions.fetched(cursor)
             if not rows or CURRENT.get() is None:
                 return
-            row = rows[0] if type(rows) is list else rows
-            if self._dirty is not None and type(row) is tuple and row:
-                self._dirty.answered(cursor.connection, row[0])
-            if not _is_asked_by_sqlalchemy():
-                self._stores.read("sql", self._name, None, rows)
+            self._read(cursor, rows[0] if type(rows) is list else rows, None if _is_asked_by_sqlalchemy() else rows)
         except Exception as error:
             self._failed(error)
 
@@ -100,7 +96,12 @@ class Told:
         for row in found:
             if is_first:
                 is_first = False
-                self._begun(cursor, row, read)
+                try:
+                    if read is not None:
+                        read.append(row)
+                    self._read(cursor, row, read)
+                except Exception as error:
+                    self._failed(error)
             elif read is not None:
                 read.append(row)
                 if len(read) > ROWS_LIMIT:
@@ -109,15 +110,12 @@ class Told:
                     self._stores.overflowed(request)
             yield row
 
-    def _begun(self, cursor: Any, row: Any, read: list[Any] | None) -> None:
-        try:
-            if self._dirty is not None and type(row) is tuple and row:
-                self._dirty.answered(cursor.connection, row[0])
-            if read is not None:
-                read.append(row)
-                self._stores.read("sql", self._name, None, read)
-        except Exception as error:
-            self._failed(error)
+    def _read(self, cursor: Any, first: Any, rows: Any) -> None:
+        """Tell of a read by its first row and by all; None in their place where somebody else tells of them."""
+        if self._dirty is not None and type(first) is tuple and first:
+            self._dirty.answered(cursor.connection, first[0])
+        if rows is not None:
+            self._stores.read("sql", self._name, None, rows)
 
     def _failed(self, error: BaseException) -> None:
         self._reporter.check_failed(names.SHARED_CONNECTION, self._name, error)
@@ -185,6 +183,7 @@ def cursor_class(base: Any, told: Told) -> Any:
         def __iter__(self) -> Any:
             found = super().__iter__()
             if found is not self or type(self).__next__ is not Cursor.__next__:
+                told.fetched(self)
                 return found
             # By the driver's own code for each row, not by the one below.
             return told.rows(self, map(base.__next__, itertools.repeat(self)))

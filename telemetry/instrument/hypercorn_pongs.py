@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from isolation_monitor.telemetry.instrument.integrations import Installed
 from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
+from isolation_monitor.telemetry.instrument.unanswered import Unanswered
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detection import Detection
@@ -90,7 +91,7 @@ def _heard(stream: Any, payload: bytes) -> None:
         probe.answered()
 
 
-class HypercornProbe:
+class HypercornProbe(Unanswered):
     """One connection of hypercorn's."""
 
     has_kernel = False
@@ -99,7 +100,6 @@ class HypercornProbe:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._task: asyncio.Task[None] | None = None
-        self._ponged: Callable[[], None] | None = None
         self.payload = b""
         """What its latest ping said."""
 
@@ -126,12 +126,6 @@ class HypercornProbe:
         ping = sys.modules["wsproto.events"].Ping(payload=self.payload)
         self._task = asyncio.get_running_loop().create_task(_send(stream, ping), context=Context())
         return True
-
-    def answered(self) -> None:
-        """Tell of the pong, once."""
-        ponged, self._ponged = self._ponged, None
-        if ponged is not None:
-            ponged()
 
 
 async def _send(stream: Any, ping: Any) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from isolation_monitor.telemetry.instrument.integrations import Installed
 from isolation_monitor.telemetry.instrument.kernel_acks import can_ask, is_drained
 from isolation_monitor.telemetry.instrument.patches import Patch, Patching, numbers_of
+from isolation_monitor.telemetry.instrument.unanswered import Unanswered
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.delivery.acknowledgements import Probe
@@ -116,18 +117,11 @@ class UvicornProbe:
         raise NotImplementedError
 
 
-class _HookedProbe(UvicornProbe):
+class _HookedProbe(Unanswered, UvicornProbe):
     """The implementations whose pongs are heard."""
 
     pinged_at = 0.0
     """When its latest ping was sent, by the loop's clock."""
-    _ponged: Callable[[], None] | None = None
-
-    def answered(self) -> None:
-        """Tell of the pong, once."""
-        ponged, self._ponged = self._ponged, None
-        if ponged is not None:
-            ponged()
 
     def ping(self, ponged: Callable[[], None]) -> bool:
         protocol = self._protocol
