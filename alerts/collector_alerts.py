@@ -9,7 +9,13 @@ from isolation_monitor.alerts.thresholds import Thresholds
 LAST_ROUND = "isolation_collector_retention_last_success_timestamp_seconds"
 ROUND_INTERVAL = "isolation_collector_retention_interval_seconds"
 KEYS_STALE = "isolation_collector_keys_stale"
-COLLECTOR_SERIES = {LAST_ROUND: frozenset[str](), ROUND_INTERVAL: frozenset[str](), KEYS_STALE: frozenset[str]()}
+ROLLUPS = "isolation_collector_rollup_rounds_total"
+COLLECTOR_SERIES = {
+    LAST_ROUND: frozenset[str](),
+    ROUND_INTERVAL: frozenset[str](),
+    KEYS_STALE: frozenset[str](),
+    ROLLUPS: frozenset({"result"}),
+}
 """Series of the collector that rules read, with their labels; no service exposes them."""
 _COLLECTOR = {"service": "isolation-collector"}
 # Replicas are one collector; a drill's labels tell its target apart.
@@ -20,7 +26,7 @@ _SINCE = f"{{{{ if lt $value 1e9 }}}}for {DURATION}{{{{ else }}}}as far back as 
 
 def groups(t: Thresholds) -> list[Group]:
     """Return the group of alerts on the collector's own duties."""
-    return [Group("isolation-collector", "15s", [_retention_stale(t), _keys_stale(t)])]
+    return [Group("isolation-collector", "15s", [_retention_stale(t), _keys_stale(t), _rollups_failing(t)])]
 
 
 def _retention_stale(t: Thresholds) -> Alert:
@@ -55,5 +61,27 @@ def _keys_stale(t: Thresholds) -> Alert:
         ),
         dashboard="monitor-health",
         for_=c.keys_stale_for,
+        labels=_COLLECTOR,
+    )
+
+
+def _rollups_failing(t: Thresholds) -> Alert:
+    c = t.collector
+
+    def rounds(result: str) -> str:
+        of = f'{{job="{COLLECTOR_JOB}", result="{result}"}}'
+        return f"sum by (synthetic, drill) (increase({ROLLUPS}{of}[{c.rollups_window}]))"
+
+    return Alert(
+        "IsolationRollupsFailing",
+        f"{rounds('failed')} >= {c.min_failed_rollups} unless {rounds('ok')} > 0",
+        "warning",
+        "ticket",
+        summary="The isolation collector cannot sum up the days that are over",
+        description=(
+            f'In {c.rollups_window} {{{{ $value | printf "%.0f" }}}} rounds of summing up failed and none went well. Answers stay right, '
+            "but those over many days read every record, and get slow as the store grows."
+        ),
+        dashboard="monitor-health",
         labels=_COLLECTOR,
     )

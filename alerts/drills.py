@@ -15,7 +15,7 @@ from isolation_monitor.alerts import build, container_alerts
 from isolation_monitor.alerts.alertmanager_config import DEAD_MAN, DEAD_MAN_REPEAT, DRILL, GROUP_INTERVAL
 from isolation_monitor.alerts.blindness_alerts import BATCHES_REFUSED
 from isolation_monitor.alerts.ci_alerts import DURATION, FLAKY_RATIO, LAST_RUN, MEMORY, PASS_RATIO, TREND
-from isolation_monitor.alerts.collector_alerts import KEYS_STALE, LAST_ROUND, ROUND_INTERVAL
+from isolation_monitor.alerts.collector_alerts import KEYS_STALE, LAST_ROUND, ROLLUPS, ROUND_INTERVAL
 from isolation_monitor.alerts.model import Alert
 from isolation_monitor.alerts.probe_alerts import DURATION_SECONDS, EXPIRY, SLOW_AFTER, SUCCESS
 from isolation_monitor.alerts.rollout_alerts import VERDICT_CODE, WAITING
@@ -315,6 +315,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         names_service=False,
     ),
     "IsolationKeysStale": Recipe((Sample(KEYS_STALE, {}, "main", jump=1),), job="collector", names_service=False),
+    "IsolationRollupsFailing": Recipe((Sample(ROLLUPS, {"result": "failed"}, "main", jump=100),), job="collector", names_service=False),
     # One alert speaks for all collectors: it keeps their name, and the label of the drill's own target tells it apart.
     "IsolationCollectorDown": Recipe(dies=True, job="collector", names_service=False),
     "DeadMansSwitch": Recipe(names_service=False, expected={}, receiver=DEAD_MAN, is_always_firing=True),

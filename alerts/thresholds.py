@@ -132,6 +132,8 @@ class Collector:
     rounds_remembered: Duration
     retention_stale_for: Duration
     keys_stale_for: Duration
+    min_failed_rollups: int
+    rollups_window: Duration
 
 
 @dataclass(frozen=True, slots=True)

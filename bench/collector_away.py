@@ -151,7 +151,8 @@ async def _collector(kind: str) -> asyncio.Server:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length"))
+                lengths = (int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length"))
+                length = next(lengths, 0)
                 await reader.readexactly(length)
                 if kind == "slow":
                     await asyncio.sleep(10)

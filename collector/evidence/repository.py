@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
-from itertools import chain
+from datetime import date, datetime
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
@@ -16,6 +15,7 @@ from sqlalchemy import ColumnElement, Row, delete, insert, literal, literal_colu
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from isolation_monitor.collector.affected import READ_FOR_AFFECTED, Affected
+from isolation_monitor.collector.evidence.bulk import stored_in_bulk
 from isolation_monitor.collector.evidence.counts import Part, kept_by, parts_of, totals_by_defect
 from isolation_monitor.collector.evidence.domain import (
     Amendment,
@@ -32,7 +32,7 @@ from isolation_monitor.collector.evidence.domain import (
     amended,
 )
 from isolation_monitor.collector.evidence.mentions import by_index, mentioned, mentions, steps, stretches, times_of
-from isolation_monitor.collector.evidence.rows import AMENDMENTS, TABLES, VIOLATIONS, Delivery, Table, Values
+from isolation_monitor.collector.evidence.rows import AMENDMENTS, TABLES, VIOLATION_DAY, VIOLATIONS, Delivery, Table, Values
 from isolation_monitor.collector.evidence.touching import add_touched, touching
 from isolation_monitor.collector.evidence.windows import is_counted, is_narrowed, is_walked_by_time, window_of
 from isolation_monitor.collector.jsontext import dumps
@@ -55,8 +55,7 @@ T = TypeVar("T")
 
 _TIMES: Final = 500
 """Times of violations that one statement asks for."""
-_SQLITE_ROWS: Final = (100, 10, 1)
-"""Rows of one statement, so that few statements are prepared and kept."""
+_FEW_AMENDMENTS: Final = 100
 WORKERS_LIMIT: Final = 5_000
 """Workers of all services whose statements are kept; beyond it those that were silent longest are forgotten."""
 
@@ -79,6 +78,7 @@ class EvidenceRepository:
         amended_ids: set[str] = set()
         new_violations: dict[str, int] = {}
         raised: set[str] = set()
+        days: set[date] | set[str] | None = set()
         for table in TABLES:
             # The first of each id, and whose it is.
             rows: dict[str, tuple[int, Values]] = {}
@@ -93,11 +93,13 @@ class EvidenceRepository:
             if table is VIOLATIONS:
                 amended_ids |= new
                 new_violations = {record_id: rows[record_id][0] for record_id in new}
+                days = {rows[record_id][1][VIOLATION_DAY] for record_id in new} if all(one.is_dated for one in deliveries) else None
             elif table is AMENDMENTS:
                 amending = [(deliveries[rows[record_id][0]], rows[record_id][1][1]) for record_id in new]
                 amended_ids.update(violation_id for _, violation_id in amending)
                 raised = {violation_id for one, violation_id in amending if violation_id in one.raised}
-        rose = await self._amend(amended_ids)
+                days = None
+        rose = await self._amend(amended_ids, days)
         # In the order of their workers: two transactions must not come to two of them in opposite orders.
         statements = [(statement, origin, place) for place, one in enumerate(deliveries) for statement, origin in one.statements]
         for statement, origin, place in sorted(statements, key=lambda each: (each[1].service, each[1].instance)):
@@ -143,16 +145,14 @@ class EvidenceRepository:
         """Insert `rows`, none of them twice, and return the ids that were new."""
         # Two senders of the same ids in opposite orders would wait for each other for ever.
         rows.sort(key=itemgetter(0))
+        if table is VIOLATIONS and (stored := await stored_in_bulk(self._connection, rows)) is not None:
+            return stored
         if self._connection.dialect.name == "postgresql":
             arrays = tuple(list(column) for column in zip(*rows, strict=True))
             return set((await self._connection.exec_driver_sql(table.postgresql_insert, arrays)).scalars())
         new: set[str] = set()
-        start = 0
-        for size in _SQLITE_ROWS:
-            while len(rows) - start >= size:
-                values = tuple(chain.from_iterable(rows[start : start + size]))
-                new.update((await self._connection.exec_driver_sql(table.sqlite_insert(size), values)).scalars())
-                start += size
+        for statement, values in table.sqlite_inserts(rows):
+            new.update((await self._connection.exec_driver_sql(statement, values)).scalars())
         return new
 
     async def _replace(self, statement: QueueStatement, origin: Origin) -> int:
@@ -173,19 +173,15 @@ class EvidenceRepository:
         gone = select(row.service, row.instance).where(is_gone).with_for_update(skip_locked=True)
         await self._connection.execute(delete(row).where(tuple_(row.service, row.instance).in_(gone)))
 
-    async def _amend(self, ids: set[str]) -> dict[str, bool]:
-        """Bring violations up to date with all that was ever said of them, nothing of most; return these with whether they rose."""
+    async def _amend(self, ids: set[str], days: Collection[date | str] | None) -> dict[str, bool]:
+        """Bring violations up to date with all that was ever said of them, nothing of most; return these with whether they rose.
+
+        `days` are those under which it is kept; None where they are to be read from the ids.
+        """
         rose: dict[str, bool] = {}
         if not ids:
             return rose
-        some, given = "IN (SELECT value FROM json_each(?))", dumps(sorted(ids))
-        if self._connection.dialect.name == "postgresql":
-            # The text of an array of strings is read as JSON there, too.
-            some = "IN (SELECT json_array_elements_text($1::text::json))"
-        if (days := days_in(ids)) is not None:
-            some += f" AND day IN ({', '.join(repr(day.isoformat()) for day in sorted(days))})"
-        said = await self._connection.exec_driver_sql(f"SELECT DISTINCT violation_id FROM amendments WHERE violation_id {some}", (given,))
-        for chunk in _chunks(sorted(said.scalars()), 500):
+        for chunk in _chunks(sorted(await self._said_of(ids, days_in(ids) if days is None else days)), 500):
             found = await self._connection.execute(
                 select(AmendmentRow.__table__).where(*_with_ids(AmendmentRow, AmendmentRow.violation_id, chunk))
             )
@@ -208,6 +204,22 @@ class EvidenceRepository:
                 await self._connection.execute(this.values(grade=grade, retracted_at=retracted_at))
                 rose[violation_id] = grade != grade_sent
         return rose
+
+    async def _said_of(self, ids: set[str], days: Collection[date | str] | None) -> set[str]:
+        """Return those of `ids` that anything was ever said of; it is kept under one of `days`, or anywhere."""
+        of_days = "" if days is None else f"day IN ({', '.join(sorted(repr(str(day)) for day in days))})"
+        # Most days have few amendments: to read these takes less than to look for each id.
+        few = await self._connection.exec_driver_sql(
+            f"SELECT violation_id FROM amendments{of_days and ' WHERE '}{of_days} LIMIT {_FEW_AMENDMENTS + 1}"
+        )
+        if len(there := list(few.scalars())) <= _FEW_AMENDMENTS:
+            return ids.intersection(there)
+        some, given = "IN (SELECT value FROM json_each(?))", dumps(sorted(ids))
+        if self._connection.dialect.name == "postgresql":
+            # The text of an array of strings is read as JSON there, too.
+            some = "IN (SELECT json_array_elements_text($1::text::json))"
+        statement = f"SELECT DISTINCT violation_id FROM amendments WHERE violation_id {some}{of_days and ' AND '}{of_days}"
+        return set((await self._connection.exec_driver_sql(statement, (given,))).scalars())
 
     async def violations(self, query: ViolationQuery) -> list[Violation]:
         """Return at most `query.limit` violations, newest first, ties by id."""

@@ -6,9 +6,10 @@ tenth. A test reads back by the one what the other wrote.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import chain
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -25,10 +26,14 @@ from isolation_monitor.collector.evidence.domain import (
     ViolationRecord,
 )
 from isolation_monitor.collector.new_violations import NewViolations
-from isolation_monitor.collector.storage.days import day_of
+from isolation_monitor.collector.storage.days import day_in, day_of
 from isolation_monitor.collector.storage.models import RECORD_KEY, AmendmentRow, Base, RunRow, UnknownRecordRow, ViolationRow
 
 Values = tuple[Any, ...]  # Any: column values
+
+
+_SQLITE_ROWS: Final = (100, 10, 1)
+"""Rows of one statement, so that few statements are prepared and kept."""
 
 
 class Times(Protocol):
@@ -47,22 +52,33 @@ class Table:
         types = [model.__table__.c[name].type for name in columns]
         names = ", ".join(f'"{name}"' for name in columns)
         self._into = f"INSERT INTO {model.__tablename__} ({names})"
-        self._ending = f"ON CONFLICT ({', '.join(RECORD_KEY)}) DO NOTHING RETURNING id"
+        self._ending = f"ON CONFLICT ({', '.join(RECORD_KEY)}) DO NOTHING"
         self._one = f"({', '.join('?' * len(columns))})"
-        self._sqlite: dict[int, str] = {}
+        self._sqlite: dict[tuple[int, bool], str] = {}
         places = range(1, len(types) + 1)
         arrays = ", ".join(f"${place}::{_given(type_)}[]" for place, type_ in zip(places, types, strict=True))
         # Text becomes JSON on the way in.
         values = ", ".join(f"v{place}::json" if _is_json(type_) else f"v{place}" for place, type_ in zip(places, types, strict=True))
         sent = ", ".join(f"v{place}" for place in places)
-        self.postgresql_insert: Final = f"{self._into} SELECT {values} FROM unnest({arrays}) AS sent({sent}) {self._ending}"
+        self.postgresql_insert: Final = f"{self._into} SELECT {values} FROM unnest({arrays}) AS sent({sent}) {self._ending} RETURNING id"
         """Takes one array for each column: any number of rows is one statement, planned once."""
 
-    def sqlite_insert(self, rows: int) -> str:
-        """Return a statement for so many rows at once: each statement is a way to the driver's thread and back."""
-        if rows not in self._sqlite:
-            self._sqlite[rows] = f"{self._into} VALUES {', '.join([self._one] * rows)} {self._ending}"
-        return self._sqlite[rows]
+    def sqlite_inserts(self, rows: Sequence[Values], *, is_told: bool = True) -> Iterator[tuple[str, Values]]:
+        """Give statements for `rows`, each with its values; `is_told` lets them return the ids that were new.
+
+        For many rows at once: each statement is a way to the driver's thread and back.
+        """
+        start = 0
+        for size in _SQLITE_ROWS:
+            while len(rows) - start >= size:
+                yield self._sqlite_insert(size, is_told), tuple(chain.from_iterable(rows[start : start + size]))
+                start += size
+
+    def _sqlite_insert(self, rows: int, is_told: bool) -> str:
+        if (rows, is_told) not in self._sqlite:
+            told = " RETURNING id" if is_told else ""
+            self._sqlite[rows, is_told] = f"{self._into} VALUES {', '.join([self._one] * rows)} {self._ending}{told}"
+        return self._sqlite[rows, is_told]
 
 
 def _plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:  # Any: of whatever values
@@ -92,6 +108,7 @@ VIOLATIONS: Final = Table(
         *("fingerprint", "count", "resource", "victim", "offender", "detail", "extra", "retracted_at", "day", "suppressed"),
     ),
 )
+VIOLATION_DAY: Final = VIOLATIONS.columns.index("day")
 AMENDMENTS: Final = Table(
     AmendmentRow, ("id", "violation_id", "type", "service", "instance", "time", "received_at", "grade", "reason", "extra", "day")
 )
@@ -122,6 +139,8 @@ class Delivery:
     """Ids of violations whose grade rises by it."""
     places: dict[str, int] = field(default_factory=dict)
     """Where each id stands in its batch."""
+    is_dated: bool = True
+    """Whether the ids of all its violations tell their day: what is said of them is then kept under the same one."""
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows.values()) + len(self.statements)
@@ -134,7 +153,7 @@ class Delivery:
         return self._of(everything[:middle]), self._of(everything[middle:])
 
     def _of(self, items: Iterable[tuple[Table | None, Any]]) -> Delivery:
-        part = Delivery(self.received_at, violated=self.violated, raised=self.raised, places=self.places)
+        part = Delivery(self.received_at, violated=self.violated, raised=self.raised, places=self.places, is_dated=self.is_dated)
         for table, item in items:
             if table is None:
                 part.statements.append(item)
@@ -153,10 +172,11 @@ def delivery(batches: Iterable[Batch], received_at: datetime, dialect: str) -> D
     times: Times = _Texts() if dialect == "sqlite" else _Themselves()
     made = Delivery(received_at)
     received = times.moment(received_at)
+    undated: list[str] = []
     for batch in batches:
         sender = (batch.service, batch.instance)
         for table, rows in (
-            (VIOLATIONS, [_violation(record, sender, received, times) for record in batch.violations]),
+            (VIOLATIONS, [_violation(record, sender, received, times, undated) for record in batch.violations]),
             (AMENDMENTS, [_amendment(record, sender, received, times) for record in batch.amendments]),
             (RUNS, [_run(record, sender, received, times) for record in batch.runs]),
             (UNKNOWN, [_unknown(record, sender, received, times) for record in batch.unknown]),
@@ -175,17 +195,21 @@ def delivery(batches: Iterable[Batch], received_at: datetime, dialect: str) -> D
             if r.grade != "hygiene" and not r.is_suppressed and not r.synthetic
         }
         made.raised.update(amendment.violation_id for amendment in batch.amendments if amendment.grade is not None)
+    made.is_dated = not undated
     return made
 
 
 Sender = tuple[str, str]
 
 
-def _violation(r: ViolationRecord, sender: Sender, received: object, times: Times) -> Values:
+def _violation(r: ViolationRecord, sender: Sender, received: object, times: Times, undated: list[str]) -> Values:
+    if (day := day_in(r.id)) is None:
+        undated.append(r.id)
+        day = day_of(r.id, r.time)
     return (
         r.id, *sender, times.moment(r.time), received, r.kind, r.grade, r.grade, r.detector, r.arm, r.synthetic, r.summary,
         r.fingerprint, r.count, _text_or_null(r.resource), _text_or_null(r.victim), _text_or_null(r.offender), _text(r.detail),
-        _text(r.extra), None, times.day(day_of(r.id, r.time)), r.is_suppressed,
+        _text(r.extra), None, times.day(day), r.is_suppressed,
     )  # fmt: skip
 
 
@@ -239,7 +263,9 @@ class _Texts:
     """As SQLAlchemy writes them: without a zone, always with six digits after the point, so that texts sort as moments do."""
 
     def moment(self, value: datetime) -> object:
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+        utc = value if value.tzinfo is UTC else value.astimezone(UTC)
+        # The offset is cut off: to take the zone away would make another moment first.
+        return utc.isoformat(" ", "microseconds")[:26]
 
     def day(self, value: date) -> object:
         return value.isoformat()

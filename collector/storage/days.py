@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 _UUID7: Final = re.compile(r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?7[0-9a-fA-F]{3}-?[89abAB][0-9a-fA-F]{3}-?[0-9a-fA-F]{12}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_MS: Final = 86_400_000
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -24,8 +26,14 @@ def day_in(record_id: str) -> date | None:
     """
     if not _UUID7.fullmatch(record_id):
         return None
+    return _day_number(int(record_id.replace("-", "")[:12], 16) // _DAY_MS)
+
+
+@lru_cache(64)
+def _day_number(days: int) -> date | None:
+    """Return the day so many days after 1970 began; None where no calendar here has it."""
     try:
-        return (_EPOCH + timedelta(milliseconds=int(record_id.replace("-", "")[:12], 16))).date()
+        return (_EPOCH + timedelta(days=days)).date()
     except OverflowError:
         return None
 

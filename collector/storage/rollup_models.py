@@ -17,6 +17,8 @@ from isolation_monitor.collector.storage.models import Base
 DAY: Final = "day"
 HOUR: Final = "hour"
 """Kinds of spans: of a day the sums are kept, of an hour (SQLite only) who is mentioned in its violations."""
+APART: Final = "apart"
+"""No span: while a mark of this kind is there (SQLite, never after a commit), the triggers leave new violations to whoever stores them."""
 
 
 class RollupRow(Base):

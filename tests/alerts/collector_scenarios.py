@@ -51,6 +51,27 @@ def _keys_stale() -> Scenario:
     return Scenario("IsolationKeysStale", inputs, "IsolationKeysStale", moments, every_s=15)
 
 
+def _rollups_failing(name: str, failed: str, ok: str, moments: dict[int, str]) -> Scenario:
+    """A round and a sample each minute, of the replica that leads; the other replica never led."""
+
+    def firing(rounds: str) -> list[Firing]:
+        return _firing(
+            "warning",
+            "The isolation collector cannot sum up the days that are over",
+            f"In 15m {rounds} rounds of summing up failed and none went well. Answers stay right, but those over many days read every "
+            "record, and get slow as the store grows.",
+        )
+
+    metric = "isolation_collector_rollup_rounds_total"
+    inputs: dict[str, str] = {}
+    for result, course in (("failed", failed), ("ok", ok)):
+        labels = {"job": "collector", "result": result}
+        inputs[series(metric, {**labels, "instance": "collector:1"})] = course
+        inputs[series(metric, {**labels, "instance": "collector:2"})] = "0x200"
+    found = {moment: firing(rounds) if rounds else [] for moment, rounds in moments.items()}
+    return Scenario(f"IsolationRollupsFailing {name}", inputs, "IsolationRollupsFailing", found, every_s=60, step_s=60)
+
+
 COLLECTOR_SCENARIOS = [
     # Rounds at 0, 10 and 20 minutes, none until 61: three intervals are over at 50 minutes, and five more have passed at 56.
     _retention_stale(
@@ -65,4 +86,14 @@ COLLECTOR_SCENARIOS = [
         "another leads", {"collector:1": "0x9 600x9 1200x5 stale", "collector:2": "0x45 2760x100"}, {1620: "", 2400: "", 2760: "", 4500: ""}
     ),
     _keys_stale(),
+    # Well for half an hour, then each round fails until 80 minutes: the last good one leaves the window a quarter of an hour after it.
+    _rollups_failing("for long", "0x29 1+1x49 50x40", "0+1x29 29x49 30+1x40", {1800: "", 2400: "", 3000: "15", 4500: "15", 5100: ""}),
+    # A store that was away for eight minutes.
+    _rollups_failing("for minutes", "0x29 1+1x7 8x60", "0+1x29 29x7 30+1x60", {2100: "", 2280: "", 2580: ""}),
+    # A collector whose store was never there: nine failures are not enough, ten are.
+    _rollups_failing("from the start", "0x29 1+1x49", "0x79", {2280: "", 2340: "10"}),
+    # One round that went well among fourteen that failed is a store that can be summed up.
+    _rollups_failing("but for one", "0+1x60", "0x9 1x50", {900: "", 1380: "", 1500: "15"}),
+    # A day that fails now and then among rounds that go well.
+    _rollups_failing("now and then", "0+1x99", "0+1x99", {1800: "", 5400: ""}),
 ]

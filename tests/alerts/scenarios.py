@@ -53,7 +53,7 @@ DASHBOARDS = {
     "monitor-health": {
         *{"IsolationTargetDown", "IsolationChecksSilent", "IsolationDetectorSilent", "IsolationDetectorGrey", "IsolationTelemetryDropping"},
         *{"IsolationMonitorErrors", "IsolationCollectorDown", "IsolationEvidenceRefused", "DeadMansSwitch"},
-        *{"IsolationRetentionStale", "IsolationKeysStale"},
+        *{"IsolationRetentionStale", "IsolationKeysStale", "IsolationRollupsFailing"},
     },
     "experience": {"SloBurnsFast", "SloBurnsSlowly", "SloBudgetSpent"},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import given
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from isolation_monitor.collector import jsontext
 from isolation_monitor.collector.evidence.domain import Amendment, Batch, Record, amended
-from isolation_monitor.collector.evidence.schemas import parse_batch
+from isolation_monitor.collector.evidence.schemas import parse_batch, parse_record
 from isolation_monitor.collector.problems import Problem
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -135,6 +135,48 @@ def test_what_is_not_cleaned_needs_no_cleaning(value: dict[str, Any]) -> None:
     else:
         assert jsontext.fits(value)
         assert cleaned == value
+
+
+blanks = st.text(st.sampled_from("ab .  "), max_size=6)
+usual = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["violation", "violation", " violation", "run"]),
+        "id": st.sampled_from(["v-1", "", "a b", "019b76da-a800-7000-8000-000000000000"]),
+        "time": st.sampled_from(
+            [
+                *("2026-01-01T11:59:59.900Z", "2026-01-01T11:59:59+00:00", "2026-01-01T11:59:59.9+02:00", "2026-01-01T11:59:59"),
+                *("2026-01-01", "", "2026-01-02T12:00:00.001Z", "20260101T120000Z", "2026-01-01T11:59:59." + "0" * 30 + "Z"),
+                *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z", "2026-01-01T11:59:59-00:00", "2026-01-01 11:59:59Z"),
+            ]
+        ),
+        "kind": blanks | st.just("instance_reuse"),
+        "grade": st.sampled_from(["crossed", "hygiene", "novel"]),
+        "detector": blanks,
+        "synthetic": st.booleans(),
+    },
+    optional={
+        "summary": blanks | st.just("b  " * 700),
+        "count": st.sampled_from([1, 0, 10**10, 2**70, 1.5]),
+        "victim": st.sampled_from([None, {}, {"principal": "p", "route": "/ws", "n": 2**64}, {"stack": ["a" * 1001]}, [[]]]),
+        "detail": st.recursive(st.integers(0, 3), lambda inner: st.dictionaries(st.just("a"), inner, max_size=1), max_leaves=20),
+        "outcome": blanks,
+        "reason": blanks,
+        "novelty": st.none() | st.just([]),
+    },
+)
+
+
+@given(usual)
+def test_the_short_way_to_a_violation_says_what_the_long_one_says(record: dict[str, Any]) -> None:
+    """Most records are read by it: it may only be taken where the other would keep them as they came."""
+
+    def read(is_plain: bool) -> Record | str:
+        try:
+            return parse_record(record, is_plain, NOW + timedelta(days=1))
+        except ValueError as error:
+            return str(error)
+
+    assert read(True) == read(False)
 
 
 amendments = st.lists(
