@@ -137,6 +137,7 @@ class Detection:
         self.shared_state.residue.on_between.append(lambda token, ids: self.foreign_content.ownership.told(ids, token))
         self.shared_state.residue.on_shared.append(self.foreign_content.public.share)
         self.foreign_content.look_again = self.shared_state.look_again
+        self.foreign_content.is_held_up = self.shared_state.pace.is_held_up
         self.shared_state.on_walked.append(self.foreign_content.walked)
         self.foreign_content.consent.reads_are_known = self._reads_are_known
         self.may_block = any(switch.mode == "block" for switch in self.switches)

@@ -134,9 +134,8 @@ class IsolationMonitor:
         self._owned: OwnedModels | None = None
         self._undo: list[Callable[[], None]] = [reads.stop]
         self._route_template: Callable[[Scope], str] = starlette_instrument.route_template
-        self._judged = 0
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.served = False
+        self._judged, self.served = 0, False
         if settings.identity_fields:
             self.identity_fields(*settings.identity_fields)
         self.worker_deaths = WorkerDeaths(self.registry, self.ledger.exposure)
@@ -159,6 +158,7 @@ class IsolationMonitor:
                 names.UNROUTED_EVENT: self.runs.routes,
             },
             settings.self_test_interval_s,
+            self.housekeeper.after,
         )
         self.lifecycle = Lifecycle(self.ledger, self.housekeeper, settings, lambda: self.is_on)
         self._port: ThreadPort | None = None

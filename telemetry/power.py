@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import comb
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -39,6 +40,8 @@ FIRST_AFTER_S: Final = 3.0
 """The first round begins so long after serving began."""
 URGENT_AT_ONCE: Final = 2
 """Faults planted in one second while detectors are unproven: the first round is over within half a minute of the start."""
+APART_S: Final = 0.05
+"""Between those of one second, and from the look at what became of the earlier ones: the event loop has the interpreter in between."""
 AGAIN_AFTER_S: Final = 10.0
 """A missed fault is planted again so soon: one long pause of the machine is no broken detector."""
 LATE_S: Final = 60.0
@@ -115,12 +118,15 @@ class Power:
         switches: Switches,
         plantables: Mapping[str, Plantable],
         interval_s: float,
+        after: Callable[[float, Callable[[], None]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`after(delay_s, job)` runs a job later on the housekeeper's thread."""
         self._ledger = ledger
         self._principals = principals
         self._switches = switches
         self._interval_s = interval_s
+        self._after = after
         self._clock = clock
         registry = ledger.registry
         self._counts = {
@@ -162,10 +168,10 @@ class Power:
             urgent = [proof for proof in ready if proof.due <= now and not proof.is_proven]
             if urgent:
                 # The first round, a few each second; a missed fault comes again without waiting for its turn.
-                for proof in urgent[:URGENT_AT_ONCE]:
-                    self._plant(proof, now)
+                for number, proof in enumerate(urgent[:URGENT_AT_ONCE], 1):
+                    self._plant(proof, now, number * APART_S)
             elif ready and now >= self._next_at:
-                self._plant(min(ready, key=lambda proof: proof.since), now)
+                self._plant(min(ready, key=lambda proof: proof.since), now, APART_S)
                 self._next_at = now + self._interval_s
         self._show(now)
 
@@ -197,7 +203,7 @@ class Power:
 
     # --- one planted fault -------------------------------------------------------------------------------------------
 
-    def _plant(self, proof: _Proof, now: float) -> None:
+    def _plant(self, proof: _Proof, now: float, delay_s: float = 0.0) -> None:
         planted = _Planted(Lab(self._principals), now)
         with self._lock:
             proof.pending, proof.was_seen = planted, False
@@ -208,6 +214,8 @@ class Power:
             except RuntimeError:
                 # The loop was closed in between: the service is going down.
                 self._drop(proof)
+        elif delay_s:
+            self._after(delay_s, partial(self._act, proof, planted))
         else:
             self._act(proof, planted)
 

@@ -22,8 +22,8 @@ TOKENS_LIMIT: Final = 500
 """Tokens taken from one text: the rest of a longer list is left out, which only costs recall."""
 
 _SPLIT_AT: Final = b"\"'`,:;{}[]()<>/\\=&?!|*#%$^~\n\r\t"
-_SEPARATORS: Final = bytes.maketrans(_SPLIT_AT, b" " * len(_SPLIT_AT))
 _CONTROLS: Final = bytes(byte for byte in (*range(32), 127) if byte not in b"\t\n\r")
+_SEPARATORS: Final = bytes.maketrans(_SPLIT_AT + _CONTROLS, b" " * (len(_SPLIT_AT) + len(_CONTROLS)))
 _WRITTEN_BYTES: Final = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
 _ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _PLAIN: Final = re.compile(
@@ -64,6 +64,8 @@ _PIECE_LENGTH: Final = 12
 """Characters of a piece on average: shorter ones are looked up one by one for more than they save."""
 PIECE_LIMIT: Final = 120
 """Characters of a piece that is remembered."""
+_PLAIN_TEXTS: Final[set[str]] = set()
+"""Short texts that hold no token: paths, which come again with each request."""
 PLAIN_LIMIT: Final = 5_000
 _PLAIN_PIECES: Final[set[str]] = set()
 """What stands between two commas and holds no token: in JSON a key with its value. Most of an answer was in earlier ones."""
@@ -84,6 +86,12 @@ def legible(body: bytes) -> str:
     return body.translate(_WRITTEN_BYTES).decode("utf-8", "replace").replace("\ufffd", " ")
 
 
+def decoded(body: bytes) -> str:
+    """Return bytes that are said to be text; where they are binary after all, `legible` finds more in them."""
+    text = body.decode("utf-8", "replace")
+    return text if text.isascii() else text.replace("\ufffd", " ")
+
+
 def words_of(text: str) -> list[str]:
     """Return the words of a text, for `tokens_of` and `phrases_of`: who wants both splits once."""
     # As bytes: a table for characters is only quick where all of them are ASCII. No byte of another character is a separator.
@@ -99,15 +107,23 @@ def tokens_of(text: str, words: list[str] | None = None) -> list[str]:
     >>> tokens_of('{"id": "3f2a9c41d0", "note": "meeting on 2026-11-21", "mail": "x1@example.org"}')
     ['3f2a9c41d0', 'x1@example.org']
     """
+    if len(text) < _PIECES_FROM and text in _PLAIN_TEXTS:
+        return []
     pieces = None if words is not None else _unread(text)
-    found = _grouped_in(text := text if pieces is None else ",".join(pieces))
-    for word in _long_words(text, words):
+    if pieces is not None:
+        text = ",".join(pieces)
+    if words is None:
+        words = words_of(text)
+    found = _grouped_in(text, words)
+    for word in _long_words(words):
         if (token := _judged(word)) is not None:
             found.append(token)
             if len(found) >= TOKENS_LIMIT:
                 return found
     if pieces is not None:
         _learn_plain(pieces, found)
+    elif not found and len(text) < _PIECES_FROM:
+        _remember(_PLAIN_TEXTS, text, PLAIN_LIMIT)
     return found
 
 
@@ -120,9 +136,10 @@ def look_up_tokens(text: str, look_up: Callable[[list[str]], list[tuple[str, T |
     pieces = _unread(text)
     if pieces is not None:
         text = ",".join(pieces)
-    grouped = _grouped_in(text)
+    words = words_of(text)
+    grouped = _grouped_in(text, words)
     found = look_up(grouped) if grouped else []
-    for pair in look_up(_long_words(text, None)):
+    for pair in look_up(_long_words(words)):
         if pair[1] is not None:
             found.append(pair)
         elif (token := _judged(pair[0])) is not None:
@@ -161,23 +178,28 @@ def _learn_plain(pieces: list[str], found: list[str]) -> None:
                 return
 
 
-def _grouped_in(text: str) -> list[str]:
-    # In two steps that run in C; the expression by itself would take longer than all the rest.
-    # By `find`: `in` tries bytes as a number first.
-    if text.encode("utf-8", "surrogatepass").translate(_ZEROS).find(b"0 0") >= 0:
+def _grouped_in(text: str, words: list[str]) -> list[str]:
+    # In steps that run in C; the expression by itself would take longer than all the rest. Three groups and more: one in the
+    # middle is a word of nothing but digits. By `find`: `in` tries bytes as a number first.
+    if any(map(str.isdigit, words)) and text.encode("utf-8", "surrogatepass").translate(_ZEROS).find(b"0 0") >= 0:
         return [number for number in dict.fromkeys(_GROUPED.findall(text)) if _is_grouped_token(number)]
     return []
 
 
-def _long_words(text: str, words: list[str] | None) -> list[str]:
+def _long_words(words: list[str]) -> list[str]:
     """Return each word once that may hold a token: most words of an answer are its keys, and were judged before."""
     written = _WRITTEN
-    return [word for word in dict.fromkeys(words_of(text) if words is None else words) if len(word) >= MIN_LENGTH and word not in written]
+    return [word for word in dict.fromkeys(words) if len(word) >= MIN_LENGTH and word not in written]
+
+
+def trimmed(word: str) -> str:
+    """Return a word without the signs at its ends: no part of a token, though one in fifteen values of base64 begins or ends with one."""
+    return word.strip("._+-@")
 
 
 def _judged(word: str) -> str | None:
     """Return the token that a word is."""
-    candidate = word.strip("._+-@")
+    candidate = trimmed(word)
     if "." in candidate[-6:-1]:
         candidate = _without_suffix(candidate)
     if len(candidate) > MAX_LENGTH:

@@ -2,7 +2,8 @@
 
 The receiver named the value, its owner, or something that is not his own (a room, a document); both named the same; it stands in a
 list whose items say whose they are, or beside the name by which its owner is known to all; a row in memory is kept between the two;
-it is listed with a handle of its own, or given for it, by which others take up what such lists offer. Asked only about what looks foreign.
+it is listed with a handle of its own, or given for it, by which others take up what such lists offer; it was said in a room where the
+receiver has been, or sent to a name that is his; the place is called public. Asked only about what looks foreign.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
 from isolation_monitor.telemetry.detectors.ownership import MADE
+from isolation_monitor.telemetry.detectors.publicity import is_public_path
 from isolation_monitor.telemetry.detectors.surroundings import headers_name, is_part_of_page, item_around, object_around, surroundings
 from isolation_monitor.telemetry.detectors.suspicion import SAID
 from isolation_monitor.telemetry.provenance import was_fetched
@@ -72,6 +74,10 @@ class Consent:
             return False
         if is_part_of_page(suspicion):
             return True
+        if entry.how == "ingress" and is_public_path(said.path):
+            # The service shows it as what is there for all, and says so: it is everybody's wherever else it turns up.
+            entry.is_public = True
+            return True
         if (connection is not None and names_owner) or self._relations.is_told(suspicion, text):
             # Openly attributed speech, or said to whoever made what it is about.
             return True
@@ -89,6 +95,8 @@ class Consent:
                 return True
             # Both named the same room, thread or document, on this connection or in this request.
             if not source.addresses.isdisjoint(said.addresses) or not source.addresses.isdisjoint(before.addresses):
+                return True
+            if self._relations.met(suspicion) or (entry.how == "ingress" and self._relations.is_addressee(suspicion)):
                 return True
         return False
 

@@ -8,11 +8,14 @@ Of requests that call tasks over an `asyncio.Queue` and take the replies from an
 (`replies.py`).
 Cannot see: values below about 40 bits, paraphrases, images; content that the request itself read from the SQL database
 (what a query may return is declared by `monitor.owns`); content that the request asked for by naming a room, a document
-or a person that is not its own (authorisation is the application's); broadcasts of what a user wrote, and lists whose items
+or a person that is not its own (authorisation is the application's; an id that clients choose alike, as `/ws/web`, and a number that
+each user counts for himself look like a room); broadcasts of what a user wrote or his job made, and lists whose items
 say whose they are, by an id or a nickname (`authors.py`); whatever an endpoint shows that the owner does not use himself (an
 administrator's view); a derived or made-up value that a cache gives to all from its first answer on.
 Said, not guessed: what users write for everybody, kept in memory and shown without its author, looks the same as one history for
-all: such an endpoint is declared by `monitor.public`. Where only the owner writes so far, others are there to read.
+all. It is public where the route or the variable is called so (`/reviews`, `news_feed`: `publicity.py`); any other such endpoint is
+declared by `monitor.public`. What is said in a room that the receiver has named before is for him, and what is sent to a nickname
+or number is for whoever was shown the first message so addressed. Where only the owner writes so far, others are there to read.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop. 64 foreign values of a text at most.
 Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is normal
 is consent (`consent.py`, `relations.py`); so is having named the value, its owner by a header, or its invitation. What memory keeps under
@@ -23,7 +26,6 @@ Grades: `crossed`; `reachable` in an outgoing call.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,11 +41,11 @@ from isolation_monitor.telemetry.detectors.ownership import MADE, STRENGTH, Entr
 from isolation_monitor.telemetry.detectors.public_content import PublicContent
 from isolation_monitor.telemetry.detectors.relations import Relations
 from isolation_monitor.telemetry.detectors.surroundings import endpoint_of, spoken_to, surroundings
-from isolation_monitor.telemetry.detectors.suspicion import HOW_KNOWN, SAID, Moving, Suspicion, Unconfirmed, echo_key
+from isolation_monitor.telemetry.detectors.suspicion import SAID, Moving, Suspicion, Unconfirmed, echo_key
 from isolation_monitor.telemetry.provenance import Fetched, texts_in
 from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import look_up_tokens, phrases_of, tokens_of, words_of
-from isolation_monitor.telemetry.violations import Resource, Violation, escalate_causes, side_of
+from isolation_monitor.telemetry.violations import escalate_causes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +62,7 @@ CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
 JUDGED_PER_ANSWER: Final = 64
 PATIENCE_S: Final = 5.0
+PATIENCE_TIMES: Final = 5
 """How long what a user said waits for a walk through memory, at most."""
 _PUSHED: Final = object()
 """In place of the endpoint, for what went to a stranger's socket."""
@@ -89,6 +92,7 @@ class ForeignContent:
         self._shown: dict[tuple[str, str], None] = {}
         """Ids of receivers with the values that they were shown and that are still to be judged."""
         self.look_again: Callable[[], bool] = lambda: False
+        self.is_held_up: Callable[[], bool] = lambda: False
         self._broadcasts = Broadcasts(kit, self._suspect_frame, self._authors)
         self._addressing = Addressing(self.ownership)
         self.relations = Relations(self.ownership, kit.principals.known, self._peers)
@@ -118,7 +122,8 @@ class ForeignContent:
                 secrets = tokens_of(value.decode("latin-1"))
                 ingress.add_tokens(secrets)
                 self.ownership.came_in(Origin(request, principal, ingress), secrets, "credential")
-        self._came_in(request, principal, ingress, new)
+        if new:
+            self._came_in(request, principal, ingress, new)
         self.public.is_called(principal, request)
 
     def came_in(self, request: RequestContext, text: str, *, is_form: bool = False) -> None:
@@ -141,6 +146,8 @@ class ForeignContent:
                 connection.said = Ingress()
             connection.said.take(ingress)
         self._addressing.wrote(ingress.addresses, principal)
+        if ingress.rooms:
+            self.relations.visited(principal, ingress.rooms)
         if self.public.endpoints and self.public.receives(request):
             self.public.said(new, request, principal)
         else:
@@ -223,6 +230,8 @@ class ForeignContent:
             of_connection = request.connection.said if request.connection is not None else None
             for said in filter(None, (request.ingress, of_connection)):
                 said.add_routed(scope)
+                if said.rooms:
+                    self.relations.visited(principal, said.rooms)
         entries, own = self.ownership.entries, principal.id
         endpoint = endpoint_of(request, scope)
         # What an answer that addresses nothing shows, the principal alone decides.
@@ -311,8 +320,7 @@ class ForeignContent:
     # --- judging ------------------------------------------------------------------------------------------------------
 
     def _judge(self, suspicions: list[Suspicion], request: RequestContext, principal: Principal, endpoint: object, text: str) -> bool:
-        found = False
-        owners: set[str] = set()
+        found, owners = False, set[str]()
         if len(suspicions) > JUDGED_PER_ANSWER:
             # Judging each of thousands would hold up the event loop: those that are known best come first.
             suspicions = sorted(suspicions, key=lambda one: -STRENGTH[one.entry.how])[:JUDGED_PER_ANSWER]
@@ -369,8 +377,19 @@ class ForeignContent:
             self.walked(time.monotonic())
         elif is_said:
             # Only rows in memory would excuse it, and where memory takes longer to walk through, few keep them there.
-            self._kit.housekeeper.after(PATIENCE_S, lambda: self._settle(suspicion, endpoint))
+            self._wait(suspicion, endpoint)
         return True
+
+    def _wait(self, suspicion: Suspicion, endpoint: object, times: int = 1) -> None:
+        """Judge without a walk when none comes in time; one that others hold up is awaited for longer."""
+
+        def lose_patience() -> None:
+            if times < PATIENCE_TIMES and not suspicion.is_settled and self.is_held_up():
+                self._wait(suspicion, endpoint, times + 1)
+            else:
+                self._settle(suspicion, endpoint)
+
+        self._kit.housekeeper.after(PATIENCE_S, lose_patience)
 
     def walked(self, begun: float) -> None:
         """Judge what waited for a walk through memory that began at a moment (`time.monotonic()`)."""
@@ -464,27 +483,8 @@ class ForeignContent:
 
     def _report(self, suspicion: Suspicion) -> None:
         suspicion.is_reported = True
-        request, entry, owner = suspicion.request, suspicion.entry, suspicion.owner
-        source = entry.origin if entry.origin.principal.id == owner.id else None
-        victim = side_of(source.request if source else None, principal=owner, at=source.at if source else None)
-        cause = escalate_causes(self._reporter, request, owner, "a value of the victim left in the answer")
-        self._reporter.report(
-            Violation(
-                kind=names.FOREIGN_CONTENT,
-                grade=suspicion.grade,
-                summary=f"{suspicion.where} of {request.route} carried a value that belongs to another principal ({HOW_KNOWN[entry.how]})",
-                resource=Resource(
-                    "value",
-                    HOW_KNOWN[entry.how],
-                    {"digest": hashlib.sha256(suspicion.token.encode()).hexdigest()[:16], "length": len(suspicion.token)},
-                ),
-                victim=victim,
-                offender=side_of(request, at=suspicion.at),
-                arm=request.arm,
-                detail={"where": suspicion.where} | ({"cause": cause.id} if cause else {}),
-            ),
-            request,
-        )
+        cause = escalate_causes(self._reporter, suspicion.request, suspicion.owner, "a value of the victim left in the answer")
+        self._reporter.report(suspicion.as_violation(cause), suspicion.request)
 
     def plant(self, lab: Lab) -> None:
         """Let the offender answer with what the victim brought, at an endpoint that both use."""

@@ -394,18 +394,22 @@ class ForeignTask:
         isolation_monitor_planted: ContextVar[str] = ContextVar("isolation_monitor_planted")
         victim, offender = lab.request(), lab.request(of_offender=True)
 
-        def job(owner: RequestContext, id: str | None) -> ContextVar[str]:
-            before = self._job_started(owner, False, job)
+        # Its code is read anew for each plant, with all that it reaches: it must not reach the detector.
+        def job(id: str | None) -> ContextVar[str]:
             if id is not None:
                 isolation_monitor_planted.set(id)
-            self._job_ended(owner, False, job, before or ({}, {}))
             # A load that is seen to be run each time.
             return isolation_monitor_planted
 
+        def run(owner: RequestContext, id: str | None) -> None:
+            before = self._job_started(owner, False, job)
+            job(id)
+            self._job_ended(owner, False, job, before or ({}, {}))
+
         def all_jobs() -> None:
             for owner in (offender, victim):
-                job(owner, owner.principal.id if owner.principal is not None else None)
-            job(offender, None)
+                run(owner, owner.principal.id if owner.principal is not None else None)
+            run(offender, None)
 
         try:
             lab.inside(offender, all_jobs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Set
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -129,6 +130,12 @@ _COMPONENT_WORDS: Final = frozenset(
 """Names of parameters that choose a part of the service rather than somebody's data: naming the same one shares nothing."""
 
 
+_ROOM_WORDS: Final = frozenset(["room", "channel", "group", "team", "meeting", "lobby"])
+"""Names of parameters that name a place where people meet: what one says there is for all who come. Chats and threads are often
+counted for each user by himself, so that all have a first one."""
+_RECEIVER_WORDS: Final = frozenset(["to", "recipient", "receiver", "addressee", "invitee", "guest", "mention", "friend", "assignee"])
+"""Names of parameters that name somebody to whom a message is sent."""
+
 _NONE: Final[Set[str]] = frozenset()
 
 
@@ -138,10 +145,10 @@ class Ingress:
     Most requests say little, and the index of owners remembers ten thousands of them: sets are made when something is put in.
     """
 
-    __slots__ = ("addresses", "path", "tokens", "values")
+    __slots__ = ("addresses", "path", "receivers", "rooms", "tokens", "values")
 
     def __init__(self) -> None:
-        self.tokens = self.addresses = self.values = _NONE
+        self.tokens = self.addresses = self.values = self.rooms = self.receivers = _NONE
         self.path = ""
 
     def add_path(self, scope: Scope) -> list[str]:
@@ -176,7 +183,9 @@ class Ingress:
                 at = segments.index(text) if text in segments else 0
                 if at and _is_component(segments[at - 1].rstrip("s")):
                     continue
-                self._add_address(str(value))
+                self._add_address(text)
+                if _is_room(str(name)) or (at and _is_room(segments[at - 1].rstrip("s"))):
+                    self.rooms = _with(self.rooms, (text,))
 
     def add_numbers(self, path: str) -> None:
         """Take the numbers in a path as addresses, where no router tells what is a parameter: `/orders/12` is about an order."""
@@ -210,6 +219,8 @@ class Ingress:
                 self.values = _with(self.values, other.values)
             if other.addresses:
                 self.addresses = _with(self.addresses, other.addresses)
+            if other.rooms:
+                self.rooms = _with(self.rooms, other.rooms)
 
     def add_tokens(self, tokens: Collection[str]) -> None:
         """Add opaque values that the sender therefore knows."""
@@ -220,8 +231,13 @@ class Ingress:
         if len(value) > 64 or len(self.values) >= VALUES_LIMIT:
             return
         self.values = _with(self.values, (value,))
-        if _is_address(name):
+        is_address, is_room, is_receiver = _kinds_of(name)
+        if is_address:
             self.addresses = _with(self.addresses, (value,))
+        if is_room:
+            self.rooms = _with(self.rooms, (value,))
+        if is_receiver:
+            self.receivers = _with(self.receivers, (value,))
 
     def _add_address(self, value: str) -> None:
         self.addresses, self.values = _with(self.addresses, (value,)), _with(self.values, (value,))
@@ -244,6 +260,12 @@ NOTHING: Final = Ingress()
 """The ingress of a request that nobody read."""
 
 
+@lru_cache(2_000)
+def _kinds_of(name: str) -> tuple[bool, bool, bool]:
+    """Return whether a parameter of this name is an address, a room, or somebody who is to get a message: few names come often."""
+    return _is_address(name), _is_room(name), _bare(name) in _RECEIVER_WORDS
+
+
 def _is_address(name: str) -> bool:
     lowered = name.lower()
     if _is_component(lowered):
@@ -252,5 +274,12 @@ def _is_address(name: str) -> bool:
 
 
 def _is_component(name: str) -> bool:
-    bare = name.lower().removesuffix("id").rstrip("_-").removesuffix("_name").removesuffix("name").rstrip("_-")
-    return bare in _COMPONENT_WORDS
+    return _bare(name) in _COMPONENT_WORDS
+
+
+def _is_room(name: str) -> bool:
+    return _bare(name) in _ROOM_WORDS
+
+
+def _bare(name: str) -> str:
+    return name.lower().removesuffix("id").rstrip("_-").removesuffix("_name").removesuffix("name").rstrip("_-")

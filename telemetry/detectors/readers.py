@@ -27,13 +27,12 @@ from typing import TYPE_CHECKING, Final
 from isolation_monitor.telemetry.detectors.places import stored_by
 from isolation_monitor.telemetry.detectors.reach import arguments_of, dict_of_class, mro_of_class
 from isolation_monitor.telemetry.detectors.territory import Territory, is_module, namespace_of
+from isolation_monitor.telemetry.detectors.walk_pace import PAUSE_S, SLICE_S
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detectors.object_walk import Node
     from isolation_monitor.telemetry.detectors.raw_objects import Child
 
-SLICE_S: Final = 0.0008
-PAUSE_S: Final = 0.004
 WAITING_LIMIT: Final = 100
 SOURCE_LIMIT: Final = 16_384
 """Bytes of a source file that is compiled where its byte code was not kept: some milliseconds during which nothing else runs."""

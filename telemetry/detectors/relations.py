@@ -2,7 +2,9 @@
 
 Who opens a customer's account at an endpoint that the customer does not use (support, an administrator) acts for him from then
 on. Who named the offer, the order or the document that a word was said about may be told of it, and so may whoever it is from.
-What lies under a key that two principals know is theirs together. Called on the event loop; `shares` by the scanning thread, too.
+What lies under a key that two principals know is theirs together. What one said in a room is for all who have named that room,
+wherever they hear of it: a poll for news names none. A message that says to whom it goes, by a nickname or a number, is for one: who
+is shown the first one so addressed is that one from then on. Called on the event loop; `shares` by the scanning thread, too.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
 from isolation_monitor.telemetry.detectors.ingress import NOTHING
 from isolation_monitor.telemetry.detectors.surroundings import item_around
 from isolation_monitor.telemetry.recent import forget_oldest
+from isolation_monitor.telemetry.tokens import trimmed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from isolation_monitor.telemetry.context import RequestContext
     from isolation_monitor.telemetry.detectors.ingress import Ingress
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 ACTING_LIMIT: Final = 10_000
 PLACES_EACH: Final = 4
+VISITS_LIMIT: Final = 20_000
+ALIASES_LIMIT: Final = 10_000
 
 
 class Relations:
@@ -38,6 +43,10 @@ class Relations:
         self._peers = peers
         self._named_at: dict[tuple[str, str], list[object]] = {}
         """By ids of who named and who was named: the endpoints."""
+        self._visits: dict[tuple[str, str], None] = {}
+        """Id of a principal, and a room that it has named."""
+        self._alias_of: dict[str, str] = {}
+        """Ids of principals by what senders of messages call them."""
 
     def answered(self, request: RequestContext, principal: Principal, endpoint: object) -> None:
         """Note whom a request has named at an endpoint that serves it well."""
@@ -55,8 +64,39 @@ class Relations:
         """Return whether a principal has named another at an endpoint that has not served that other: he may act for him."""
         return any(other not in self._peers.get(place, ()) for place in self._named_at.get((principal.id, other), ()))
 
+    def visited(self, principal: Principal, rooms: Iterable[str]) -> None:
+        """Note the rooms that a principal has named."""
+        visits = self._visits
+        for room in rooms:
+            visits[principal.id, room] = None
+        forget_oldest(visits, VISITS_LIMIT, 0.05)
+
+    def met(self, suspicion: Suspicion) -> bool:
+        """Return whether a principal said something in a room where the receiver has been, too."""
+        origin, receiver = suspicion.entry.origin, suspicion.principal.id
+        connection = origin.request.connection if origin.request is not None else None
+        return any(
+            (receiver, room) in self._visits
+            for said in (origin.ingress, connection.said if connection is not None else None)
+            if said is not None
+            for room in said.rooms
+        )
+
+    def is_addressee(self, suspicion: Suspicion) -> bool:
+        """Return whether what a principal said was sent to the receiver, by a name that only the service can tell."""
+        said, receiver = suspicion.entry.origin.ingress, suspicion.principal.id
+        for name in said.receivers if said is not None else ():
+            # Whom an id names need not be learned.
+            if self._known(name) is None and self._alias_of.setdefault(name, receiver) == receiver:
+                forget_oldest(self._alias_of, ALIASES_LIMIT, 0.1)
+                return True
+        return False
+
     def shares(self, first: Principal, second: Principal, key: str) -> bool:
-        """Return whether a key is an opaque one that both know: the one was given it, the other has named it, or both did."""
+        """Return whether a key is a room where both have been, or an opaque one that both know: they were given it, or named it."""
+        visits = self._visits
+        if (first.id, key) in visits and (second.id, key) in visits:
+            return True
         return self._knows(first, key) and self._knows(second, key)
 
     def is_told(self, suspicion: Suspicion, text: str) -> bool:
@@ -82,7 +122,8 @@ class Relations:
         )
 
     def _knows(self, principal: Principal, key: str) -> bool:
-        entry = self._ownership.get(key)
-        return entry is not None and (
-            (entry.owner or entry.origin.principal).id == principal.id or self._ownership.has_named(principal, key)
-        )
+        # Where it is kept it is written whole.
+        for one in (key, trimmed(key)):
+            if (entry := self._ownership.get(one)) is not None:
+                return (entry.owner or entry.origin.principal).id == principal.id or self._ownership.has_named(principal, one)
+        return False

@@ -282,7 +282,7 @@ class Residue:
                 continue
             in_text = is_slot and node.library == 0 and _PASSING_NAME.search(name) is None
             found = self._know.evidence(text, name, in_text)
-            if found and varies and self.on_between and self._is_told(node, found):
+            if found and not is_slot and ((self.on_between and self._is_told(node, found)) or self._rows.is_waiting(node)):
                 continue
             for evidence in found:
                 if evidence.proof != "token" and (not is_slot or is_statistic):
@@ -293,6 +293,8 @@ class Residue:
                 if self.is_addressed(chain, evidence.owner):
                     continue
                 if not is_slot and self._rows.name_owner(node, evidence, text):
+                    continue
+                if not is_slot and self.was_said(evidence.token) and self._rows.name_receiver(node, evidence.owner):
                     continue
                 place = self._place_at(node.label + step_of(child, is_table), chain, node, now)
                 findings.append(Finding(place, evidence, node, child, is_slot))

@@ -7,12 +7,17 @@ seller, or lists its members, is kept for them: what one has said there may be s
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from isolation_monitor.telemetry.detectors.naming import fields_of
+from isolation_monitor.telemetry.detectors.publicity import is_called_public
 from isolation_monitor.telemetry.detectors.raw_objects import Child, Layout, Layouts, children, is_leaf, plain
+from isolation_monitor.telemetry.detectors.reach import mro_of_class
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.detectors.object_walk import Node
@@ -93,8 +98,27 @@ class Rows:
         texts = (plain(part.value) for part in islice(children(value, layout), MEMBERS_LIMIT) if is_leaf(part.value))
         return {text for text in texts if text in ids and self._know.is_strong(text, "")}
 
+    def name_receiver(self, node: Node, owner: Principal) -> bool:
+        """Whether the row that holds what somebody said, or one around it, names somebody else: it is for him, as a key would say."""
+        at: Node | None = node
+        while at is not None and at.varies:
+            if at.names and len(at.names) <= PARTIES_LIMIT:
+                return owner.id not in at.names
+            at = at.parent
+        return False
+
+    @staticmethod
+    def is_waiting(node: Node) -> bool:
+        """Whether a row holds a future that somebody still waits for: work on its way, and whose it is the future says."""
+        for child in islice(node.holds, FIELDS_LIMIT):
+            if asyncio.Future in mro_of_class(type(child.value)):
+                return not asyncio.Future.done(child.value)  # type: ignore[arg-type]  # by its class
+            if concurrent.futures.Future in mro_of_class(type(child.value)):
+                return any(field == "_state" and state in ("PENDING", "RUNNING") for field, state in fields_of(child.value))
+        return False
+
     def is_for_all(self, node: Node) -> bool:
-        """Whether the row that holds a value, or a record in it, is marked as public."""
+        """Whether the row that holds a value, or a record in it, is marked as public, or what it is kept in is called so."""
         at: Node | None = node
         inner: object = None
         while at is not None and at.is_varying:
@@ -106,6 +130,18 @@ class Rows:
                 if is_record and any(self._is_mark(part) for part in islice(children(child.value, layout), FIELDS_LIMIT)):
                     return True
             inner, at = at.value, at.parent
+        return self._is_kept_for_all(node)
+
+    @staticmethod
+    def _is_kept_for_all(node: Node) -> bool:
+        """Whether the container that a row is one of, or its key, is called public: `reviews`, `lounge`."""
+        at: Node | None = node
+        while at is not None:
+            if is_called_public(at.key if type(at.key) is str else at.step.rpartition(":")[2]):
+                return True
+            if not at.is_varying:
+                break
+            at = at.parent
         return False
 
     @staticmethod

@@ -10,7 +10,7 @@ write that another's commit has made permanent, a write inside another's transac
 a shared cursor (`shared_transactions.py`).
 Cannot see: clients without an integration; SQLite connections that were open before the monitor came; a client that
 numbers its replies and sorts them out itself (it must not be counted); a use that ended without the client saying so is
-told by `idle` or the object's death only.
+told by `idle` or the object's death only; what worker tasks of nobody do on one connection for the requests that queued it.
 Cost: one table entry and one stack (about 3 us) per use or command; a table look-up for each further statement of it.
 Precision: near 1. Uses of one principal, of unknown principals and of finished requests (a worker that lives in the
 context of whoever started it) accuse nobody.

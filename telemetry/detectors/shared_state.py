@@ -12,8 +12,8 @@ or UUIDs; what is taken away again before the request ends; state inside of fram
 and in other processes; values that nobody is known to own and that come back in no field; entries beyond the newest 96 of a
 container and 7 steps from a root.
 Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows that name
-him (`rows.py`) or are marked as public, statistics of who came last, values that several principals know (public ones), whatever is
-gone when its request is, fields that nothing in the application's code reads (`readers.py`).
+him or whom they are for (`rows.py`), are marked as public or kept in what is called so (`publicity.py`), work that a future waits
+for, statistics of who came last, public values, whatever is gone with its request, fields that no code reads (`readers.py`).
 Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; of up to 60,000
 and 4 % in all in a service of hundreds of modules, 5 % while a suspicion waits (`walk_pace.py`); the first requests of a process
 are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, about 1 us for each field under watch.
@@ -43,7 +43,7 @@ from isolation_monitor.telemetry.detectors.readers import Confirmation
 from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Evidence, Finding, Holding, Knowledge, Owners, Place, Residue
 from isolation_monitor.telemetry.detectors.roots import SERVED_LOOKS, Roots
 from isolation_monitor.telemetry.detectors.territory import Territory
-from isolation_monitor.telemetry.detectors.walk_pace import WalkPace
+from isolation_monitor.telemetry.detectors.walk_pace import SLICE_S, WalkPace
 from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
     from isolation_monitor.telemetry.lab import Lab
     from isolation_monitor.telemetry.principals import Principal
 
-SLICE_S: Final = 0.0008
-"""Longest stretch of the walk on the housekeeper's thread; the event loop may wait that long for the interpreter."""
-PAUSE_S: Final = 0.004
 FIRST_LOOKS: Final = 20
 FIRST_LOOK_S: Final = 0.0015
 """Walks right after the first requests of principals and endpoints, on the event loop: what they leave behind is the clearest."""
@@ -103,7 +100,7 @@ class SharedState:
         self._was_calm = False
         """Nothing was running when the last walk began."""
         self._nodes: Iterator[Node] | None = None
-        self._pace = WalkPace(kit.housekeeper.after, self._slice)
+        self.pace = WalkPace(kit.housekeeper.after, self._slice)
         self.on_walked: list[Callable[[float], None]] = []
         """Called after each walk that went to its end, with its begin (`time.monotonic()`)."""
         self._has_baseline = False
@@ -161,8 +158,8 @@ class SharedState:
                 self._first(request, principal, is_new=False)
             elif self._fields:
                 self._read_fields(request, principal)
-            if not self._pace.is_due and len(self._ended_at) > 1:
-                self._pace.schedule()
+            if not self.pace.is_due and len(self._ended_at) > 1:
+                self.pace.schedule()
         except Exception as error:
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
 
@@ -197,7 +194,7 @@ class SharedState:
     def look_again(self) -> bool:
         """Walk soon; return whether there will be a walk."""
         if self._switch.is_on:
-            self._pace.hurry()
+            self.pace.hurry()
         return self._switch.is_on
 
     def location_of(self, token: str) -> Violation | None:
@@ -298,12 +295,12 @@ class SharedState:
     def _forked(self) -> None:
         """In a new worker: the lock may have been held, and the appointment is the parent's."""
         self._busy = threading.Lock()
-        self._nodes, self._pace.is_due = None, False
+        self._nodes, self.pace.is_due = None, False
 
     def _tick(self, now: float) -> None:
         """Once a second: forget an appointment that was lost, and the fields of a service that nobody calls."""
-        if self._pace.is_lost(now):
-            self._nodes, self._pace.is_due = None, False
+        if self.pace.is_lost(now):
+            self._nodes, self.pace.is_due = None, False
         if self._fields and (not self._switch.is_on or (now - self._last_walk > IDLE_S and self._looked_at == self._ended)):
             # Their holders are held: not while nobody comes, nor while the monitor is off.
             with self._busy:
@@ -314,27 +311,27 @@ class SharedState:
         """One slice of a walk, on the housekeeper's thread."""
         try:
             if not self._switch.is_on:
-                self._nodes, self._pace.is_due = None, False
+                self._nodes, self.pace.is_due = None, False
                 return
             with self._busy:
                 if self._nodes is None:
                     if not self._switch.sampled():
                         self._reporter.skipped(names.SHARED_STATE)
-                        self._pace.is_due = False
+                        self.pace.is_due = False
                         return
                     self._begin()
                 until = time.perf_counter() + SLICE_S
                 done = self._search_on(until) and self._go_on(until)
             if not done:
-                self._housekeeper.after(PAUSE_S, self._slice)
+                self.pace.go_on_later()
                 return
-            self._pace.is_due = False
+            self.pace.is_due = False
             for listener in self.on_walked:
                 listener(self._last_walk)
-            if self._ended != self._looked_at and not self._pace.is_due:
-                self._pace.schedule()
+            if self._ended != self._looked_at and not self.pace.is_due:
+                self.pace.schedule()
         except Exception as error:
-            self._nodes, self._pace.is_due = None, False
+            self._nodes, self.pace.is_due = None, False
             self._reporter.check_failed(names.SHARED_STATE, "detector", error)
 
     def _begin(self, *, is_glimpse: bool = False, is_last: bool = False) -> None:
@@ -346,8 +343,8 @@ class SharedState:
         self._was_calm = not self._exposure.principals
         self._last_walk = time.monotonic()
         self._found_some = self._changed_some = False
-        self.residue.begin(keeps_keys=self._pace.is_large)
-        limit = self._pace.begin(self._last_walk, is_glimpse=is_glimpse, is_last=is_last)
+        self.residue.begin(keeps_keys=self.pace.is_large)
+        limit = self.pace.begin(self._last_walk, is_glimpse=is_glimpse, is_last=is_last)
         self._nodes = self._walk.nodes(self._roots.nearest() if is_glimpse else self._roots, limit)
 
     def _go_on(self, until: float, request: RequestContext | None = None) -> bool:
@@ -369,12 +366,12 @@ class SharedState:
             if count % _CLOCK_EVERY == _CLOCK_EVERY - 1 and time.perf_counter() > until:
                 done = False
                 break
-        self._pace.spent(time.thread_time() - begun)
+        self.pace.spent(time.thread_time() - begun)
         if done:
             self._nodes = None
             if not self._found_some:
                 self._reporter.checked(names.SHARED_STATE)
-            self._pace.ended(was_cut=self._walk.was_cut, is_eventful=self._changed_some or self._found_some)
+            self.pace.ended(was_cut=self._walk.was_cut, is_eventful=self._changed_some or self._found_some)
         return done
 
     @property

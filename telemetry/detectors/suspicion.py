@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.ownership import MADE, Entry, How
+from isolation_monitor.telemetry.violations import Resource, Violation, side_of
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -137,3 +140,19 @@ class Suspicion:
         """Note the receiver of another frame with the same content, or of this one."""
         self.receivers.add(other.principal.id)
         self.sockets.add((other.request.connection or other.request).serial)
+
+    def as_violation(self, cause: Violation | None) -> Violation:
+        """Return what is reported: whose the value is, how that is known, and to whom it went; `cause` let it come there."""
+        request, entry, owner, token = self.request, self.entry, self.owner, self.token
+        source = entry.origin if entry.origin.principal.id == owner.id else None
+        digest = hashlib.sha256(token.encode()).hexdigest()[:16]
+        return Violation(
+            kind=names.FOREIGN_CONTENT,
+            grade=self.grade,
+            summary=f"{self.where} of {request.route} carried a value that belongs to another principal ({HOW_KNOWN[entry.how]})",
+            resource=Resource("value", HOW_KNOWN[entry.how], {"digest": digest, "length": len(token)}),
+            victim=side_of(source.request if source else None, principal=owner, at=source.at if source else None),
+            offender=side_of(request, at=self.at),
+            arm=request.arm,
+            detail={"where": self.where} | ({"cause": cause.id} if cause else {}),
+        )

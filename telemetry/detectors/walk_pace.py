@@ -21,6 +21,14 @@ WHOLE_SHARE: Final = 0.02
 """The same for walks to the end of a large service."""
 HURRIED_SHARE: Final = 0.05
 """The same while suspicions wait for a walk."""
+SLICE_S: Final = 0.0008
+"""Longest stretch of a walk on the housekeeper's thread; the event loop may wait that long for the interpreter."""
+PAUSE_S: Final = 0.004
+"""Between two slices of a walk."""
+HELD_UP_SHARE: Final = 0.25
+"""Of the slices that there is time for: a walk that has had fewer does not come on, because others have the processor."""
+LATE_S: Final = 1.0
+"""A walk that has not begun so long after its time is held up as well."""
 LOST_AFTER_S: Final = 60.0
 """An appointment of which nothing was heard for so long was lost."""
 
@@ -43,6 +51,9 @@ class WalkPace:
         self.wait_s = SHORTEST_WAIT_S
         self.is_large = False
         """Whether there is more than a usual walk sees."""
+        self._begun: float | None = None
+        """When the walk that is under way began; None while the next one is awaited."""
+        self._slices = 0
         self._spent_s = 0.0
         self._is_whole = False
         self._whole_due = 0.0
@@ -51,6 +62,7 @@ class WalkPace:
     def schedule(self) -> None:
         """Make an appointment for the next walk; an earlier one no longer counts."""
         self.is_due = True
+        self._begun = None
         self._due_at = time.monotonic() + self.wait_s
         self._appointment = mine = self._appointment + 1
         self._after(self.wait_s, lambda: self._walk_on() if mine == self._appointment else None)
@@ -62,12 +74,26 @@ class WalkPace:
             self.wait_s = wait_s
             self.schedule()
 
+    def go_on_later(self) -> None:
+        """Make an appointment for the next slice of the walk that is under way."""
+        self._slices += 1
+        self._after(PAUSE_S, self._walk_on)
+
+    def is_held_up(self) -> bool:
+        """Return whether the walk that is due does not come on, because others have the processor."""
+        now = time.monotonic()
+        if self._begun is None:
+            return self.is_due and now - self._due_at > LATE_S
+        return self.is_due and self._slices < HELD_UP_SHARE * (now - self._begun) / (SLICE_S + PAUSE_S) - 1
+
     def is_lost(self, now: float) -> bool:
         return self.is_due and now - self._due_at > LOST_AFTER_S
 
     def begin(self, now: float, *, is_glimpse: bool, is_last: bool) -> int:
         """Begin a walk; return its limit in objects. A glimpse ends early by the clock; the last walk of a process leaves nothing out."""
         self._spent_s = 0.0
+        if not is_glimpse:
+            self._slices, self._begun = 0, now
         self._is_whole = is_last or (self.is_large and not is_glimpse and now >= self._whole_due)
         return WHOLE_LIMIT if self._is_whole else NODES_LIMIT
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors import foreign_identity, inherited_context
-from isolation_monitor.telemetry.tokens import legible
+from isolation_monitor.telemetry.tokens import decoded, legible
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext
@@ -33,6 +33,8 @@ _TEXTUAL: Final = (
 )  # fmt: skip
 _STRUCTURED: Final = (b"msgpack", b"protobuf", b"proto", b"cbor", b"grpc", b"bson", b"avro", b"thrift")
 """Binary formats that carry texts as they are, between lengths and tags."""
+_MULTIPART: Final = b"multipart/"
+"""Text between parts that may be anything."""
 _BYTES: Final = b"octet-stream"
 """Anything at all: known values are recognised in it, and nothing is learned from it."""
 BYTES_JUDGED: Final = 16_384
@@ -61,12 +63,39 @@ WITHHELD: Final = json.dumps(
 ).encode()
 
 
+class _Kind(NamedTuple):
+    """What a content type says of a body."""
+
+    is_stream: bool
+    is_bytes: bool
+    is_read: bool
+    is_text: bool
+    """Nothing but text: whatever else it holds is no value between the lengths and tags of a format."""
+
+
+KINDS_LIMIT: Final = 200
+_KINDS: Final[dict[bytes, _Kind]] = {}
+"""By content type: a service has few. Those with a boundary of their own in each answer are found out anew once it is full."""
+
+
+def _kind_of(value: bytes) -> _Kind:
+    kind = _KINDS.get(value)
+    if kind is None:
+        is_bytes, is_structured = _BYTES in value, any(one in value for one in _STRUCTURED)
+        is_textual = any(one in value for one in _TEXTUAL)
+        is_text = is_textual and not (is_bytes or is_structured or _MULTIPART in value)
+        kind = _Kind(value.startswith(_STREAMS), is_bytes, is_bytes or is_textual or is_structured, is_text)
+        if len(_KINDS) < KINDS_LIMIT:
+            _KINDS[value] = kind
+    return kind
+
+
 class Reading:
     """Reads one HTTP exchange. `receive` and `send` take the place of the server's own."""
 
     __slots__ = (
-        "_body", "_content", "_encoding", "_held", "_is_bytes", "_is_read", "_is_stream", "_monitor", "_parts", "_receive", "_request",
-        "_said_early", "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
+        "_body", "_content", "_encoding", "_held", "_is_bytes", "_is_read", "_is_stream", "_is_text", "_monitor", "_parts", "_receive",
+        "_request", "_said_early", "_scope", "_send", "_size", "_streamed", "_tail", "_taken",
     )  # fmt: skip
 
     def __init__(self, monitor: IsolationMonitor, request: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +110,7 @@ class Reading:
         self._is_read = False
         self._is_bytes = False
         self._is_stream = False
+        self._is_text = False
         self._streamed: Streamed | None = None
         """Told which events of runs leave, where the answer is a stream."""
         self._said_early: tuple[str, bool] | None = None
@@ -229,11 +259,9 @@ class Reading:
             # In lower case, as ASGI has it; some frameworks send them as they are written.
             name = name.lower()
             if name == b"content-type":
-                self._is_stream = value.startswith(_STREAMS)
+                self._is_stream, self._is_bytes, self._is_read, self._is_text = _kind_of(bytes(value))
                 if self._is_stream and self._held is None and self._monitor.frames.reads:
                     self._request.stream = self._streamed = self._monitor.frames.streamed(value)
-                self._is_bytes = _BYTES in value
-                self._is_read = self._is_bytes or any(kind in value for kind in (*_TEXTUAL, *_STRUCTURED))
             elif name == b"content-encoding":
                 self._encoding = value
             elif name not in _PLAIN_HEADERS:
@@ -259,7 +287,7 @@ class Reading:
             if self._is_bytes and len(plain) > BYTES_JUDGED:
                 monitor.ledger.skipped(names.FOREIGN_CONTENT)
                 plain = plain[:BYTES_JUDGED]
-            text = legible(plain)
+            text = decoded(plain) if self._is_text else legible(plain)
             is_foreign = self._monitor.detection.leaving(request, text, "the answer", scope=self._scope, learns=learns) or is_foreign
         return is_foreign
 

@@ -122,12 +122,13 @@ async def test_the_service_is_ready_in_time_and_leaves_nothing_behind(command: t
 
 
 UNTIDY = """
+import pathlib
 import subprocess
 from chat.app import app
 
 @app.get("/untidy")
 async def untidy() -> None:
-    app.state.kept = (open("kept", "w"), subprocess.Popen(["sleep", "1"]))
+    app.state.kept = (pathlib.Path(__file__).with_name("kept").open("w"), subprocess.Popen(["sleep", "1"]))
 """
 
 

@@ -6,11 +6,13 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import pytest
 
 from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry.detectors import foreign_task
 from isolation_monitor.telemetry.lab import Lab
 from isolation_monitor.telemetry.metrics import merging
 from isolation_monitor.telemetry.power import (
@@ -80,6 +82,40 @@ def test_each_detector_is_proven_again_about_every_five_minutes(clock: Clock, mo
     counts = {d: monitor.registry.value(names.PLANTED_FAULTS, detector=d, result="seen") for d in names.DETECTORS}
     assert set(counts.values()) <= {2.0, 3.0}, counts
     assert monitor.registry.value(names.PLANTED_FAULTS, result="missed") == 0
+
+
+def test_faults_of_one_second_are_planted_one_at_a_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted in one go with all else that is due each second, they held the interpreter for 10 ms."""
+    acted: list[str] = []
+    power, housekeeper = clock.monitor.power, clock.monitor.housekeeper
+    monkeypatch.setattr(power, "_act", lambda proof, planted: acted.append(proof.detector))
+    clock.now += FIRST_AFTER_S
+
+    power.tick(clock.now)
+
+    assert acted == []
+    assert len(housekeeper._due) == URGENT_AT_ONCE
+    assert len({at for at, _, _ in housekeeper._due}) == URGENT_AT_ONCE
+    for done, (_, _, job) in enumerate(sorted(housekeeper._due, key=lambda one: one[:2]), 1):
+        job()
+        assert len(acted) == done
+
+
+def test_the_planted_job_of_a_thread_reaches_little_code(monitor: IsolationMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job reaches is read for each plant, and from the detector's own code the whole monitor is reached."""
+    read: list[int] = []
+    original = foreign_task.reach_of
+
+    def counted(function: object) -> Iterator[CodeType]:
+        codes = list(original(function))
+        read.append(len(codes))
+        return iter(codes)
+
+    monkeypatch.setattr(foreign_task, "reach_of", counted)
+
+    monitor.detection.foreign_task.plant(Lab(monitor.principals))
+
+    assert 0 < max(read) <= 5, read
 
 
 def test_nothing_is_planted_before_the_service_serves_or_when_the_setting_says_never(make_monitor: Make) -> None:

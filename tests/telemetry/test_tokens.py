@@ -14,9 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isolation_monitor.telemetry.tokens import (
+    _GROUPED,
     MAX_LENGTH,
     PHRASES_LIMIT,
     TOKENS_LIMIT,
+    _is_grouped_token,
+    decoded,
+    legible,
     look_up_tokens,
     openings_of,
     phrases_of,
@@ -98,6 +102,29 @@ def test_pieces_that_were_seen_before_hide_no_token(text: str) -> None:
     looked_up = look_up_tokens(text, lambda words: [(word, True if word in known else None) for word in words])
     assert [token for token, _ in looked_up] == tokens
     assert {token for token, is_known in looked_up if is_known} == known
+
+
+@given(st.text(alphabet="0123456789 -+x", max_size=60))
+def test_numbers_in_groups_are_found_wherever_the_expression_finds_them(text: str) -> None:
+    """What is asked first, because it is cheap, must never say no where the expression says yes."""
+    grouped = [number for number in dict.fromkeys(_GROUPED.findall(text)) if _is_grouped_token(number)]
+
+    assert tokens_of(text)[: len(grouped)] == grouped
+
+
+def test_control_characters_part_words_in_what_is_said_to_be_text_as_in_what_is_binary() -> None:
+    """Only binary answers are made legible, which costs as much as a sixth of all the rest; the tokens are the same."""
+    body = b"\x01c63042a6687c\x1f4747bc277473\x00x\xff48751db673d8\x7f"
+
+    assert decoded(body).isprintable() is False
+    assert tokens_of(decoded(body)) == tokens_of(legible(body)) == ["c63042a6687c", "4747bc277473", "48751db673d8"]
+
+
+def test_a_short_text_that_is_known_to_hold_no_token_is_not_looked_through_again() -> None:
+    """Paths come again with each request; one with a token in it is never remembered as one without."""
+    for _ in range(2):
+        assert tokens_of("/orders/open") == []
+        assert tokens_of("/orders/3f2a9c41d0b7") == ["3f2a9c41d0b7"]
 
 
 @pytest.mark.parametrize(

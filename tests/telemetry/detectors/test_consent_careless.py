@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 
 from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT, Authors, names_in
+from isolation_monitor.telemetry.detectors.foreign_content import PATIENCE_TIMES
 from tests.telemetry.conftest import Client
 
 USERS = ("u-ann-4711", "u-bob-0815", "u-cid-9000")
@@ -108,3 +109,23 @@ async def test_a_last_look_that_fails_neither_raises_nor_loses_what_waits(make_m
     await monitor.aclose()
 
     assert [one.grade for one in monitor.ledger.recent if one.kind == names.FOREIGN_CONTENT] == ["crossed"]
+
+
+@pytest.mark.parametrize("is_held_up", [True, False])
+async def test_a_walk_that_others_hold_up_is_awaited_for_longer(
+    make_monitor: Any, monkeypatch: pytest.MonkeyPatch, *, is_held_up: bool
+) -> None:
+    monkeypatch.setattr("isolation_monitor.telemetry.detectors.foreign_content.PATIENCE_S", 0.05)
+    monitor = make_monitor()
+    client, content, asked = Client(monitor.instrument(chat())), monitor.detection.foreign_content, []
+    monitor.detection.shared_state.on_walked.clear()
+    content.look_again = lambda: True
+    content.is_held_up = lambda: asked.append(1) is None and is_held_up
+
+    for user in USERS[:2]:
+        await client.post("/chat", user=user, json={"say": f"my diagnosis {uuid.uuid4().hex}"})
+    async with asyncio.timeout(30):
+        while not any(one.kind == names.FOREIGN_CONTENT for one in monitor.ledger.recent):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+
+    assert len(asked) == (PATIENCE_TIMES - 1 if is_held_up else 1)

@@ -400,26 +400,26 @@ async def test_an_error_tells_nothing_about_who_is_turned_away(monitor: Isolatio
 
 
 @pytest.mark.parametrize("is_signed", [True, False])
-async def test_a_wall_whose_items_are_signed_by_nicknames_is_public(monitor: IsolationMonitor, *, is_signed: bool) -> None:
+async def test_a_list_whose_items_are_signed_by_nicknames_is_public(monitor: IsolationMonitor, *, is_signed: bool) -> None:
     """A list of everybody's words without a sign of whose they are is an agent's memory, sent out."""
     app = FastAPI()
-    wall: list[dict[str, str]] = []
+    said: list[dict[str, str]] = []
 
     @app.post("/say")
     async def say(request: Request) -> dict[str, bool]:
         nick = f"flower {USERS.index(str(user_of(request.scope)))}" if is_signed else "user"
-        wall.append({"nick": nick, "text": (await request.json())["text"]})
+        said.append({"nick": nick, "text": (await request.json())["text"]})
         return {"ok": True}
 
-    @app.get("/wall")
+    @app.get("/said")
     async def read() -> dict[str, list[dict[str, str]]]:
-        return {"said": wall}
+        return {"said": said}
 
     client = Client(monitor.instrument(app))
     for round in range(2):
         for user in USERS:
             await client.post("/say", user=user, json={"text": f"{round}{PRIVATE[user]}"})
-            await client.get("/wall", user=user)
+            await client.get("/said", user=user)
 
     assert bool(found(monitor)) is not is_signed
 

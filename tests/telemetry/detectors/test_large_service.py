@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +14,17 @@ import pytest
 from isolation_monitor.telemetry import IsolationMonitor, names
 from isolation_monitor.telemetry.detectors.object_walk import NODES_LIMIT, WHOLE_LIMIT, Root, Walk
 from isolation_monitor.telemetry.detectors.territory import Territory
-from isolation_monitor.telemetry.detectors.walk_pace import HURRIED_SHARE, LONGEST_WAIT_S, SHARE, SHORTEST_WAIT_S, WHOLE_SHARE, WalkPace
+from isolation_monitor.telemetry.detectors.walk_pace import (
+    HURRIED_SHARE,
+    LATE_S,
+    LONGEST_WAIT_S,
+    PAUSE_S,
+    SHARE,
+    SHORTEST_WAIT_S,
+    SLICE_S,
+    WHOLE_SHARE,
+    WalkPace,
+)
 
 MODULES = 120
 FILLER = """
@@ -170,3 +180,31 @@ def test_who_waits_for_a_walk_gets_one_soon_and_none_is_put_off_by_the_next() ->
     for _, keep in appointments:
         keep()
     assert walks == [1]
+
+
+def test_a_walk_that_hardly_comes_on_is_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("isolation_monitor.telemetry.detectors.walk_pace.time", SimpleNamespace(monotonic=lambda: now[0]))
+    pace = WalkPace(lambda delay, job: None, lambda: None)
+    assert not pace.is_held_up()
+    pace.schedule()
+    now[0] += SHORTEST_WAIT_S + 0.5 * LATE_S
+    assert not pace.is_held_up()
+    now[0] += LATE_S
+    assert pace.is_held_up()
+
+    pace.begin(now[0], is_glimpse=False, is_last=False)
+    for has_processor in (True, False):
+        for _ in range(100):
+            now[0] += (SLICE_S + PAUSE_S) * (2 if has_processor else 10)
+            pace.go_on_later()
+        assert pace.is_held_up() is not has_processor
+
+
+def test_a_look_between_walks_holds_up_nothing() -> None:
+    pace = WalkPace(lambda delay, job: None, lambda: None)
+    pace.wait_s = 3_600
+    pace.schedule()
+    pace.begin(time.monotonic() - 60, is_glimpse=True, is_last=False)
+
+    assert not pace.is_held_up()

@@ -21,24 +21,24 @@ class Board:
 
     def __init__(self, monitor: IsolationMonitor, client: Callable[[Any], Any], *, declared: bool) -> None:
         self.monitor = monitor
-        self.posts: list[str] = []
+        self.entries: list[str] = []
         self.newest: dict[str, str] = {}
         self.socket_of: dict[str, WebSocket] = {}
         app = FastAPI()
         public: Callable[[Any], Any] = monitor.public if declared else lambda endpoint: endpoint
 
-        @app.post("/posts")
+        @app.post("/entries")
         @public
         async def write(request: Request) -> dict[str, bool]:
             text = (await request.json())["text"]
-            self.posts.append(text)
+            self.entries.append(text)
             self.newest["text"] = text
             return {"ok": True}
 
-        @app.get("/posts")
+        @app.get("/entries")
         @public
         async def read(request: Request) -> dict[str, Any]:
-            return {"posts": self.posts[-5:], "newest": self.newest, "user_id": "ann", "and": self.private()}
+            return {"posts": self.entries[-5:], "newest": self.newest, "user_id": "ann", "and": self.private()}
 
         @app.get("/newest")
         async def newest() -> dict[str, Any]:
@@ -60,9 +60,9 @@ class Board:
     async def used_by_all(self) -> None:
         for _ in range(4):
             for user in USERS:
-                await self.client.post("/posts", user=user, json={"text": f"for all to read: {uuid.uuid4()}"})
+                await self.client.post("/entries", user=user, json={"text": f"for all to read: {uuid.uuid4()}"})
                 await self.client.get("/newest", user=user)
-            await asyncio.gather(*(self.client.get("/posts", user=user) for user in USERS))
+            await asyncio.gather(*(self.client.get("/entries", user=user) for user in USERS))
 
     def found(self) -> set[str]:
         self.monitor.detection.shared_state.look_now()
@@ -114,7 +114,7 @@ async def test_what_was_declared_private_stays_private_there(monitor: IsolationM
 async def test_a_credential_stays_its_owners_there(monitor: IsolationMonitor, client: Callable[[Any], Any]) -> None:
     board = Board(monitor, client, declared=True)
     cookie = f"session={uuid.uuid4().hex}"
-    await board.client.get("/posts", user="ann", headers={"cookie": cookie})
+    await board.client.get("/entries", user="ann", headers={"cookie": cookie})
     board.private = lambda: cookie
 
     await board.used_by_all()
@@ -123,5 +123,5 @@ async def test_a_credential_stays_its_owners_there(monitor: IsolationMonitor, cl
 
 
 def test_what_cannot_be_called_is_refused(monitor: IsolationMonitor) -> None:
-    with pytest.raises(SettingsError, match=r"public\(\) got '/posts'.*below the router"):
-        monitor.public("/posts")  # type: ignore[type-var]
+    with pytest.raises(SettingsError, match=r"public\(\) got '/entries'.*below the router"):
+        monitor.public("/entries")  # type: ignore[type-var]
