@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
+from isolation_monitor.telemetry.detectors.object_walk import Node
 from isolation_monitor.telemetry.detectors.raw_objects import Child, Layouts, children, is_closure, is_leaf, plain
+from isolation_monitor.telemetry.detectors.spots import Spot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from isolation_monitor.telemetry.detectors.knowledge import Evidence
     from isolation_monitor.telemetry.detectors.residue import Place, Residue
     from isolation_monitor.telemetry.principals import Principal
 
@@ -35,27 +37,26 @@ TEXT_LENGTHS: Final = (4, 200)
 class Field:
     """One field under watch. Holds its holder strongly, until the watch is dropped."""
 
-    __slots__ = ("_child", "_holder", "_named_by", "latest", "place", "written")
+    __slots__ = ("_named_by", "found", "latest", "name", "place", "spot", "written")
 
     def __init__(self, place: Place, node: Node, child: Child, named_by: Callable[[object], str | None] = lambda value: None) -> None:
         self.place = place
+        self.name = child.key if type(child.key) is str else ""
         self._named_by = named_by
-        # A node of its own, so that nothing else of the walk stays alive.
-        self._holder = Node(node.value, node.layout, None, "", None, 0)
-        self._child = Child(child.step, child.key, None)
+        self.spot = Spot(node, child)
         self.latest: object = child.value
+        self.found: list[Evidence] = []
+        """Whose the latest text is, as far as they have not been told yet that it outlived their request."""
         self.written: dict[str, tuple[Principal, Counter[str]]] = {}
 
-    @property
-    def name(self) -> str:
-        return self._child.key if type(self._child.key) is str else ""
-
-    def is_for(self, node: Node, child: Child) -> bool:
-        return self._holder.value is node.value and self._child.step == child.step and self._child.key == child.key
+    def follow(self, node: Node, child: Child) -> None:
+        """Go on where a walk has met the field now: its holder is one that is replaced, and what is known of the writes stays."""
+        self.spot = Spot(node, child, follows=True)
+        self.latest, self.found = child.value, []
 
     def read(self) -> str | None:
         """Return the text that was written since the last look, or None where nothing was."""
-        value = read_again(self._holder, self._child)
+        value = self.spot.read()
         if value is self.latest:
             return None
         self.latest = value

@@ -41,8 +41,8 @@ class Overwrites:
         kind = Scratch if is_scratch(child.value) else Slot
         for at, slot in enumerate(self.slots):
             if slot.place is place:
-                if type(slot) is not kind or not slot.is_for(node, child):
-                    self.slots[at] = kind(place, node, child)
+                if type(slot) is not kind or not slot.spot.is_for(node, child):
+                    self.slots[at] = kind(place, node, child, follows=True)
                 return
         self.slots = [*self.slots[-SLOTS_LIMIT + 1 :], kind(place, node, child)]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
+from isolation_monitor.telemetry.detectors.knowledge import Knowledge
 from isolation_monitor.telemetry.detectors.naming import names_in
-from isolation_monitor.telemetry.detectors.residue import Knowledge
 
 if TYPE_CHECKING:
     from isolation_monitor.telemetry.context import RequestContext

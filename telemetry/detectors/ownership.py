@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from isolation_monitor.telemetry.detectors.publicity import is_public_path
 from isolation_monitor.telemetry.detectors.surroundings import place_of
 from isolation_monitor.telemetry.recent import forget_oldest
 from isolation_monitor.telemetry.tokens import openings_of
@@ -319,6 +320,12 @@ class Ownership:
         """Return whether a token is known from nothing but what its owner said."""
         entry = self.entries.get(token)
         return entry is not None and entry.how == "ingress"
+
+    def was_said_to_all(self, token: str) -> bool:
+        """Return whether what its owner said is for everybody, by the path where it was said."""
+        entry = self.entries.get(token)
+        source = entry.origin.ingress if entry is not None and entry.how == "ingress" else None
+        return source is not None and is_public_path(source.path)
 
     def _note_opening(self, phrase: str) -> None:
         openings = self.openings

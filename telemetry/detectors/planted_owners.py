@@ -26,6 +26,9 @@ class PlantedOwners:
     def was_said(self, token: str) -> bool:
         return False
 
+    def was_said_to_all(self, token: str) -> bool:
+        return False
+
     def private_to(self, token: str) -> Principal | None:
         return None
 

@@ -20,8 +20,8 @@ from isolation_monitor.telemetry.detectors.raw_objects import Child, Layout, Lay
 from isolation_monitor.telemetry.detectors.reach import mro_of_class
 
 if TYPE_CHECKING:
+    from isolation_monitor.telemetry.detectors.knowledge import Evidence, Knowledge
     from isolation_monitor.telemetry.detectors.object_walk import Node
-    from isolation_monitor.telemetry.detectors.residue import Evidence, Knowledge
     from isolation_monitor.telemetry.principals import Principal
 
 FIELDS_LIMIT: Final = 16
@@ -44,6 +44,8 @@ _PUBLIC_NAME: Final = re.compile(r"(?:is_?)?(?:public|published|shared)(?:ly)?",
 _AUDIENCE_NAME: Final = re.compile(f"{_IDENTITY_NAME.pattern}|visib|audience|privacy|access|sharing|acl|scope", re.IGNORECASE)
 _PUBLIC_WORDS: Final = frozenset(("public", "published", "everyone", "everybody", "anyone", "all", "shared", "global"))
 """What a row's owner, audience or visibility is called where it is for all."""
+_NOBODY: Final = frozenset(("", "none", "null", "undefined", "default", "anonymous", "anon", "guest", "unknown", "global", "shared", "all"))
+"""Keys under which things land whose user was left out or not known: those of no person."""
 _NAMING_NAME: Final = re.compile(r"_*(?:(?:user|nick|full|display|screen)_?)?(?:name|id|uid|handle|login|email)_*", re.IGNORECASE)
 """Names of fields that name whoever the object stands for."""
 
@@ -56,6 +58,11 @@ def words_in(text: str) -> set[str]:
 def is_identity_name(name: str) -> bool:
     """Return whether a field of this name says whose, or which conversation, a row is."""
     return _IDENTITY_NAME.search(name) is not None
+
+
+def _shape_of(key: str) -> tuple[str, bool]:
+    """Return how an id is built: its signs and parts, and whether it has digits."""
+    return _PARTS.sub("a", key), any(map(str.isdigit, key))
 
 
 class Rows:
@@ -99,13 +106,27 @@ class Rows:
         return {text for text in texts if text in ids and self._know.is_strong(text, "")}
 
     def name_receiver(self, node: Node, owner: Principal) -> bool:
-        """Whether the row that holds what somebody said, or one around it, names somebody else: it is for him, as a key would say."""
+        """Whether the row that holds what somebody said, or one around it, names somebody else: it is for him, as a key would say.
+
+        So does a key beside those of people, if it reads like theirs: somebody who has not been here since the process began.
+        """
         at: Node | None = node
         while at is not None and at.varies:
             if at.names and len(at.names) <= PARTIES_LIMIT:
                 return owner.id not in at.names
+            if at.parent is not None and type(at.key) is str and self._is_beside_people(at.key, at.parent):
+                return True
             at = at.parent
         return False
+
+    def _is_beside_people(self, key: str, table: Node) -> bool:
+        if key.lower() in _NOBODY:
+            return False
+        shape, known = _shape_of(key), self._know.ids
+        return any(
+            type(held.key) is str and held.key in known and self._know.is_strong(held.key, "") and _shape_of(held.key) == shape
+            for held in table.holds
+        )
 
     @staticmethod
     def is_waiting(node: Node) -> bool:

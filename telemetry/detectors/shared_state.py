@@ -35,12 +35,13 @@ from isolation_monitor.telemetry import names
 from isolation_monitor.telemetry.detectors.changes import Changes
 from isolation_monitor.telemetry.detectors.code_sites import described
 from isolation_monitor.telemetry.detectors.fields import FIELDS_LIMIT, READS_PER_END, Field, Named
+from isolation_monitor.telemetry.detectors.knowledge import Evidence, Knowledge, Owners
 from isolation_monitor.telemetry.detectors.object_walk import WHOLE_LIMIT, Node, Root, Walk, read_again
 from isolation_monitor.telemetry.detectors.overwrites import Overwrites
 from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import Child
 from isolation_monitor.telemetry.detectors.readers import Confirmation
-from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Evidence, Finding, Holding, Knowledge, Owners, Place, Residue
+from isolation_monitor.telemetry.detectors.residue import LEAVES_LIMIT, Finding, Holding, Place, Residue
 from isolation_monitor.telemetry.detectors.roots import SERVED_LOOKS, Roots
 from isolation_monitor.telemetry.detectors.territory import Territory
 from isolation_monitor.telemetry.detectors.walk_pace import SLICE_S, WalkPace
@@ -273,18 +274,20 @@ class SharedState:
             self._turn = turn = (self._turn + 1) % len(fields)
             field = fields[turn]
             text = field.read()
+            if text is not None:
+                field.found = list(self.knowledge.evidence(text, field.name, True))
+            left = [evidence for evidence in field.found if evidence.owner is principal]
+            if (text is None and not left) or not _is_quiet(principal, request) or self.residue.is_addressed(field.place.keys, principal):
+                continue
+            for evidence in left:
+                # Seen just now, or at the end of another's request while its owner's still ran.
+                field.found.remove(evidence)
+                holding = self.residue.hold(field.place, evidence)
+                if holding is not None:
+                    holding.settled = True
+                    self._judge(self.residue, field.place, True, request)
             if text is None:
                 continue
-            if not _is_quiet(principal, request):
-                continue
-            if self.residue.is_addressed(field.place.keys, principal):
-                continue
-            for evidence in self.knowledge.evidence(text, field.name, True):
-                if evidence.owner is principal:
-                    holding = self.residue.hold(field.place, evidence)
-                    if holding is not None:
-                        holding.settled = True
-                        self._judge(self.residue, field.place, True, request)
             field.wrote(principal, text)
             own = field.determined_by()
             if own:
@@ -434,11 +437,10 @@ class SharedState:
         place.read_as = self._readers.name_of(node, child)
         self.overwrites.watch(place, node, child)
         fields = self._fields
-        for at, field in enumerate(fields):
+        for field in fields:
             if field.place is place:
-                if not field.is_for(node, child):
-                    # Its holder was replaced.
-                    fields[at] = Field(place, node, child, self._named_by)
+                if not field.spot.is_for(node, child):
+                    field.follow(node, child)
                 return
         if len(fields) >= FIELDS_LIMIT:
             fields.pop(0)

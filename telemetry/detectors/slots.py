@@ -10,8 +10,9 @@ import io
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
+from isolation_monitor.telemetry.detectors.object_walk import Node
 from isolation_monitor.telemetry.detectors.raw_objects import CHILDREN_LIMIT, Child, is_leaf, plain
+from isolation_monitor.telemetry.detectors.spots import Spot
 from isolation_monitor.telemetry.provenance import texts_in
 from isolation_monitor.telemetry.tokens import tokens_of
 
@@ -52,21 +53,17 @@ class Write:
 class Slot:
     """One field that all requests reach, with who wrote it last. Holds its holder until the watch is dropped."""
 
-    __slots__ = ("_child", "_holder", "place", "seen", "writes")
+    __slots__ = ("place", "seen", "spot", "writes")
 
-    def __init__(self, place: Place, node: Node, child: Child) -> None:
+    def __init__(self, place: Place, node: Node, child: Child, *, follows: bool = False) -> None:
         self.place = place
-        self._holder = Node(node.value, node.layout, None, "", None, 0)
-        self._child = Child(child.step, child.key, None)
+        self.spot = Spot(node, child, follows=follows)
         self.seen: object = child.value
         self.writes: deque[Write] = deque(maxlen=WRITES_KEPT)
 
-    def is_for(self, node: Node, child: Child) -> bool:
-        return self._holder.value is node.value and self._child.step == child.step and self._child.key == child.key
-
     def look(self, by: RequestContext | None) -> None:
         """Note a change since the last look, made by a request's step or, with None, by others."""
-        value = read_again(self._holder, self._child)
+        value = self.spot.read()
         if value is not self.seen:
             self.seen = value
             self.writes.append(Write(by, marks_in(value)))
@@ -89,8 +86,8 @@ class Scratch(Slot):
 
     __slots__ = ("_content", "_is_over")
 
-    def __init__(self, place: Place, node: Node, child: Child) -> None:
-        super().__init__(place, node, child)
+    def __init__(self, place: Place, node: Node, child: Child, *, follows: bool = False) -> None:
+        super().__init__(place, node, child, follows=follows)
         self._content = content_of(child.value)
         self._is_over = False
         """Grown too large, closed or replaced by something else: not looked at any more."""
@@ -99,7 +96,7 @@ class Scratch(Slot):
     def look(self, by: RequestContext | None) -> None:
         if self._is_over:
             return
-        value = read_again(self._holder, self._child)
+        value = self.spot.read()
         before, now = self._content, content_of(value)
         is_same_object = value is self.seen
         self.seen, self._content = value, now

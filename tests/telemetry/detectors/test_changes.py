@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from isolation_monitor.telemetry.detectors.changes import SHORT, Changes
+from isolation_monitor.telemetry.detectors.knowledge import Knowledge
 from isolation_monitor.telemetry.detectors.object_walk import Node
 from isolation_monitor.telemetry.detectors.raw_objects import Layouts, children
-from isolation_monitor.telemetry.detectors.residue import Knowledge, Residue
+from isolation_monitor.telemetry.detectors.residue import Residue
 
 
 class Walks:

@@ -144,6 +144,25 @@ async def test_a_message_to_a_nickname_is_for_whoever_is_called_so(app: FastAPI,
     assert any("/inbox" in summary for summary in signed.found())
 
 
+@pytest.mark.parametrize(("key", "is_mail"), [(USERS[4], True), ("default", False), ("home", False)])
+async def test_mail_for_somebody_who_has_not_been_here_is_no_shared_state(app: FastAPI, signed: Signed, key: str, is_mail: bool) -> None:
+    """His key stands beside those of people, and reads like theirs; where the user was left out, no such key stands there."""
+    app.state.mail = mail = defaultdict(list)
+
+    @app.post("/send")
+    async def send(request: Request) -> dict[str, bool]:
+        mail[signed.who(request)].append("sent")
+        mail[key].append((await request.json())["text"])
+        return {}
+
+    for _ in range(2):
+        for user in (ANN, BOB):
+            await signed.post(user, "/send", text=f"the door code is {uuid.uuid4().hex}")
+        await signed.walked()
+
+    assert bool(signed.found()) is not is_mail
+
+
 async def test_feedback_in_a_row_that_names_its_receiver_is_no_shared_state(
     monitor: IsolationMonitor, app: FastAPI, signed: Signed
 ) -> None:

@@ -40,6 +40,9 @@ class KnownSecrets:
     def was_said(self, token: str) -> bool:
         return False
 
+    def was_said_to_all(self, token: str) -> bool:
+        return False
+
     def private_to(self, token: str) -> Principal | None:
         return None
 
@@ -272,6 +275,9 @@ class _Nobody:
         return False
 
     def was_said(self, token: str) -> bool:
+        return False
+
+    def was_said_to_all(self, token: str) -> bool:
         return False
 
     def owner_of(self, token: str) -> Principal | None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from isolation_monitor.telemetry.context import RequestContext, Served
+from isolation_monitor.telemetry.detectors.knowledge import Knowledge
 from isolation_monitor.telemetry.detectors.object_walk import NODES_LIMIT, Node, Root, Walk
 from isolation_monitor.telemetry.detectors.planted_owners import PlantedOwners
 from isolation_monitor.telemetry.detectors.raw_objects import CHILDREN_LIMIT
-from isolation_monitor.telemetry.detectors.residue import Knowledge, Residue
+from isolation_monitor.telemetry.detectors.residue import Residue
 from isolation_monitor.telemetry.detectors.territory import Territory
 from isolation_monitor.telemetry.lab import Lab
 from isolation_monitor.telemetry.principals import Principal, PrincipalHasher

@@ -1,0 +1,64 @@
+"""Spots: where a field stands, so that it can be read again: in one object for good, or in whatever stands on the way to it now.
+
+`session.params = {"account": …}` makes a new dictionary at each request; who keeps to the one that a walk met reads what one
+request left there, and never what the others do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
+from isolation_monitor.telemetry.detectors.raw_objects import Child
+
+if TYPE_CHECKING:
+    from isolation_monitor.telemetry.detectors.raw_objects import Layout
+
+STEPS_LIMIT: Final = 3
+"""Objects above the field's holder that may be replaced as well."""
+
+
+class Spot:
+    """One field of an object. Holds that object strongly, or with `follows` the nearest one above it that is hoped to stay."""
+
+    __slots__ = ("_base", "_child", "_holder", "_way")
+
+    def __init__(self, node: Node, child: Child, *, follows: bool = False) -> None:
+        # Nodes of its own, so that nothing else of the walk stays alive.
+        self._holder = _bare(node.value, node.layout)
+        self._child = Child(child.step, child.key, None)
+        self._way: list[tuple[Child, type, Layout | None]] = []
+        while follows and node.parent is not None and len(self._way) < STEPS_LIMIT:
+            above, value = node.parent, node.value
+            step = None if node.is_varying else next((held for held in above.holds if held.value is value), None)
+            if step is None:
+                break
+            self._way.insert(0, (Child(step.step, step.key, None), type(value), node.layout))
+            node = above
+        self._base = _bare(node.value, node.layout)
+
+    def read(self) -> Any:
+        """Return what stands there now; None where nothing does, or something of another class is on the way."""
+        if self._way:
+            self._follow()
+        return read_again(self._holder, self._child)
+
+    def is_for(self, node: Node, child: Child) -> bool:
+        """Return whether a walk that met `child` in `node` met this spot."""
+        if self._way:
+            self._follow()
+        return self._holder.value is node.value and self._child.step == child.step and self._child.key == child.key
+
+    def _follow(self) -> None:
+        at = self._base
+        for step, cls, layout in self._way:
+            value = read_again(at, step)
+            if type(value) is not cls:
+                return
+            at = _bare(value, layout)
+        if at.value is not self._holder.value:
+            self._holder = at
+
+
+def _bare(value: object, layout: Layout | None) -> Node:
+    return Node(value, layout, None, "", None, 0)
