@@ -59,7 +59,8 @@ class Field:
         value = self.spot.read()
         if value is self.latest:
             return None
-        self.latest = value
+        # Also when nothing readable stands there now: what was there has been taken away.
+        self.latest, self.found = value, []
         return plain(value) if is_leaf(value) else self._named_by(value)
 
     def wrote(self, principal: Principal, text: str) -> None:

@@ -6,21 +6,9 @@ import asyncio
 import uuid
 from typing import Any
 
-import pytest
 from fastapi import FastAPI, Request
 
-from isolation_monitor.telemetry import IsolationMonitor
-from tests.telemetry.detectors.test_shared_by_right import ANN, BOB, CID, USERS, Signed
-
-
-@pytest.fixture
-def app() -> FastAPI:
-    return FastAPI()
-
-
-@pytest.fixture
-def signed(monitor: IsolationMonitor, app: FastAPI) -> Signed:
-    return Signed(monitor, app)
+from tests.telemetry.detectors.signed import ANN, BOB, CID, USERS, Signed
 
 
 async def test_a_ticket_that_names_customer_and_helper_is_shown_to_both_and_to_no_other(app: FastAPI, signed: Signed) -> None:

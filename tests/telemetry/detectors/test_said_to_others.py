@@ -12,17 +12,7 @@ from fastapi import FastAPI, Request
 
 from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.detectors.publicity import is_called_public, is_public_path
-from tests.telemetry.detectors.test_shared_by_right import ANN, BOB, CID, USERS, Signed
-
-
-@pytest.fixture
-def app() -> FastAPI:
-    return FastAPI()
-
-
-@pytest.fixture
-def signed(monitor: IsolationMonitor, app: FastAPI) -> Signed:
-    return Signed(monitor, app)
+from tests.telemetry.detectors.signed import ANN, BOB, CID, USERS, Signed
 
 
 def listed_at(app: FastAPI, path: str) -> None:
