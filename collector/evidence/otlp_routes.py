@@ -49,10 +49,13 @@ async def post_logs(request: Request, runtime: RuntimeDep, access: AccessDep, wr
 async def _keep(request: Request, runtime: Runtime, access: Access, writer: RecordWriter) -> Response:
     started = time.perf_counter()
     require_room(runtime)
-    settings = runtime.settings
-    with counted(runtime.metrics), request.app.state.intake.hold() as held:
+    settings, intake = runtime.settings, request.app.state.intake
+    with counted(runtime.metrics), intake.hold() as held:
         media, body = await read_body(request, runtime.body_limits, (PROTOBUF, JSON), held.take)
-        batches = parse_logs(body, media, runtime.clock(), max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+        async with intake.turn():
+            batches = parse_logs(
+                body, media, runtime.clock(), max_records=settings.max_records, max_record_bytes=settings.max_record_bytes
+            )
         del body
         records: Counter[str] = Counter()
         for batch in batches:

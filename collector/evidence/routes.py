@@ -44,7 +44,8 @@ async def post_records(request: Request, runtime: RuntimeDep, access: AccessDep,
     settings, intake = runtime.settings, request.app.state.intake
     with counted(runtime.metrics), intake.hold() as held:
         _, body = await read_body(request, runtime.body_limits, ("application/json",), held.take)
-        batch = parse_batch(body, runtime.clock(), max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
+        async with intake.turn():
+            batch = parse_batch(body, runtime.clock(), max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
         # What waits for its commit is the rows; the text they came in is not needed any more.
         del body
         access.admit({batch.service: len(batch) + len(batch.rejected)})
