@@ -49,6 +49,7 @@ from isolation_monitor.collector.gates import flagger
 from isolation_monitor.collector.gates import routes as gates
 from isolation_monitor.collector.gates.prometheus import PrometheusSource
 from isolation_monitor.collector.gates.service import GateService
+from isolation_monitor.collector.heap import heap_at_rest
 from isolation_monitor.collector.incidents import routes as incidents
 from isolation_monitor.collector.incidents.service import IncidentService
 from isolation_monitor.collector.keyring import KeyRing
@@ -162,7 +163,8 @@ def create_app(settings: CollectorSettings | None = None, clock: Clock = utc_now
         if pager is not None:
             tasks.append(asyncio.create_task(pager.run()))
         record_writer.start()
-        yield
+        with heap_at_rest():
+            yield
         await record_writer.close()
         for task in tasks:
             task.cancel()

@@ -53,9 +53,7 @@ async def _keep(request: Request, runtime: Runtime, access: Access, writer: Reco
     with counted(runtime.metrics), intake.hold() as held:
         media, body = await read_body(request, runtime.body_limits, (PROTOBUF, JSON), held.take)
         async with intake.turn():
-            batches = parse_logs(
-                body, media, runtime.clock(), max_records=settings.max_records, max_record_bytes=settings.max_record_bytes
-            )
+            batches = parse_logs(body, media, runtime.clock(), max_records=settings.max_records, max_record_bytes=settings.max_record_bytes)
         del body
         records: Counter[str] = Counter()
         for batch in batches:

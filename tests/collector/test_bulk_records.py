@@ -129,6 +129,23 @@ async def test_they_are_in_the_partition_of_their_day(postgres: Any, monkeypatch
         postgres.drop("copied")
 
 
+async def test_what_was_planned_for_an_empty_day_is_planned_anew(postgres: Any) -> None:
+    """What is best for a partition with nothing in it reads all of a full one, and nobody analyzes that for a minute."""
+    url = postgres.create("planned", template=MIGRATED)
+    try:
+        async with opened(url) as store:
+            for number in range(8):
+                await store.keep(store.delivery(*(f"v-{number}-{n:04d}" for n in range(bulk.ROWS))))
+
+            async with store.database.reading() as connection:
+                found = await connection.execute(
+                    text("SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE 'SELECT EXISTS%'")
+                )
+                assert found.all() == [(8, 0)]
+    finally:
+        postgres.drop("planned")
+
+
 async def test_a_partition_that_is_being_dropped_takes_nothing(postgres: Any) -> None:
     """Detached and not yet dropped, it has its name still: what would be copied there would be lost with it."""
     url = postgres.create("detached", template=MIGRATED)
