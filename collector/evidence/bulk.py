@@ -76,7 +76,7 @@ def _added(rows: Sequence[Values], hour_of: Callable[[Any], object]) -> list[Val
 _TABLE: Final = "violations"
 # Held as an INSERT into the table holds it: whoever detaches a partition, or waits for all writers, waits for this transaction.
 # Planned anew each time: what was planned while the day's partition was empty reads all of it, and is kept until that is analyzed.
-_BEGIN: Final = f"LOCK TABLE ONLY {_TABLE} IN ROW EXCLUSIVE MODE; SET LOCAL plan_cache_mode = force_custom_plan; SAVEPOINT copying"
+_BEGIN: Final = f"SET LOCAL plan_cache_mode = force_custom_plan; SAVEPOINT copying; LOCK TABLE ONLY {_TABLE} IN ROW EXCLUSIVE MODE"
 _BACK: Final = "ROLLBACK TO SAVEPOINT copying"
 _END: Final = "RELEASE SAVEPOINT copying"
 # A batch that is sent again is seen by some of its ids: what a COPY that fails has written is left to the next vacuum.

@@ -75,8 +75,8 @@ class Consent:
         if is_part_of_page(suspicion):
             return True
         if entry.how == "ingress" and is_public_path(said.path):
-            # The service shows it as what is there for all, and says so: it is everybody's wherever else it turns up.
-            entry.is_public = True
+            # The service shows it as what is there for all, and says so. Where it was said there, too, it is everybody's anywhere.
+            entry.is_public = entry.is_public or self._ownership.was_said_to_all(token)
             return True
         if (connection is not None and names_owner) or self._relations.is_told(suspicion, text):
             # Openly attributed speech, or said to whoever made what it is about.

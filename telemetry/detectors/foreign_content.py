@@ -62,8 +62,9 @@ CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
 JUDGED_PER_ANSWER: Final = 64
 PATIENCE_S: Final = 5.0
+"""How long what a user said waits for a walk through memory."""
 PATIENCE_TIMES: Final = 5
-"""How long what a user said waits for a walk through memory, at most."""
+"""So many times as long, at most, where others have the processor and the walk does not come on."""
 _PUSHED: Final = object()
 """In place of the endpoint, for what went to a stranger's socket."""
 TURNED_AWAY: Final = frozenset((401, 403, 404, 405, 407, 429))

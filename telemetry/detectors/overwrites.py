@@ -29,7 +29,7 @@ SLOTS_LIMIT: Final = 12
 
 
 class Overwrites:
-    """Watches the slots while requests take their steps. Called on the event loop only."""
+    """Watches the slots while requests take their steps. Called on the event loop; `watch` by whoever walks, too."""
 
     def __init__(self, reporter: Reporter, modules_for: Callable[[str], list[ModuleType]] = lambda label: []) -> None:
         self._reporter = reporter

@@ -15,8 +15,15 @@ _PUBLIC: Final = frozenset(
     """public feed feeds wall forum forums lounge lobby guestbook posts reviews ratings comments announcements bulletin news blog
     leaderboard scoreboard highscores ranking rankings gallery listings classifieds""".split()  # noqa: SIM905
 )
+_NOT_PUBLIC: Final = frozenset(
+    """me my mine own self user users private personal secret internal admin draft drafts unpublished pending unread inbox account accounts
+    ticket tickets patient patients case cases key keys clock""".split()  # noqa: SIM905
+)
+"""Words beside such a name that take it back: `/me/feed`, `draft_reviews`, `/tickets/17/comments`, `public_key`."""
 _VIEWS: Final = frozenset("latest newest recent top popular trending all list page search".split())  # noqa: SIM905
 """Last words of a path that only say how the one before is shown."""
+# Whose page it is: a user's public posts are under his name.
+_NOT_IN_PATH: Final = _NOT_PUBLIC - {"user", "users", "account", "accounts"}
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 NAME_LENGTH: Final = 200
 
@@ -25,19 +32,22 @@ NAME_LENGTH: Final = 200
 def is_called_public(name: str) -> bool:
     """Return whether the name of a variable, a key or a part of a path has a word for what everybody may read.
 
-    >>> is_called_public("reviews"), is_called_public("newsFeed"), is_called_public("reminders")
-    (True, True, False)
+    >>> is_called_public("reviews"), is_called_public("newsFeed"), is_called_public("reminders"), is_called_public("draft_reviews")
+    (True, True, False, False)
     """
-    return any(word.lower() in _PUBLIC for word in _WORDS.findall(name[:NAME_LENGTH]))
+    words = {word.lower() for word in _WORDS.findall(name[:NAME_LENGTH])}
+    return not words.isdisjoint(_PUBLIC) and words.isdisjoint(_NOT_PUBLIC)
 
 
 @lru_cache(1_000)
 def is_public_path(path: str) -> bool:
     """Return whether a path leads to something that is called public: `public` stands in it, or it ends with such a name.
 
-    >>> is_public_path("/products/7/reviews/latest"), is_public_path("/forum/messages")
-    (True, False)
+    >>> is_public_path("/products/7/reviews/latest"), is_public_path("/forum/messages"), is_public_path("/me/feed")
+    (True, False, False)
     """
+    if not _NOT_IN_PATH.isdisjoint(path[:NAME_LENGTH].lower().split("/")):
+        return False
     named = [part for part in path[:NAME_LENGTH].split("/") if part.isascii() and part.replace("-", "").replace("_", "").isalpha()]
     while named and named[-1].lower() in _VIEWS:
         named.pop()

@@ -10,6 +10,7 @@ is shown the first one so addressed is that one from then on. Called on the even
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from isolation_monitor.telemetry.detectors.authors import ITEM_LIMIT
@@ -31,6 +32,18 @@ ACTING_LIMIT: Final = 10_000
 PLACES_EACH: Final = 4
 VISITS_LIMIT: Final = 20_000
 ALIASES_LIMIT: Final = 10_000
+CROWD: Final = 8
+CROWD_LIMIT: Final = 1_000
+CROWD_SHARE: Final = 0.9
+"""A room that so many have named, and this share of all who named any, tells nobody apart: clients send `channel: web` with everything."""
+_NO_ROOMS: Final = frozenset(
+    """web website mobile desktop app ios android browser api email mail sms push phone whatsapp telegram slack widget default none null
+    undefined unknown true false on off test beta stable production staging dev""".split()  # noqa: SIM905
+)
+"""What a parameter called `channel`, `team` or `group` says that names no place where people meet."""
+
+
+_NOBODY: Final[OrderedDict[str, None]] = OrderedDict()
 
 
 class Relations:
@@ -43,8 +56,11 @@ class Relations:
         self._peers = peers
         self._named_at: dict[tuple[str, str], list[object]] = {}
         """By ids of who named and who was named: the endpoints."""
-        self._visits: dict[tuple[str, str], None] = {}
-        """Id of a principal, and a room that it has named."""
+        self._visits: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
+        """By room: ids of the principals that have named it, the latest last, as are the rooms."""
+        self._visits_kept = 0
+        self._visitors: dict[str, None] = {}
+        """Ids of those who have named any room."""
         self._alias_of: dict[str, str] = {}
         """Ids of principals by what senders of messages call them."""
 
@@ -68,15 +84,35 @@ class Relations:
         """Note the rooms that a principal has named."""
         visits = self._visits
         for room in rooms:
-            visits[principal.id, room] = None
-        forget_oldest(visits, VISITS_LIMIT, 0.05)
+            if room.lower() in _NO_ROOMS:
+                continue
+            there = visits.setdefault(room, OrderedDict())
+            self._visits_kept += principal.id not in there
+            there[principal.id] = None
+            # Moved, never taken out and put back: the scanning thread may ask meanwhile.
+            there.move_to_end(principal.id)
+            visits.move_to_end(room)
+            if len(there) > CROWD_LIMIT:
+                there.popitem(last=False)
+                self._visits_kept -= 1
+            self._visitors[principal.id] = None
+        forget_oldest(self._visitors, VISITS_LIMIT, 0.05)
+        while self._visits_kept > VISITS_LIMIT:
+            self._visits_kept -= len(visits.popitem(last=False)[1])
+
+    def _has_been_in(self, principal: str, room: str) -> bool:
+        """Return whether a principal has named a room; not where all who name any have: that is a constant, or needs no membership."""
+        there = self._visits.get(room, _NOBODY)
+        return principal in there and not (
+            len(there) >= CROWD and (len(there) >= CROWD_LIMIT or len(there) >= CROWD_SHARE * len(self._visitors))
+        )
 
     def met(self, suspicion: Suspicion) -> bool:
         """Return whether a principal said something in a room where the receiver has been, too."""
         origin, receiver = suspicion.entry.origin, suspicion.principal.id
         connection = origin.request.connection if origin.request is not None else None
         return any(
-            (receiver, room) in self._visits
+            self._has_been_in(receiver, room)
             for said in (origin.ingress, connection.said if connection is not None else None)
             if said is not None
             for room in said.rooms
@@ -94,8 +130,7 @@ class Relations:
 
     def shares(self, first: Principal, second: Principal, key: str) -> bool:
         """Return whether a key is a room where both have been, or an opaque one that both know: they were given it, or named it."""
-        visits = self._visits
-        if (first.id, key) in visits and (second.id, key) in visits:
+        if self._has_been_in(first.id, key) and self._has_been_in(second.id, key):
             return True
         return self._knows(first, key) and self._knows(second, key)
 

@@ -28,6 +28,7 @@ FIELDS_LIMIT: Final = 16
 """Fields looked at of a row, and of what it holds."""
 WORDS_LIMIT: Final = 2_000
 MEMBERS_LIMIT: Final = 64
+NAME_KEY_LENGTH: Final = 32
 PARTIES_LIMIT: Final = 4
 """Principals that a row may name and still be between them; a row that names more is a list of people."""
 
@@ -130,11 +131,17 @@ class Rows:
 
     @staticmethod
     def is_waiting(node: Node) -> bool:
-        """Whether a row holds a future that somebody still waits for: work on its way, and whose it is the future says."""
+        """Whether a row holds a future that somebody still waits for: work on its way, and whose it is the future says.
+
+        A task does not count: it may run for as long as the row is there.
+        """
         for child in islice(node.holds, FIELDS_LIMIT):
-            if asyncio.Future in mro_of_class(type(child.value)):
+            bases = set(map(id, mro_of_class(type(child.value))))
+            if id(asyncio.Task) in bases:
+                continue
+            if id(asyncio.Future) in bases:
                 return not asyncio.Future.done(child.value)  # type: ignore[arg-type]  # by its class
-            if concurrent.futures.Future in mro_of_class(type(child.value)):
+            if id(concurrent.futures.Future) in bases:
                 return any(field == "_state" and state in ("PENDING", "RUNNING") for field, state in fields_of(child.value))
         return False
 
@@ -158,7 +165,11 @@ class Rows:
         """Whether the container that a row is one of, or its key, is called public: `reviews`, `lounge`."""
         at: Node | None = node
         while at is not None:
-            if is_called_public(at.key if type(at.key) is str else at.step.rpartition(":")[2]):
+            name = at.step.rpartition(":")[2]
+            if type(at.key) is str:
+                # A key may be anything that a user has written.
+                name = at.key if len(at.key) <= NAME_KEY_LENGTH and at.key.isidentifier() else ""
+            if is_called_public(name):
                 return True
             if not at.is_varying:
                 break

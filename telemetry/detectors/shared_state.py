@@ -12,8 +12,9 @@ or UUIDs; what is taken away again before the request ends; state inside of fram
 and in other processes; values that nobody is known to own and that come back in no field; entries beyond the newest 96 of a
 container and 7 steps from a root.
 Legitimate and silent: what lies under a key that names its owner (its id, or a session, thread or job that it has), rows that name
-him or whom they are for (`rows.py`), are marked as public or kept in what is called so (`publicity.py`), work that a future waits
-for, statistics of who came last, public values, whatever is gone with its request, fields that no code reads (`readers.py`).
+him or whom they are for, letters under a key beside those of people (`rows.py`), what is marked as public or was said or is kept where
+a name says so (`publicity.py`), work that a future waits for, statistics of who came last, public values, whatever is gone with its
+request, fields that no code reads (`readers.py`).
 Cost: a walk of at most 5,000 objects on the housekeeper's thread, in slices of 0.8 ms, at 1 % of a processor; of up to 60,000
 and 4 % in all in a service of hundreds of modules, 5 % while a suspicion waits (`walk_pace.py`); the first requests of a process
 are followed by a walk of at most 1.5 ms each, 45 ms in all. Per request under 1 us, about 1 us for each field under watch.

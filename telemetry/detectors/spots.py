@@ -39,25 +39,27 @@ class Spot:
 
     def read(self) -> Any:
         """Return what stands there now; None where nothing does, or something of another class is on the way."""
-        if self._way:
-            self._follow()
+        if self._way and not self._follow():
+            return None
         return read_again(self._holder, self._child)
 
     def is_for(self, node: Node, child: Child) -> bool:
         """Return whether a walk that met `child` in `node` met this spot."""
-        if self._way:
-            self._follow()
+        if self._way and not self._follow():
+            return False
         return self._holder.value is node.value and self._child.step == child.step and self._child.key == child.key
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
+        """Go the way again; return False where it does not lead to an object like the one that was met."""
         at = self._base
         for step, cls, layout in self._way:
             value = read_again(at, step)
             if type(value) is not cls:
-                return
+                return False
             at = _bare(value, layout)
         if at.value is not self._holder.value:
             self._holder = at
+        return True
 
 
 def _bare(value: object, layout: Layout | None) -> Node:

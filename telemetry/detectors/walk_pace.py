@@ -81,10 +81,11 @@ class WalkPace:
 
     def is_held_up(self) -> bool:
         """Return whether the walk that is due does not come on, because others have the processor."""
-        now = time.monotonic()
-        if self._begun is None:
+        # Read once: the event loop may make an appointment meanwhile.
+        now, begun = time.monotonic(), self._begun
+        if begun is None:
             return self.is_due and now - self._due_at > LATE_S
-        return self.is_due and self._slices < HELD_UP_SHARE * (now - self._begun) / (SLICE_S + PAUSE_S) - 1
+        return self.is_due and self._slices < HELD_UP_SHARE * (now - begun) / (SLICE_S + PAUSE_S) - 1
 
     def is_lost(self, now: float) -> bool:
         return self.is_due and now - self._due_at > LOST_AFTER_S

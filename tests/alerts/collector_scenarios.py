@@ -58,7 +58,7 @@ def _rollups_failing(name: str, failed: str, ok: str, moments: dict[int, str]) -
         return _firing(
             "warning",
             "The isolation collector cannot sum up the days that are over",
-            f"In 15m {rounds} rounds of summing up failed and none went well. Answers stay right, but those over many days read every "
+            f"In 30m {rounds} rounds of summing up failed and none went well. Answers stay right, but those over many days read every "
             "record, and get slow as the store grows.",
         )
 
@@ -86,14 +86,14 @@ COLLECTOR_SCENARIOS = [
         "another leads", {"collector:1": "0x9 600x9 1200x5 stale", "collector:2": "0x45 2760x100"}, {1620: "", 2400: "", 2760: "", 4500: ""}
     ),
     _keys_stale(),
-    # Well for half an hour, then each round fails until 80 minutes: the last good one leaves the window a quarter of an hour after it.
-    _rollups_failing("for long", "0x29 1+1x49 50x40", "0+1x29 29x49 30+1x40", {1800: "", 2400: "", 3000: "15", 4500: "15", 5100: ""}),
+    # Well for half an hour, then each round fails until 80 minutes: the last good one leaves the window half an hour after it.
+    _rollups_failing("for long", "0x29 1+1x49 50x40", "0+1x29 29x49 30+1x40", {1800: "", 3420: "", 3480: "29", 4500: "30", 5100: ""}),
     # A store that was away for eight minutes.
     _rollups_failing("for minutes", "0x29 1+1x7 8x60", "0+1x29 29x7 30+1x60", {2100: "", 2280: "", 2580: ""}),
-    # A collector whose store was never there: nine failures are not enough, ten are.
-    _rollups_failing("from the start", "0x29 1+1x49", "0x79", {2280: "", 2340: "10"}),
-    # One round that went well among fourteen that failed is a store that can be summed up.
-    _rollups_failing("but for one", "0+1x60", "0x9 1x50", {900: "", 1380: "", 1500: "15"}),
+    # Rounds that take two minutes each until they fail, since the start: two are not enough, three are.
+    _rollups_failing("slowly", " ".join(f"{n}x2" for n in range(20)), "0x59", {480: "", 540: "3", 1740: "9"}),
+    # One round that went well among many that failed is a store that can be summed up.
+    _rollups_failing("but for one", "0+1x60", "0x9 1x50", {900: "", 2280: "", 2340: "30"}),
     # A day that fails now and then among rounds that go well.
     _rollups_failing("now and then", "0+1x99", "0+1x99", {1800: "", 5400: ""}),
 ]

@@ -13,6 +13,7 @@ from sqlalchemy import func, insert, select, text
 from isolation_monitor.collector.clock import rfc3339
 from isolation_monitor.collector.evidence import bulk
 from isolation_monitor.collector.evidence.rows import VIOLATIONS
+from isolation_monitor.collector.storage.database import StoreUnavailable
 from isolation_monitor.collector.storage.models import ViolationCountRow
 from isolation_monitor.collector.storage.rollup_models import DAY, RollupRow
 from isolation_monitor.collector.storage.schema import migrate
@@ -104,14 +105,6 @@ async def test_sums_of_a_day_that_many_come_to_late_are_made_anew(api: Api) -> N
         assert list((await connection.execute(select(RollupRow.start).where(RollupRow.kind == DAY))).scalars()) == [values[1]["start"]]
 
 
-@pytest.fixture
-async def postgres_api(make_api: Callable[..., Any], postgres: Any) -> Any:
-    url = str(postgres.url("shared"))
-    await emptied(url)
-    async with make_api(url) as running:
-        yield running
-
-
 async def test_they_are_in_the_partition_of_their_day(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it was taken at all: the other tests would hold without it. In a database of its own: retention drops days of the others'."""
     monkeypatch.setattr(VIOLATIONS, "postgresql_insert", "this way is not taken")
@@ -127,6 +120,38 @@ async def test_they_are_in_the_partition_of_their_day(postgres: Any, monkeypatch
                 assert found.all() == [(f"violations_d{START:%Y%m%d}", 1)]
     finally:
         postgres.drop("copied")
+
+
+async def test_they_are_counted_apart_from_the_triggers_of_sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That this way was taken at all: the other tests would hold without it."""
+    usual = []
+    inserts = VIOLATIONS.sqlite_inserts
+
+    def told(rows: Any, *, is_told: bool = True) -> Any:
+        usual.append(is_told)
+        return inserts(rows, is_told=is_told)
+
+    monkeypatch.setattr(type(VIOLATIONS), "sqlite_inserts", lambda self, rows, **how: told(rows, **how))
+    async with opened(sqlite_url) as store:
+        await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
+
+    assert usual == [False]
+
+
+async def test_behind_a_lock_of_the_whole_table_the_store_is_not_available(postgres: Any) -> None:
+    """A migration, or somebody's own DDL: the sender comes again, as with few records."""
+    url = postgres.create("locked", template=MIGRATED)
+    try:
+        async with opened(url, timeout_s=1.0) as store:
+            async with store.database.writing() as other:
+                await other.execute(text("LOCK TABLE violations IN ACCESS EXCLUSIVE MODE"))
+                with pytest.raises(StoreUnavailable):
+                    await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
+            answer = await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
+
+            assert answer.accepted == MANY
+    finally:
+        postgres.drop("locked")
 
 
 async def test_what_was_planned_for_an_empty_day_is_planned_anew(postgres: Any) -> None:

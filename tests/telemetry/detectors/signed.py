@@ -11,7 +11,9 @@ from fastapi import FastAPI, Request
 from isolation_monitor.telemetry import IsolationMonitor
 from tests.telemetry.conftest import Client, user_of
 
-USERS = tuple(f"u-{uuid.uuid5(uuid.NAMESPACE_DNS, name)}" for name in ("ann", "bob", "cid", "dan", "eve"))
+_NAMES = ("ann", "bob", "cid", "dan", "eve", "fay", "gil", "hal", "ida", "jan")
+MANY_USERS = tuple(f"u-{uuid.uuid5(uuid.NAMESPACE_DNS, name)}" for name in _NAMES)
+USERS = MANY_USERS[:5]
 ANN, BOB, CID, *_ = USERS
 
 
@@ -21,7 +23,7 @@ def me(request: Request) -> str:
 
 def tokens_of_logins(monitor: IsolationMonitor) -> dict[str, str]:
     """Tell users by login tokens, so that their ids are no credentials; return each one's token."""
-    user_by_token = {uuid.uuid5(uuid.NAMESPACE_URL, user).hex: user for user in USERS}
+    user_by_token = {uuid.uuid5(uuid.NAMESPACE_URL, user).hex: user for user in MANY_USERS}
     monitor.principal(lambda scope: user_by_token.get(user_of(scope) or ""))
     return {user: token for token, user in user_by_token.items()}
 

@@ -16,6 +16,7 @@ from isolation_monitor.telemetry.detectors.spots import STEPS_LIMIT, Spot
 from isolation_monitor.telemetry.detectors.territory import Territory
 from tests.telemetry.conftest import Client, user_of
 
+KEPT = "kept"
 CLIENT = SimpleNamespace(params={"account": ""})
 """What all requests share. Its parameters are a new dictionary each time."""
 
@@ -50,13 +51,15 @@ def test_also_when_more_than_its_holder_is_replaced() -> None:
 
 
 def test_what_is_of_another_class_is_not_followed() -> None:
-    """Another class has other fields, and its layout is not known."""
+    """Another class has other fields, and its layout is not known; what stood there before does so no more."""
     client = SimpleNamespace(params={"account": "ann"})
-    spot = Spot(*met(client, "params['account']"), follows=True)
+    where = met(client, "params['account']")
+    spot = Spot(*where, follows=True)
 
     client.params = None
 
-    assert spot.read() == "ann"
+    assert spot.read() is None
+    assert not spot.is_for(*where)
 
 
 def test_a_spot_among_many_alike_stays_with_its_own() -> None:
@@ -94,7 +97,7 @@ def unwalked(monitor: IsolationMonitor, monkeypatch: pytest.MonkeyPatch) -> Any:
 class Turns:
     """Requests of which each ends when it is told to, on a service whose client carries the latest one's user."""
 
-    def __init__(self, monitor: IsolationMonitor, *, takes_away: bool) -> None:
+    def __init__(self, monitor: IsolationMonitor, leaves: object) -> None:
         CLIENT.params = {"account": None}
         self._arrived = asyncio.Event()
         self._gates: dict[str, asyncio.Event] = {}
@@ -106,9 +109,9 @@ class Turns:
             CLIENT.params = {"account": user}
             self._arrived.set()
             await self._gates[user].wait()
-            account = CLIENT.params["account"]
-            if takes_away and account == user:
-                CLIENT.params = {"account": {}}
+            account = (CLIENT.params or {}).get("account")
+            if leaves is not KEPT and account == user:
+                CLIENT.params = leaves  # type: ignore[assignment]  # whatever a service resets it to
             return {"ok": str(account)[:1]}
 
         self._calls = Client(monitor.instrument(app))
@@ -126,10 +129,10 @@ class Turns:
         await task
 
 
-@pytest.mark.parametrize("takes_away", [False, True])
-async def test_what_was_seen_at_the_end_of_another_request_is_judged_at_the_end_of_its_owners(monitor, unwalked, takes_away: bool) -> None:
+@pytest.mark.parametrize("leaves", [KEPT, {"account": {}}, {"account": None}, {}, None], ids=repr)
+async def test_what_was_seen_at_the_end_of_another_request_is_judged_at_the_end_of_its_owners(monitor, unwalked, leaves: object) -> None:
     """Two at once: at the first end the second one's value stands there, and at the second end it still does, or was taken away."""
-    turns = Turns(monitor, takes_away=takes_away)
+    turns = Turns(monitor, leaves)
     # Walks learn of the field, and that its holder is one that is replaced.
     for _ in range(2):
         task = await turns.begin("eve")
@@ -144,5 +147,5 @@ async def test_what_was_seen_at_the_end_of_another_request_is_judged_at_the_end_
     unwalked._readers.answer_now()
 
     labels = [v.resource.name for v in monitor.violations() if v.kind == names.SHARED_STATE]
-    assert bool(labels) is not takes_away
+    assert bool(labels) is (leaves is KEPT)
     assert all("CLIENT.params" in label for label in labels), labels

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 
 from isolation_monitor.telemetry import IsolationMonitor
 from isolation_monitor.telemetry.detectors.publicity import is_called_public, is_public_path
-from tests.telemetry.detectors.signed import ANN, BOB, CID, USERS, Signed
+from tests.telemetry.detectors.signed import ANN, BOB, CID, MANY_USERS, USERS, Signed
 
 
 def listed_at(app: FastAPI, path: str) -> None:
@@ -41,7 +41,18 @@ async def test_texts_without_authors_are_for_all_where_the_path_says_so(app: Fas
     assert bool(signed.found()) is not is_public
 
 
-@pytest.mark.parametrize(("name", "is_public"), [("NEWS_FEED", True), ("newsFeed", True), ("reminders", False), ("publications", False)])
+@pytest.mark.parametrize(
+    ("name", "is_public"),
+    [
+        ("NEWS_FEED", True),
+        ("newsFeed", True),
+        ("reminders", False),
+        ("publications", False),
+        ("draft_reviews", False),
+        ("userFeed", False),
+        ("public_key", False),
+    ],
+)
 def test_names_that_say_what_is_for_all(name: str, is_public: bool) -> None:
     assert is_called_public(name) is is_public
 
@@ -55,11 +66,64 @@ def test_names_that_say_what_is_for_all(name: str, is_public: bool) -> None:
         # An area of the service, in which there is what is not public.
         ("/forum/messages", False),
         ("/posts/drafts", False),
+        ("/me/feed", False),
+        ("/tickets/17/comments", False),
+        ("/drafts/posts", False),
         ("/", False),
     ],
 )
 def test_a_path_says_so_by_its_end(path: str, is_public: bool) -> None:
     assert is_public_path(path) is is_public
+
+
+async def test_what_is_shown_as_public_by_mistake_is_private_elsewhere_still(app: FastAPI, signed: Signed) -> None:
+    """A feed that shows what was not said there does not make it everybody's."""
+    notes: list[str] = []
+
+    @app.post("/notes")
+    async def note(request: Request) -> dict[str, bool]:
+        notes.append((await request.json())["text"])
+        return {}
+
+    @app.get("/feed")
+    async def feed() -> dict[str, Any]:
+        return {"texts": notes[-5:]}
+
+    @app.get("/latest")
+    async def latest() -> dict[str, Any]:
+        return {"text": notes[-1]}
+
+    for user in USERS:
+        await signed.post(user, "/notes", text=f"as for me {uuid.uuid4().hex}")
+    for user in USERS:
+        await signed.get(user, "/feed")
+    for user in USERS:
+        await signed.get(user, "/latest")
+
+    assert any("/latest" in summary for summary in signed.found())
+
+
+@pytest.mark.parametrize(("number", "said"), [(5, {"channel": "web"}), (5, {"team": "default"}), (10, {"channel": "north"})])
+async def test_what_all_clients_say_with_everything_is_no_room(app: FastAPI, signed: Signed, number: int, said: dict[str, str]) -> None:
+    """By a word of that kind, or because all who name anything have named it."""
+    history: list[str] = []
+
+    @app.post("/ask")
+    async def ask(request: Request) -> dict[str, bool]:
+        history.append((await request.json())["text"])
+        return {}
+
+    @app.get("/history")
+    async def read() -> dict[str, Any]:
+        return {"history": history[-3:]}
+
+    for _ in range(2):
+        for user in MANY_USERS[:number]:
+            await signed.post(user, "/ask", text=f"as for me {uuid.uuid4().hex}", **said)
+        for user in MANY_USERS[:number]:
+            await signed.get(user, "/history")
+
+    assert any("/history" in summary for summary in signed.found())
 
 
 async def test_a_drained_inbox_holds_what_was_said_in_the_groups_that_one_has_joined(app: FastAPI, signed: Signed) -> None:
