@@ -87,13 +87,13 @@ COLLECTOR_SCENARIOS = [
     ),
     _keys_stale(),
     # Well for half an hour, then each round fails until 80 minutes: the last good one leaves the window half an hour after it.
-    _rollups_failing("for long", "0x29 1+1x49 50x40", "0+1x29 29x49 30+1x40", {1800: "", 3420: "", 3480: "29", 4500: "30", 5100: ""}),
+    _rollups_failing("for long", "0x29 1+1x49 50x40", "0+1x29 29x49 30+1x40", {1800: "", 3480: "", 3540: "30", 4500: "30", 5100: ""}),
     # A store that was away for eight minutes.
     _rollups_failing("for minutes", "0x29 1+1x7 8x60", "0+1x29 29x7 30+1x60", {2100: "", 2280: "", 2580: ""}),
     # Rounds that take two minutes each until they fail, since the start: two are not enough, three are.
     _rollups_failing("slowly", " ".join(f"{n}x2" for n in range(20)), "0x59", {480: "", 540: "3", 1740: "9"}),
     # One round that went well among many that failed is a store that can be summed up.
-    _rollups_failing("but for one", "0+1x60", "0x9 1x50", {900: "", 2280: "", 2340: "30"}),
+    _rollups_failing("but for one", "0+1x60", "0x9 1x50", {900: "", 2340: "", 2400: "30"}),
     # A day that fails now and then among rounds that go well.
     _rollups_failing("now and then", "0+1x99", "0+1x99", {1800: "", 5400: ""}),
 ]
