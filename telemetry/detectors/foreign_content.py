@@ -14,8 +14,8 @@ say whose they are, by an id or a nickname (`authors.py`); whatever an endpoint 
 administrator's view); a derived or made-up value that a cache gives to all from its first answer on.
 Said, not guessed: what users write for everybody, kept in memory and shown without its author, looks the same as one history for
 all. It is public where the route or the variable is called so (`/reviews`, `news_feed`: `publicity.py`); any other such endpoint is
-declared by `monitor.public`. What is said in a room that the receiver has named before is for him, and what is sent to a nickname
-or number is for whoever was shown the first message so addressed. Where only the owner writes so far, others are there to read.
+declared by `monitor.public`. What is said in a room that the receiver has named, and not all, is for him; what is sent to a
+nickname or number is for whoever was shown the first message so addressed. Where only the owner writes so far, others may read.
 Cost: 40 us for 5 kB of JSON with 20 ids and about 8 us for a frame of 500 bytes, on the event loop. 64 foreign values of a text at most.
 Precision: by construction: an owner is learned from evidence that a leak cannot forge, and every way by which sharing is normal
 is consent (`consent.py`, `relations.py`); so is having named the value, its owner by a header, or its invitation. What memory keeps under
@@ -62,9 +62,8 @@ CREDENTIALS_LIMIT: Final = 10_000
 LEARNED_PER_ANSWER: Final = 16
 JUDGED_PER_ANSWER: Final = 64
 PATIENCE_S: Final = 5.0
-"""How long what a user said waits for a walk through memory."""
 PATIENCE_TIMES: Final = 5
-"""So many times as long, at most, where others have the processor and the walk does not come on."""
+"""How long what a user said waits for a walk through memory, and how many times as long at most while others have the processor."""
 _PUSHED: Final = object()
 """In place of the endpoint, for what went to a stranger's socket."""
 TURNED_AWAY: Final = frozenset((401, 403, 404, 405, 407, 429))
