@@ -6,13 +6,10 @@ request left there, and never what the others do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from isolation_monitor.telemetry.detectors.object_walk import Node, read_again
 from isolation_monitor.telemetry.detectors.raw_objects import Child
-
-if TYPE_CHECKING:
-    from isolation_monitor.telemetry.detectors.raw_objects import Layout
 
 STEPS_LIMIT: Final = 3
 """Objects above the field's holder that may be replaced as well."""
@@ -25,17 +22,19 @@ class Spot:
 
     def __init__(self, node: Node, child: Child, *, follows: bool = False) -> None:
         # Nodes of its own, so that nothing else of the walk stays alive.
-        self._holder = _bare(node.value, node.layout)
+        self._holder = _bare(node, node.value)
         self._child = Child(child.step, child.key, None)
-        self._way: list[tuple[Child, type, Layout | None]] = []
+        self._way: list[tuple[Child, Node]] = []
+        """Each step from the base, and what it led to when it was last gone."""
+        inner = self._holder
         while follows and node.parent is not None and len(self._way) < STEPS_LIMIT:
             above, value = node.parent, node.value
             step = None if node.is_varying else next((held for held in above.holds if held.value is value), None)
             if step is None:
                 break
-            self._way.insert(0, (Child(step.step, step.key, None), type(value), node.layout))
-            node = above
-        self._base = _bare(node.value, node.layout)
+            self._way.insert(0, (Child(step.step, step.key, None), inner))
+            node, inner = above, _bare(above, above.value)
+        self._base = inner
 
     def read(self) -> Any:
         """Return what stands there now; None where nothing does, or something of another class is on the way."""
@@ -52,15 +51,18 @@ class Spot:
     def _follow(self) -> bool:
         """Go the way again; return False where it does not lead to an object like the one that was met."""
         at = self._base
-        for step, cls, layout in self._way:
+        for number, (step, met) in enumerate(self._way):
             value = read_again(at, step)
-            if type(value) is not cls:
-                return False
-            at = _bare(value, layout)
-        if at.value is not self._holder.value:
-            self._holder = at
+            if value is not met.value:
+                if type(value) is not type(met.value):
+                    return False
+                met = _bare(met, value)
+                self._way[number] = step, met
+            at = met
+        self._holder = at
         return True
 
 
-def _bare(value: object, layout: Layout | None) -> Node:
-    return Node(value, layout, None, "", None, 0)
+def _bare(like: Node, value: object) -> Node:
+    """Return a node of a value of the same class as another node's, and nothing around it."""
+    return Node(value, like.layout, None, "", None, 0)
