@@ -63,6 +63,11 @@ class Field:
         self.latest, self.found = value, []
         return plain(value) if is_leaf(value) else self._named_by(value)
 
+    def holds(self, found: list[Evidence], was_said: Callable[[str], bool]) -> None:
+        """Note whose the latest text is. What was said, in an object made anew with each request, is that request, kept: no evidence."""
+        follows = self.spot.follows
+        self.found = [one for one in found if not (follows and one.proof == "token" and was_said(one.token))]
+
     def wrote(self, principal: Principal, text: str) -> None:
         """Note that a value was new when a request of a principal ended."""
         if type(self.latest) is int or not TEXT_LENGTHS[0] <= len(text) <= TEXT_LENGTHS[1]:

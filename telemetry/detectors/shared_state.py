@@ -276,7 +276,7 @@ class SharedState:
             field = fields[turn]
             text = field.read()
             if text is not None:
-                field.found = list(self.knowledge.evidence(text, field.name, True))
+                field.holds(self.knowledge.evidence(text, field.name, True), self.residue.was_said)
             left = [evidence for evidence in field.found if evidence.owner is principal]
             if (text is None and not left) or not _is_quiet(principal, request) or self.residue.is_addressed(field.place.keys, principal):
                 continue

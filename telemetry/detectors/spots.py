@@ -36,6 +36,10 @@ class Spot:
             node, inner = above, _bare(above, above.value)
         self._base = inner
 
+    @property
+    def follows(self) -> bool:
+        return bool(self._way)
+
     def read(self) -> Any:
         """Return what stands there now; None where nothing does, or something of another class is on the way."""
         if self._way and not self._follow():

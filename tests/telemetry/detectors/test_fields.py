@@ -10,8 +10,11 @@ import pytest
 from fastapi import FastAPI, Request
 
 from isolation_monitor.telemetry import IsolationMonitor, names
+from isolation_monitor.telemetry.detectors.fields import Field
+from isolation_monitor.telemetry.detectors.knowledge import Evidence
 from isolation_monitor.telemetry.detectors.object_walk import Node, Root, Walk
 from isolation_monitor.telemetry.detectors.raw_objects import Child
+from isolation_monitor.telemetry.detectors.residue import Place
 from isolation_monitor.telemetry.detectors.spots import STEPS_LIMIT, Spot
 from isolation_monitor.telemetry.detectors.territory import Territory
 from tests.telemetry.conftest import Client, user_of
@@ -81,6 +84,22 @@ def test_the_way_is_bounded() -> None:
     label = "a" + "['a']" * (STEPS_LIMIT + 2)
 
     assert len(Spot(*met(top, label), follows=True)._way) == STEPS_LIMIT
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_what_was_said_in_an_object_that_is_made_anew_is_that_request_kept(monitor: IsolationMonitor, follows: bool) -> None:
+    """`last["body"] = await request.json()`: the id in it tells of its user, and his words are in it because he said them."""
+    client = SimpleNamespace(params={"account": "ann"})
+    where = met(client, "params['account']")
+    ann = monitor.principals.named("ann")
+    field = Field(Place("label", (), "holder", 0.0), *where)
+    if follows:
+        field.follow(*where)
+    evidence = [Evidence(ann, "ann", "id"), Evidence(ann, "her words", "token"), Evidence(ann, "her key", "token")]
+
+    field.holds(evidence, lambda token: token == "her words")
+
+    assert [one.token for one in field.found] == (["ann", "her key"] if follows else ["ann", "her words", "her key"])
 
 
 @pytest.fixture
