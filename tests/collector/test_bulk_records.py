@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +19,11 @@ from isolation_monitor.collector.storage.models import ViolationCountRow
 from isolation_monitor.collector.storage.rollup_models import DAY, RollupRow
 from isolation_monitor.collector.storage.schema import migrate
 from tests.collector.conftest import MIGRATED, START, Api, emptied
-from tests.collector.test_record_writer import opened
+from tests.collector.test_record_writer import Store, opened
 from tests.collector.test_violation_counts import counted, database_of, recounted
 
 MANY = 2 * bulk.ROWS
+IDS = [f"v-{n:04d}" for n in range(MANY)]
 
 
 def many(api: Api, prefix: str = "v", number: int = MANY, **changes: Any) -> list[dict[str, Any]]:
@@ -105,21 +107,26 @@ async def test_sums_of_a_day_that_many_come_to_late_are_made_anew(api: Api) -> N
         assert list((await connection.execute(select(RollupRow.start).where(RollupRow.kind == DAY))).scalars()) == [values[1]["start"]]
 
 
-async def test_they_are_in_the_partition_of_their_day(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That it was taken at all: the other tests would hold without it. In a database of its own: retention drops days of the others'."""
-    monkeypatch.setattr(VIOLATIONS, "postgresql_insert", "this way is not taken")
-    url = postgres.create("copied", template=MIGRATED)
+@contextlib.asynccontextmanager
+async def of_its_own(postgres: Any, name: str, **options: Any) -> AsyncIterator[Store]:
+    """Open a writer on a database that nobody else has: retention drops days of the others', and plans are a connection's own."""
+    url = postgres.create(name, template=MIGRATED)
     try:
-        async with opened(url) as store:
-            await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
-
-            async with store.database.reading() as connection:
-                found = await connection.execute(
-                    text("SELECT tableoid::regclass::text, count(DISTINCT xmin::text) FROM violations GROUP BY 1")
-                )
-                assert found.all() == [(f"violations_d{START:%Y%m%d}", 1)]
+        async with opened(url, **options) as store:
+            yield store
     finally:
-        postgres.drop("copied")
+        postgres.drop(name)
+
+
+async def test_they_are_in_the_partition_of_their_day(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it was taken at all: the other tests would hold without it."""
+    monkeypatch.setattr(VIOLATIONS, "postgresql_insert", "this way is not taken")
+    async with of_its_own(postgres, "copied") as store:
+        await store.keep(store.delivery(*IDS))
+
+        async with store.database.reading() as connection:
+            found = await connection.execute(text("SELECT tableoid::regclass::text, count(DISTINCT xmin::text) FROM violations GROUP BY 1"))
+            assert found.all() == [(f"violations_d{START:%Y%m%d}", 1)]
 
 
 async def test_they_are_counted_apart_from_the_triggers_of_sqlite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,67 +140,53 @@ async def test_they_are_counted_apart_from_the_triggers_of_sqlite(sqlite_url: st
 
     monkeypatch.setattr(type(VIOLATIONS), "sqlite_inserts", lambda self, rows, **how: told(rows, **how))
     async with opened(sqlite_url) as store:
-        await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
+        await store.keep(store.delivery(*IDS))
 
     assert usual == [False]
 
 
 async def test_behind_a_lock_of_the_whole_table_the_store_is_not_available(postgres: Any) -> None:
     """A migration, or somebody's own DDL: the sender comes again, as with few records."""
-    url = postgres.create("locked", template=MIGRATED)
-    try:
-        async with opened(url, timeout_s=1.0) as store:
-            async with store.database.writing() as other:
-                await other.execute(text("LOCK TABLE violations IN ACCESS EXCLUSIVE MODE"))
-                with pytest.raises(StoreUnavailable):
-                    await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
-            answer = await store.keep(store.delivery(*(f"v-{n:04d}" for n in range(MANY))))
+    async with of_its_own(postgres, "locked", timeout_s=1.0) as store:
+        async with store.database.writing() as other:
+            await other.execute(text("LOCK TABLE violations IN ACCESS EXCLUSIVE MODE"))
+            with pytest.raises(StoreUnavailable):
+                await store.keep(store.delivery(*IDS))
+        answer = await store.keep(store.delivery(*IDS))
 
-            assert answer.accepted == MANY
-    finally:
-        postgres.drop("locked")
+        assert answer.accepted == MANY
 
 
 async def test_what_was_planned_for_an_empty_day_is_planned_anew(postgres: Any) -> None:
     """What is best for a partition with nothing in it reads all of a full one, and nobody analyzes that for a minute."""
-    url = postgres.create("planned", template=MIGRATED)
-    try:
-        async with opened(url) as store:
-            for number in range(8):
-                await store.keep(store.delivery(*(f"v-{number}-{n:04d}" for n in range(bulk.ROWS))))
+    async with of_its_own(postgres, "planned") as store:
+        for number in range(8):
+            await store.keep(store.delivery(*(f"v-{number}-{n:04d}" for n in range(bulk.ROWS))))
 
-            async with store.database.reading() as connection:
-                found = await connection.execute(
-                    text("SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE 'SELECT EXISTS%'")
-                )
-                assert found.all() == [(8, 0)]
-    finally:
-        postgres.drop("planned")
+        async with store.database.reading() as connection:
+            found = await connection.execute(
+                text("SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE 'SELECT EXISTS%'")
+            )
+            assert found.all() == [(8, 0)]
 
 
 async def test_a_partition_that_is_being_dropped_takes_nothing(postgres: Any) -> None:
     """Detached and not yet dropped, it has its name still: what would be copied there would be lost with it."""
-    url = postgres.create("detached", template=MIGRATED)
-    try:
-        async with opened(url) as store:
-            async with store.database.writing() as connection:
-                await connection.execute(text(f"ALTER TABLE violations DETACH PARTITION violations_d{START:%Y%m%d}"))
-            ids = [f"v-{n:04d}" for n in range(MANY)]
-            answer = await store.keep(store.delivery(*ids))
+    async with of_its_own(postgres, "detached") as store:
+        async with store.database.writing() as connection:
+            await connection.execute(text(f"ALTER TABLE violations DETACH PARTITION violations_d{START:%Y%m%d}"))
+        answer = await store.keep(store.delivery(*IDS))
 
-            assert (answer.accepted, await store.ids()) == (MANY, ids)
-    finally:
-        postgres.drop("detached")
+        assert (answer.accepted, await store.ids()) == (MANY, IDS)
 
 
 async def test_a_store_of_the_version_before_is_counted_by_its_triggers(sqlite_url: str) -> None:
     """Whoever goes back a version beside a running collector finds each violation counted, and once."""
     await migrate(sqlite_url, "20261123_violation_pages_due", down=True)
     async with opened(sqlite_url) as store:
-        ids = [f"v-{n:04d}" for n in range(MANY)]
-        await store.keep(store.delivery(*ids))
+        await store.keep(store.delivery(*IDS))
         await migrate(sqlite_url)
-        await store.keep(store.delivery(*ids, *(f"w-{n:04d}" for n in range(MANY))))
+        await store.keep(store.delivery(*IDS, *(f"w-{n:04d}" for n in range(MANY))))
         async with store.database.reading() as connection:
             assert (await connection.execute(select(func.sum(ViolationCountRow.records)))).scalar_one() == 2 * MANY
             assert (await connection.execute(select(func.count()).select_from(RollupRow))).scalar_one() == 0
